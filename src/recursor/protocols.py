@@ -1,0 +1,129 @@
+"""The whole outside world, as the core sees it. Written for whoever implements one of these.
+
+`recursor.testing.check_model` and `check_sandbox` try an implementation against its contract.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+from recursor.types import ContextInfo, Event, Execution, Isolation, Message, Reply, Schema, Subcall
+
+
+@runtime_checkable
+class Model(Protocol):
+    """Something that answers a prompt."""
+
+    @property
+    def name(self) -> str:
+        """As a user would write it, "openai/gpt-5"."""
+
+    async def query(
+        self,
+        messages: Sequence[Message],
+        *,
+        schema: Schema | None = None,
+        on_text: Callable[[str], None] | None = None,
+    ) -> Reply:
+        """Answer one prompt.
+
+        Called many times at once, from one event loop. Cancelling it aborts the request.
+
+        Args:
+            messages: at least one; never changed afterwards by the caller.
+            schema: JSON Schema that the text of the reply should follow; a hint that an
+                implementation passes on where the provider takes it. The caller validates.
+            on_text: called with each piece of text as it arrives. None asks for no streaming.
+                The reply holds the whole text all the same.
+
+        Raises:
+            ModelError: the call failed. `retryable` says whether the same call may succeed later.
+        """
+
+
+class Subcalls(Protocol):
+    """The engine, as seen from a REPL."""
+
+    async def answer(self, subcall: Subcall) -> Any:
+        """Return a plain value (see `recursor.sandboxes.guest.values`) for one sub-call.
+
+        Raises:
+            RLMError: the sub-call failed; its text is raised in the REPL as `SubcallError`.
+        """
+
+
+class Source(Protocol):
+    """A context on its way into a REPL: bytes in a file descriptor, and how to read them."""
+
+    @property
+    def form(self) -> str:
+        """"text" (UTF-8, surrogates allowed), "bytes", "file" (text if it is UTF-8, else bytes),
+        "marshal", "values" or "documents": see `recursor.context`."""
+
+    @property
+    def size(self) -> int:
+        """Encoded length in bytes."""
+
+    @property
+    def origin(self) -> str:
+        """A path to name to the root LM; empty for a value."""
+
+    def open(self) -> int:
+        """Return a new descriptor at offset 0 that the caller owns. Blocks; call it in a thread."""
+
+
+class Repl(Protocol):
+    """A persistent Python namespace in an isolated place. One execution at a time."""
+
+    @property
+    def isolation(self) -> Isolation:
+        """What is in force."""
+
+    async def load(self, name: str, source: Source) -> ContextInfo:
+        """Bind a reserved name to the source's value. Raises SandboxError when it cannot be read."""
+
+    async def execute(self, code: str, subcalls: Subcalls, *, max_time: float | None) -> Execution:
+        """Run one code block to its end, answering its sub-calls meanwhile.
+
+        Args:
+            max_time: seconds that the block may run by itself; time spent waiting for
+                sub-calls does not count. None is no bound. At the bound the block is
+                interrupted (state kept), then killed (state lost, and a note says so).
+
+        Returns always, whatever the code does; cancelling it interrupts the block.
+
+        Raises:
+            SandboxError: the sandbox failed and could not be started again.
+        """
+
+    async def draft(self) -> Any:
+        """Return `answer["content"]` as it stands; None when it is unset or cannot be returned."""
+
+    async def close(self) -> None:
+        """Kill what runs and free everything. May be called twice."""
+
+
+class Sandbox(Protocol):
+    """Where REPLs come from. Holds what is worth sharing between them."""
+
+    async def open(self, *, tools: Sequence[str] = (), context_size: int = 0) -> Repl:
+        """Start a REPL.
+
+        Args:
+            tools: names of host functions to bind.
+            context_size: bytes that will be loaded, so that memory bounds leave room for them.
+
+        Raises:
+            IsolationUnavailable: the wanted isolation cannot be had; the text names the remedy.
+        """
+
+
+class Sink(Protocol):
+    """Something that sees what happens, in order."""
+
+    def emit(self, event: Event) -> None:
+        """Take one event. Must not block and must not raise. Called from the engine's thread."""
+
+    async def flush(self) -> None:
+        """Return when every event emitted before is as durable as this sink makes it."""

@@ -1,0 +1,317 @@
+"""The values that a run is made of. Frozen, without behaviour beyond arithmetic and display.
+
+Strings in them come from models, contexts and sandboxes: data, never to be trusted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Literal, TypeAlias
+
+Role: TypeAlias = Literal["system", "user", "assistant"]
+Schema: TypeAlias = Mapping[str, Any]
+"""A JSON Schema (draft 2020-12) as Python values."""
+
+
+class StopReason(StrEnum):
+    """Why a run ended."""
+
+    ANSWERED = "answered"
+    MAX_TURNS = "max_turns"
+    MAX_TIME = "max_time"
+    MAX_TOKENS = "max_tokens"
+    MAX_COST = "max_cost"
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message of a prompt. `message["content"]` reads like the OpenAI dictionary does."""
+
+    role: Role
+    content: str
+
+    def __getitem__(self, key: str) -> str:
+        if key not in ("role", "content"):
+            raise KeyError(key)
+        return str(getattr(self, key))
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens and calls. Input includes `cached_tokens`, output includes `reasoning_tokens`."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+    """Input tokens that the provider read from its prompt cache."""
+    cache_write_tokens: int = 0
+    """Input tokens that the provider wrote to its prompt cache (Anthropic bills them apart)."""
+    reasoning_tokens: int = 0
+    calls: int = 0
+
+    @property
+    def total_tokens(self) -> int:
+        return self.input_tokens + self.output_tokens
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            self.input_tokens + other.input_tokens,
+            self.output_tokens + other.output_tokens,
+            self.cached_tokens + other.cached_tokens,
+            self.cache_write_tokens + other.cache_write_tokens,
+            self.reasoning_tokens + other.reasoning_tokens,
+            self.calls + other.calls,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a model returned to one prompt."""
+
+    text: str
+    """The content; empty when the model sent none (reasoning only, or a tool call)."""
+    usage: Usage = Usage(calls=1)
+    cost: float | None = None
+    """US dollars; None when neither the provider nor the price list knows."""
+    model: str = ""
+    """The name that the provider gave, else the one that was asked for."""
+    finish_reason: str | None = None
+    """Normalised: "stop", "length", "tool_calls", "content_filter"; None when not said."""
+    reasoning: str | None = None
+    raw: Mapping[str, Any] | None = None
+    """The provider's JSON, whole; for a streamed reply the last events of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """Text that was printed, its middle left out when it was long."""
+
+    head: str = ""
+    omitted: int = 0
+    """Characters left out between head and tail."""
+    tail: str = ""
+
+    @property
+    def total(self) -> int:
+        """Characters printed."""
+        return len(self.head) + self.omitted + len(self.tail)
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """An answer that was set in the REPL. A value of its own, since an answer may be None."""
+
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """One code block and what came of it."""
+
+    code: str
+    output: Output = Output()
+    error: str | None = None
+    """The traceback as the root LM reads it; None when the code ran to its end."""
+    notes: tuple[str, ...] = ()
+    """What the REPL has to say beside the output: a restored name, a lost state."""
+    submission: Submission | None = None
+    duration: float = 0.0
+    """Seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One reply and its executions."""
+
+    number: int
+    """Counted from 1."""
+    reply: Reply
+    executions: tuple[Execution, ...] = ()
+    notes: tuple[str, ...] = ()
+    """What was wrong with the reply itself: no block, an unclosed one, one that was not run."""
+
+    @property
+    def submission(self) -> Submission | None:
+        """The answer, when the turn set one."""
+        return self.executions[-1].submission if self.executions else None
+
+
+@dataclass(frozen=True, slots=True)
+class ContextInfo:
+    """What the root LM is told about a variable that was loaded: constant in size."""
+
+    name: str
+    type: str
+    size: str
+    """With its unit, as a person says it: "21,256,143 characters"."""
+    preview: str
+    source: str = ""
+    """Where it came from: a path; empty when it was passed as a value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Isolation:
+    """What stands between the code in a REPL and the host. Says what is in force, not what was asked."""
+
+    sandbox: str
+    files: str
+    network: str
+    processes: str
+    environment: str
+    kernel: str
+    memory: str
+    mechanisms: tuple[str, ...] = ()
+
+    @property
+    def isolated(self) -> bool:
+        """Whether code in the REPL is kept from the host's files, network and processes."""
+        return "none" in self.network and "host" not in self.files
+
+    def __str__(self) -> str:
+        rows = ("files", "network", "processes", "environment", "kernel", "memory")
+        lines = [f"{row}: {getattr(self, row)}" for row in rows]
+        return f"sandbox {self.sandbox}\n  " + "\n  ".join([*lines, "by: " + ", ".join(self.mechanisms)])
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """The outcome of a run."""
+
+    answer: Any
+    """What was submitted; after a limit the best there was, or None."""
+    stop_reason: StopReason
+    usage: Usage
+    """Root and sub-calls together, failed ones included."""
+    cost: float | None
+    """US dollars; None when the price of any call is unknown."""
+    run_id: str
+    turns: int
+    duration: float
+    """Seconds."""
+    model: str
+    isolation: Isolation | None = None
+
+
+# Sub-calls: what code in a REPL asks of the engine -------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class LlmQuery:
+    """One plain call of a sub-LM."""
+
+    prompt: str
+    model: str | None = None
+    schema: Schema | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RlmQuery:
+    """A child run with a REPL of its own."""
+
+    question: str
+    context: Any = None
+    model: str | None = None
+    schema: Schema | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call of a function on the host."""
+
+    name: str
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+
+Subcall: TypeAlias = LlmQuery | RlmQuery | ToolCall
+
+
+# Events: what a sink sees, in order -----------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class RunStarted:
+    """A run has its REPL and its context, and will now ask the root LM."""
+
+    run_id: str
+    parent_id: str | None
+    depth: int
+    question: str
+    contexts: tuple[ContextInfo, ...]
+    model: str
+    sub_model: str
+    isolation: Isolation
+    time: float
+    """Seconds since the epoch."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCalled:
+    """A model call ended, well or not. Emitted before its result is used."""
+
+    run_id: str
+    call_id: str
+    turn: int
+    purpose: Literal["root", "sub"]
+    model: str
+    messages: tuple[Message, ...]
+    reply: Reply | None
+    error: str | None
+    time: float
+    """Seconds since the epoch, at the start of the call."""
+    duration: float
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyText:
+    """A piece of the root LM's reply, while it is streamed. Not recorded."""
+
+    run_id: str
+    turn: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class SubcallStarted:
+    """A plain sub-call was sent. Not recorded: its end is."""
+
+    run_id: str
+    call_id: str
+    turn: int
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class BlockExecuted:
+    """A code block ran."""
+
+    run_id: str
+    turn: int
+    block: int
+    """Counted from 1 within the turn."""
+    execution: Execution
+
+
+@dataclass(frozen=True, slots=True)
+class ContextHashed:
+    """The digest of a context became known; contexts are recorded by digest, not by text."""
+
+    run_id: str
+    name: str
+    digest: str
+    """"sha256:" and the hexadecimal digest of the encoded context."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunEnded:
+    """A run is over. The last event of it. `error` is set when it ended in an exception."""
+
+    run_id: str
+    completion: Completion | None
+    error: str | None
+    time: float
+
+
+Event: TypeAlias = RunStarted | ModelCalled | ReplyText | SubcallStarted | BlockExecuted | ContextHashed | RunEnded
