@@ -1,0 +1,315 @@
+"""The Messages wire of Anthropic.
+
+Prompt caching: the system text and the last two user messages end in a cache breakpoint, so that
+each prompt of an append-only conversation reads what the one before it wrote.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from recursor.errors import ModelError
+from recursor.models import prices, schemas
+from recursor.models.documents import decode, unreadable
+from recursor.models.failures import Request, reported
+from recursor.models.http import Endpoint
+from recursor.types import Message, Reply, Schema, Usage
+
+VERSION = {"anthropic-version": "2023-06-01"}
+
+_MAX_TOKENS = 16_384
+"""Of a reply, where the options do not say; the wire wants a number."""
+_SMALLER = (("claude-3-5", 8_192), ("claude-3-7", _MAX_TOKENS), ("claude-3", 4_096), ("claude-2", 4_096))
+"""What older models allow at most, by prefix."""
+_STRUCTURED = re.compile(r"claude-(opus|sonnet|haiku)-4-[5-9]\b")
+"""Models that are known to take output_config.format; others are asked in the prompt."""
+_CACHED: Any = {"type": "ephemeral"}
+_FINISH = {
+    "end_turn": "stop",
+    "stop_sequence": "stop",
+    "max_tokens": "length",
+    "model_context_window_exceeded": "length",
+    "tool_use": "tool_calls",
+    "refusal": "content_filter",
+}
+_RAW_EVENTS = 3
+
+
+class _Block(msgspec.Struct):
+    """A content block, or a piece of one."""
+
+    type: str = ""
+    text: str | None = None
+    thinking: str | None = None
+    stop_reason: str | None = None
+
+
+class _Answer(msgspec.Struct):
+    content: list[_Block] | None = None
+    stop_reason: str | None = None
+    model: str | None = None
+    usage: Any = None
+    type: str = ""
+    error: Any = None
+
+
+class _Event(msgspec.Struct):
+    type: str = ""
+    message: _Answer | None = None
+    content_block: _Block | None = None
+    delta: _Block | None = None
+    usage: Any = None
+    error: Any = None
+
+
+class _Usage(msgspec.Struct):
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cache_read_input_tokens: int | None = None
+    cache_creation_input_tokens: int | None = None
+
+
+class AnthropicMessages:
+    """A model behind an address that speaks Messages."""
+
+    def __init__(
+        self,
+        name: str,
+        model: str,
+        endpoint: Endpoint,
+        *,
+        price_list: str | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Describe the model.
+
+        Args:
+            name: as the user wrote it.
+            model: as the server calls it.
+            price_list: see `Preset.price_list`.
+            options: further fields of the request body, as "max_tokens" or "thinking".
+                Those under "extra_body" are put beside the others.
+        """
+        self._name = name
+        self._model = model
+        self._endpoint = endpoint
+        self._price_list = price_list
+        fields = dict(options or {})
+        fields |= fields.pop("extra_body", {})
+        self._options = fields
+
+    def __repr__(self) -> str:
+        return f"AnthropicMessages({self._name!r}, {self._endpoint.url!r})"
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def priced(self) -> bool:
+        """Whether the cost of a call will be known."""
+        return prices.known(self._price_list, self._model)
+
+    async def query(
+        self,
+        messages: Sequence[Message],
+        *,
+        schema: Schema | None = None,
+        on_text: Callable[[str], None] | None = None,
+    ) -> Reply:
+        """Answer one prompt; see `recursor.protocols.Model`."""
+        request = Request(self._name, self._endpoint.url, sum(len(each.content) for each in messages))
+        body = self._body(messages, schema)
+        reading = _Reading(request)
+        if on_text is None:
+            reading.take_whole(await self._endpoint.post(body, request))
+        else:
+            await self._stream({**body, "stream": True}, reading, on_text)
+        return self._reply(reading)
+
+    def _body(self, messages: Sequence[Message], schema: Schema | None) -> dict[str, Any]:
+        limit = next((tokens for prefix, tokens in _SMALLER if self._model.startswith(prefix)), _MAX_TOKENS)
+        body: dict[str, Any] = {"model": self._model, "max_tokens": limit, **self._options}
+        wish = ""
+        if schema is not None:
+            if _STRUCTURED.search(self._model) and schemas.constrainable(schema):
+                form = {"type": "json_schema", "schema": dict(schema)}
+                body["output_config"] = {**body.get("output_config", {}), "format": form}
+            else:
+                wish = schemas.instruction(schema)
+        system, turns = conversation(messages, wish)
+        if system:
+            body["system"] = [{"type": "text", "text": system, "cache_control": _CACHED}]
+        body["messages"] = turns
+        return body
+
+    async def _stream(
+        self, body: Mapping[str, Any], reading: _Reading, on_text: Callable[[str], None]
+    ) -> None:
+        try:
+            async with contextlib.aclosing(self._endpoint.stream(body, reading.request)) as events:
+                async for event in events:
+                    data = event.data.encode()
+                    piece = reading.take_whole(data) if event.event == "whole" else reading.take_event(data)
+                    if piece:
+                        on_text(piece)
+        except ModelError:
+            # Cut after its last word: the reply is whole, and paid for.
+            if not reading.ended:
+                raise
+        if not reading.ended:
+            raise ModelError(
+                f"{reading.request.model} at {reading.request.url}: the reply broke off after "
+                f"{len(reading.text):,} characters",
+                retryable=True,
+            )
+
+    def _reply(self, reading: _Reading) -> Reply:
+        usage = _usage(reading.usage)
+        model = reading.model or self._model
+        cost = None
+        if usage is not None:
+            cost = prices.price(self._price_list, model, usage)
+            if cost is None:
+                cost = prices.price(self._price_list, self._model, usage)
+        finish = reading.finish
+        return Reply(
+            reading.text,
+            usage or Usage(calls=1),
+            cost,
+            model,
+            _FINISH.get(finish, finish) if finish is not None else None,
+            reading.reasoning or None,
+            reading.raw,
+        )
+
+
+class _Reading:
+    """A reply while it comes in: one document, or the events of a stream."""
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.finish: str | None = None
+        self.ended = False
+        self.model = ""
+        self.usage: dict[str, Any] = {}
+        self.raw: dict[str, Any] = {}
+        self._text: list[str] = []
+        self._reasoning: list[str] = []
+
+    @property
+    def text(self) -> str:
+        return "".join(self._text)
+
+    @property
+    def reasoning(self) -> str:
+        return "".join(self._reasoning)
+
+    def take_whole(self, data: bytes) -> str:
+        """Read a reply that was not streamed, and return its text.
+
+        Raises:
+            ModelError: it holds an error, or is no message.
+        """
+        self.raw, read = decode(data, _Answer, self.request)
+        if read.error:
+            raise reported(read.error, self.request)
+        if read.content is None:
+            raise unreadable(data, "it has no content", self.request)
+        for block in read.content:
+            self._add(block)
+        self._update(read)
+        self.finish, self.ended = read.stop_reason, True
+        return self.text
+
+    def take_event(self, data: bytes) -> str:
+        """Read one event of a stream, and return the text in it.
+
+        Raises:
+            ModelError: it is an error, or no event of this wire.
+        """
+        document, read = decode(data, _Event, self.request)
+        self.raw = {"events": [*self.raw.get("events", [])[1 - _RAW_EVENTS :], document]}
+        if read.error:
+            raise reported(read.error, self.request)
+        if read.message is not None:
+            self._update(read.message)
+        piece = "".join(self._add(block) for block in (read.content_block, read.delta) if block is not None)
+        if isinstance(read.usage, dict):
+            self._count(read.usage)
+        if read.type == "message_delta" and read.delta is not None and read.delta.stop_reason is not None:
+            self.finish, self.ended = read.delta.stop_reason, True
+        self.ended = self.ended or read.type == "message_stop"
+        return piece
+
+    def _update(self, read: _Answer) -> None:
+        self.model = read.model or self.model
+        if isinstance(read.usage, dict):
+            self._count(read.usage)
+
+    def _count(self, usage: dict[str, Any]) -> None:
+        """Take counts: cumulative ones, of which a later event may name only some."""
+        self.usage |= {name: value for name, value in usage.items() if value is not None}
+
+    def _add(self, block: _Block) -> str:
+        text = block.text or ""
+        self._text.append(text)
+        self._reasoning.append(block.thinking or "")
+        return text
+
+
+def conversation(messages: Sequence[Message], wish: str = "") -> tuple[str, list[dict[str, Any]]]:
+    """Return the system text, and the turns as the wire wants them.
+
+    The wire takes no empty text and no two turns of one role in a row. Only the system messages
+    at the beginning are the system text: a later one becomes a user's, since a system text
+    that changes would make every cached prefix worthless.
+
+    Args:
+        wish: what to add to the last user turn, behind the cached part.
+    """
+    first = next((index for index, each in enumerate(messages) if each.role != "system"), len(messages))
+    system = "\n\n".join(each.content for each in messages[:first] if each.content.strip())
+    turns: list[dict[str, Any]] = []
+    for each in messages[first:]:
+        role = "assistant" if each.role == "assistant" else "user"
+        if not each.content.strip():
+            continue
+        block = {"type": "text", "text": each.content}
+        if turns and turns[-1]["role"] == role:
+            turns[-1]["content"].append(block)
+        else:
+            turns.append({"role": role, "content": [block]})
+    if not turns or turns[0]["role"] != "user":
+        turns.insert(0, {"role": "user", "content": [{"type": "text", "text": "(no text)"}]})
+    asked = [turn for turn in turns if turn["role"] == "user"]
+    for turn in asked[-2:]:
+        turn["content"][-1]["cache_control"] = _CACHED
+    if wish:
+        asked[-1]["content"].append({"type": "text", "text": wish})
+    return system, turns
+
+
+def _usage(said: dict[str, Any]) -> Usage | None:
+    """Return what the counts say; None when they say nothing."""
+    try:
+        read = msgspec.convert(said, _Usage)
+    except msgspec.ValidationError:
+        # The reply is paid for: better without its usage than lost.
+        return None
+    if read.input_tokens is None or read.output_tokens is None:
+        return None
+    cached, written = read.cache_read_input_tokens or 0, read.cache_creation_input_tokens or 0
+    return Usage(
+        # The wire counts apart what was read from the cache and written to it.
+        input_tokens=read.input_tokens + cached + written,
+        output_tokens=read.output_tokens,
+        cached_tokens=cached,
+        cache_write_tokens=written,
+        calls=1,
+    )

@@ -1,0 +1,251 @@
+"""HTTP to models: one pooled session per event loop, and an endpoint that posts JSON.
+
+Invariants: no request body and no header is logged or kept; a key that a server sends back is
+taken out of its reply before anyone reads it; every failure is a `ModelError`, `retryable` only
+when the connection failed or an error was received. A timeout while waiting is not: the reply may
+be on its way and paid for.
+
+Does not retry (`recursor.models.retry`) and does not bound concurrency: the engine does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, TypeAlias
+from urllib.parse import urlsplit
+
+import msgspec
+
+from recursor.errors import ConfigError, ModelError
+from recursor.models.failures import Request, clip, refused
+from recursor.models.sse import EventParser, ServerEvent
+
+if TYPE_CHECKING:
+    import aiohttp
+
+Key: TypeAlias = str | Callable[[], str | None] | None
+"""A key, or something that returns it, asked before each request."""
+
+CONNECT_TIMEOUT = 10.0
+READ_TIMEOUT = 600.0
+_LARGE = 2**20
+_ECHO = 16
+"""A key of this length is no word of a reply by chance; "ollama" could be."""
+
+_sessions: dict[asyncio.AbstractEventLoop, AsyncGenerator[aiohttp.ClientSession, None]] = {}
+_open: dict[asyncio.AbstractEventLoop, aiohttp.ClientSession] = {}
+
+
+async def session() -> aiohttp.ClientSession:
+    """Return the running loop's session. It closes with `close`, or when the loop shuts down."""
+    loop = asyncio.get_running_loop()
+    found = _open.get(loop)
+    if found is not None and not found.closed:
+        return found
+    for old in [known for known in _open if known.is_closed()]:
+        _open.pop(old, None)
+        _sessions.pop(old, None)
+    # An async generator, since asyncio closes those before it closes the loop.
+    holder = _hold()
+    opened = await anext(holder)
+    _sessions[loop], _open[loop] = holder, opened
+    return opened
+
+
+async def _hold() -> AsyncGenerator[aiohttp.ClientSession, None]:
+    import aiohttp  # noqa: PLC0415  # 0.2 s, and only who calls a model needs it
+
+    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=60, ttl_dns_cache=300)
+    async with aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar()) as opened:
+        yield opened
+
+
+async def close() -> None:
+    """Close the running loop's session, if it has one. A later request opens a new one."""
+    loop = asyncio.get_running_loop()
+    _open.pop(loop, None)
+    holder = _sessions.pop(loop, None)
+    if holder is not None:
+        await holder.aclose()
+
+
+class Endpoint:
+    """One address with its key."""
+
+    def __init__(
+        self,
+        base_url: str,
+        path: str,
+        *,
+        key: Key = None,
+        key_header: str = "Authorization",
+        headers: Mapping[str, str] | None = None,
+        read_timeout: float = READ_TIMEOUT,
+    ) -> None:
+        """Check the address and the key.
+
+        Args:
+            base_url: with or without a slash at its end; a query is kept.
+            path: of the wire, "/chat/completions".
+            key_header: "Authorization" sends it as a bearer token, any other name as it is.
+            read_timeout: seconds that the server may be silent.
+
+        Raises:
+            ConfigError: the address is no HTTP URL, or the key cannot be sent in a header.
+        """
+        parts = urlsplit(base_url.strip())
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ConfigError(f'the base_url must begin with http:// or https://, not "{clip(base_url, 40)}"')
+        if "@" in parts.netloc:
+            raise ConfigError(f"the base_url of {parts.hostname} holds a password; give it as api_key")
+        root = parts.path.rstrip("/").removesuffix(path)
+        self.url = f"{parts.scheme}://{parts.netloc}{root}{path}"
+        self._target = f"{self.url}?{parts.query}" if parts.query else self.url
+        self._key = key
+        self._key_header = key_header
+        self._headers = {"Content-Type": "application/json", **(headers or {})}
+        self._read_timeout = read_timeout
+        self.key()
+
+    def __repr__(self) -> str:
+        return f"Endpoint({self.url!r})"
+
+    def key(self) -> str | None:
+        """Return the key; None when there is none.
+
+        Raises:
+            ConfigError: the key holds characters that no header may hold.
+        """
+        key = self._key() if callable(self._key) else self._key
+        key = key.strip() if key else None
+        if key and not (key.isascii() and key.isprintable()):
+            raise ConfigError(f"the key for {self.url} holds a line break or a character that is not ASCII")
+        return key or None
+
+    async def post(self, body: Mapping[str, Any], request: Request) -> bytes:
+        """Send a body and return the whole reply.
+
+        Raises:
+            ModelError: the connection failed, or the status is not 200.
+        """
+        async with self._exchange(body, request) as (response, key):
+            return _without(key, await response.read())
+
+    async def stream(self, body: Mapping[str, Any], request: Request) -> AsyncGenerator[ServerEvent, None]:
+        """Send a body and yield the reply's events.
+
+        A server that does not stream sends one JSON document: it comes as one event named "whole".
+
+        Raises:
+            ModelError: the connection failed, was cut, or the status is not 200.
+        """
+        async with self._exchange(body, request) as (response, key):
+            if response.content_type != "text/event-stream":
+                whole = _without(key, await response.read())
+                yield ServerEvent("whole", whole.decode("utf-8", "replace"))
+                return
+            parser = EventParser()
+            secret = key if key and len(key) >= _ECHO else None
+            async for chunk in response.content.iter_any():
+                for event in parser.feed(chunk):
+                    yield _cleaned(event, secret)
+            for event in parser.close():
+                yield _cleaned(event, secret)
+
+    @asynccontextmanager
+    async def _exchange(
+        self, body: Mapping[str, Any], request: Request
+    ) -> AsyncIterator[tuple[aiohttp.ClientResponse, str | None]]:
+        """Post, and translate whatever fails, inside the block too."""
+        import aiohttp  # noqa: PLC0415  # see _hold
+
+        key = self.key()
+        data = encode(body)
+        failure: ModelError
+        try:
+            async with (await session()).post(
+                self._target,
+                # aiohttp warns of large bytes, and writes a file in pieces.
+                data=io.BytesIO(data) if len(data) > _LARGE else data,
+                headers=self._headers | self._authorization(key),
+                timeout=aiohttp.ClientTimeout(
+                    total=None, sock_connect=CONNECT_TIMEOUT, sock_read=self._read_timeout
+                ),
+                allow_redirects=False,  # another host must not get the key
+            ) as response:
+                if response.status != 200:
+                    said = await response.read()
+                    if key:
+                        said = said.replace(key.encode(), b"[key]")
+                    raise refused(response.status, response.headers, said, request, time.time())
+                yield response, key
+                return
+        except aiohttp.ConnectionTimeoutError as error:
+            raise ModelError(
+                f"{request.url} did not accept a connection within {CONNECT_TIMEOUT:g} s", retryable=True
+            ) from error
+        except TimeoutError as error:
+            raise ModelError(
+                f"{request.model} at {request.url} was silent for {self._read_timeout:g} s; "
+                "not asked again, since its reply may be paid for"
+            ) from error
+        except aiohttp.ClientSSLError as error:
+            raise ModelError(f"no secure connection to {request.url}: {clip(str(error))}") from error
+        except aiohttp.ClientConnectorError as error:
+            raise ModelError(f"no connection to {request.url}: {clip(str(error))}", retryable=True) from error
+        except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError) as error:
+            raise ModelError(
+                f"the connection to {request.url} was cut: {clip(str(error))}", retryable=True
+            ) from error
+        except aiohttp.ClientError as error:
+            failure = ModelError(f"{request.url} did not answer in HTTP: {clip(type(error).__name__)}")
+        # Outside of the handler: such an error holds the request's headers, the key among them.
+        raise failure
+
+    def _authorization(self, key: str | None) -> dict[str, str]:
+        if not key:
+            return {}
+        return {self._key_header: f"Bearer {key}" if self._key_header == "Authorization" else key}
+
+
+def require_key(endpoint: Endpoint, spec: str, names: tuple[str, ...]) -> None:
+    """Check that there is a key.
+
+    Raises:
+        ConfigError: there is none; the text says where to put it.
+    """
+    if endpoint.key() is None:
+        raise ConfigError(
+            f'no key for "{spec}": set {" or ".join(names)}, put it in the keys file '
+            "(`recursor config` shows where), or pass api_key"
+        )
+
+
+def encode(body: Mapping[str, Any]) -> bytes:
+    """Return JSON. Lone surrogates, which UTF-8 does not have, become question marks."""
+    try:
+        return msgspec.json.encode(body)
+    except UnicodeEncodeError:
+        return msgspec.json.encode(_encodable(body))
+
+
+def _encodable(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, Mapping):
+        return {_encodable(key): _encodable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_encodable(item) for item in value]
+    return value
+
+
+def _without(key: str | None, data: bytes) -> bytes:
+    return data.replace(key.encode(), b"[key]") if key and len(key) >= _ECHO else data
+
+
+def _cleaned(event: ServerEvent, secret: str | None) -> ServerEvent:
+    return ServerEvent(event.event, event.data.replace(secret, "[key]")) if secret else event
