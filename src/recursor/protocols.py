@@ -58,7 +58,7 @@ class Source(Protocol):
 
     @property
     def form(self) -> str:
-        """"text" (UTF-8, surrogates allowed), "bytes", "file" (text if it is UTF-8, else bytes),
+        """ "text" (UTF-8, surrogates allowed), "bytes", "file" (text if it is UTF-8, else bytes),
         "marshal", "values" or "documents": see `recursor.context`."""
 
     @property
@@ -83,15 +83,18 @@ class Repl(Protocol):
     async def load(self, name: str, source: Source) -> ContextInfo:
         """Bind a reserved name to the source's value. Raises SandboxError when it cannot be read."""
 
-    async def execute(self, code: str, subcalls: Subcalls, *, max_time: float | None) -> Execution:
+    async def execute(
+        self, code: str, subcalls: Subcalls, *, max_time: float | None = None, max_wall: float | None = None
+    ) -> Execution:
         """Run one code block to its end, answering its sub-calls meanwhile.
 
         Args:
             max_time: seconds that the block may run by itself; time spent waiting for
                 sub-calls does not count. None is no bound. At the bound the block is
                 interrupted (state kept), then killed (state lost, and a note says so).
+            max_wall: seconds that it may take in all; the same happens then.
 
-        Returns always, whatever the code does; cancelling it interrupts the block.
+        Returns always, whatever the code does; cancelling it kills what runs.
 
         Raises:
             SandboxError: the sandbox failed and could not be started again.

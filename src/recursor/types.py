@@ -314,4 +314,6 @@ class RunEnded:
     time: float
 
 
-Event: TypeAlias = RunStarted | ModelCalled | ReplyText | SubcallStarted | BlockExecuted | ContextHashed | RunEnded
+Event: TypeAlias = (
+    RunStarted | ModelCalled | ReplyText | SubcallStarted | BlockExecuted | ContextHashed | RunEnded
+)

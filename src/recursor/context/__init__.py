@@ -1,0 +1,5 @@
+"""What a caller passes as context -> what a REPL can load. Checked before anything costs money."""
+
+from recursor.context.sources import Source, prepare
+
+__all__ = ["Source", "prepare"]

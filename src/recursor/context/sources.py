@@ -1,0 +1,237 @@
+"""Values, files and folders as byte streams in a descriptor; each says how to read it.
+
+A file is never read by the host: its descriptor goes to the REPL. A value is encoded once, piece
+by piece, into an anonymous file. Reading is the business of `recursor.sandboxes.guest.contexts`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import marshal
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, TypeAlias
+
+from recursor.errors import ConfigError
+from recursor.sandboxes.guest import values
+
+PIECE = 1 << 20
+BATCH = 10_000
+"""Items of a list that are encoded at once."""
+_MARSHAL_VERSION = 4
+
+
+Writable: TypeAlias = BinaryIO | io.RawIOBase
+Write: TypeAlias = Callable[[Writable], object]
+
+
+class FileSource:
+    """A file of the user's, handed over as a read-only descriptor."""
+
+    form = "file"
+
+    def __init__(self, path: Path) -> None:
+        self.size = _regular(path).st_size
+        self.origin = str(path)
+        self._path = path
+
+    def open(self) -> int:
+        return os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def digest(self) -> str:
+        """Hash the bytes ("sha256:..."). Blocks; call it in a thread."""
+        with self._path.open("rb") as file:
+            return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class EncodedSource:
+    """A value, encoded into an anonymous file that the REPL owns and frees as it reads.
+
+    It is encoded once ahead, so that a value that cannot be is refused early, and again if a
+    REPL has to be started anew: no second copy is kept for that.
+    """
+
+    def __init__(self, form: str, write: Write, origin: str = "") -> None:
+        self.form = form
+        self.origin = origin
+        self._write = write
+        self._first: int | None = None
+        self._first, self.size = self._encode()
+
+    def open(self) -> int:
+        first, self._first = self._first, None
+        return first if first is not None else self._encode()[0]
+
+    def digest(self) -> str:
+        """Hash the encoded bytes ("sha256:..."). Blocks; call it in a thread."""
+        hashing = _Hashing()
+        self._write(hashing)
+        return "sha256:" + hashing.sha256.hexdigest()
+
+    def _encode(self) -> tuple[int, int]:
+        descriptor = _anonymous()
+        try:
+            with open(descriptor, "wb", closefd=False) as file:
+                self._write(file)
+                file.flush()
+                size = file.tell()
+            os.lseek(descriptor, 0, os.SEEK_SET)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return descriptor, size
+
+    def __del__(self) -> None:
+        if self._first is not None:
+            os.close(self._first)
+
+
+Source = FileSource | EncodedSource
+
+
+def prepare(context: Any) -> Source:
+    """Return the source for a context.
+
+    Args:
+        context: str (always text), bytes, Path (file or folder), a list of Paths, or plain data:
+            list, tuple, dict and what they hold.
+
+    Raises:
+        ConfigError: a missing or unreadable path, or a value that a REPL cannot hold; named.
+    """
+    if isinstance(context, str):
+        return EncodedSource("text", lambda file: _write_text(context, file))
+    if isinstance(context, bytes | bytearray | memoryview):
+        return EncodedSource("bytes", lambda file: file.write(context))
+    if isinstance(context, os.PathLike):
+        path = Path(context)
+        return _folder([path], str(path)) if path.is_dir() else FileSource(path)
+    if (
+        isinstance(context, list | tuple)
+        and context
+        and all(isinstance(item, os.PathLike) for item in context)
+    ):
+        return _folder([Path(item) for item in context], ", ".join(str(item) for item in context[:5]))
+    return _data(context)
+
+
+def _regular(path: Path) -> os.stat_result:
+    try:
+        status = path.stat()
+        with path.open("rb"):
+            pass
+    except FileNotFoundError:
+        raise ConfigError(f"context: there is no file or folder {str(path)!r}") from None
+    except OSError as error:
+        raise ConfigError(f"context: {str(path)!r} cannot be read: {error.strerror}") from None
+    if not stat.S_ISREG(status.st_mode):
+        raise ConfigError(f"context: {str(path)!r} is neither a file nor a folder")
+    return status
+
+
+def _folder(paths: Sequence[Path], origin: str) -> Source:
+    """All files below, as a mapping of relative path to text (or bytes, where it is not UTF-8)."""
+    files = list(_documents(paths))
+    if not files:
+        raise ConfigError(f"context: there is no file in {origin!r}")
+
+    def write(file: Writable) -> None:
+        lengths = [[name, path.stat().st_size] for name, path in files]
+        file.write(json.dumps(lengths).encode("ascii") + b"\n")
+        for (_, length), (_, path) in zip(lengths, files, strict=True):
+            with path.open("rb") as document:
+                before = file.tell()
+                shutil.copyfileobj(document, file, PIECE)
+                if file.tell() - before != length:
+                    raise ConfigError(f"context: {str(path)!r} changed while it was read")
+
+    return EncodedSource("documents", write, origin)
+
+
+def _documents(paths: Sequence[Path]) -> Iterator[tuple[str, Path]]:
+    """(name, path) of every file; hidden files and folders below a folder are left out."""
+    for path in paths:
+        if not path.is_dir():
+            _regular(path)
+            yield (str(path) if len(paths) > 1 else path.name), path
+            continue
+        for folder, folders, names in os.walk(path):
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            for name in sorted(names):
+                document = Path(folder, name)
+                if not name.startswith(".") and document.is_file():
+                    _regular(document)
+                    relative = document.relative_to(path)
+                    yield str(path / relative if len(paths) > 1 else relative), document
+
+
+def _data(value: Any) -> Source:
+    """Plain data: marshal where it takes the value (fast), else our own encoding (more types)."""
+    _check(value)
+    try:
+        return EncodedSource("marshal", lambda file: _write_marshal(value, file))
+    except ValueError:
+        pass
+    try:
+        _, data = values.encode(value)
+    except values.NotPlain as error:
+        raise ConfigError(f"context: {error}") from None
+    return EncodedSource("values", lambda file: file.write(data))
+
+
+def _check(value: Any) -> None:
+    if not isinstance(value, list | tuple | dict | set | frozenset | int | float | complex | type(None)):
+        advice = ": pass data.to_dict('records')" if hasattr(value, "to_dict") else ""
+        raise ConfigError(
+            f"context: a {type(value).__module__}.{type(value).__qualname__} cannot be given to a REPL; "
+            f"pass str, bytes, Path, list or dict{advice}"
+        )
+
+
+def _write_text(text: str, file: Writable) -> None:
+    for start in range(0, len(text), PIECE):
+        file.write(text[start : start + PIECE].encode("utf-8", "surrogatepass"))
+
+
+def _write_marshal(value: Any, file: Writable) -> None:
+    batched = type(value) is list
+    parts = -(-len(value) // BATCH) if batched else 1
+    file.write(json.dumps({"type": "list" if batched else "value", "parts": parts}).encode() + b"\n")
+    if not batched:
+        file.write(marshal.dumps(value, _MARSHAL_VERSION))
+        return
+    for start in range(0, len(value), BATCH):
+        file.write(marshal.dumps(value[start : start + BATCH], _MARSHAL_VERSION))
+
+
+class _Hashing(io.RawIOBase):
+    """A file that keeps the digest of what is written, and nothing else."""
+
+    def __init__(self) -> None:
+        self.sha256 = hashlib.sha256()
+        self._position = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self.sha256.update(data)
+        self._position += len(data)
+        return len(data)
+
+    def tell(self) -> int:
+        return self._position
+
+
+def _anonymous() -> int:
+    """A descriptor of an unnamed file: in memory where the platform has that, else on disk."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("recursor-context", os.MFD_CLOEXEC)
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())

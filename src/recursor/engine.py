@@ -1,0 +1,258 @@
+"""One completion: open a REPL, run the loop, answer sub-calls - by completing again.
+
+What a call costs is counted, and what happened is emitted and flushed, before its result is used.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from recursor import loop, prompt
+from recursor.context import Source, prepare
+from recursor.errors import LimitExceeded, ModelError, RLMError, SubcallError
+from recursor.limits import Ledger, Limits
+from recursor.protocols import Model, Sandbox, Sink
+from recursor.schema import ANYTHING, Shape, shape
+from recursor.tools import Tool
+from recursor.types import (
+    Completion,
+    ContextHashed,
+    LlmQuery,
+    Message,
+    ModelCalled,
+    Reply,
+    ReplyText,
+    RlmQuery,
+    RunEnded,
+    RunStarted,
+    Schema,
+    StopReason,
+    Subcall,
+    SubcallStarted,
+    ToolCall,
+    Usage,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """Everything that the completions of one `RLM` share."""
+
+    model: Model
+    sub_model: Model
+    sandbox: Sandbox
+    limits: Limits
+    dialect: prompt.Dialect
+    tools: Mapping[str, Tool]
+    sink: Sink
+    stream: bool = False
+    """Whether the root LM's replies are asked for and emitted piece by piece."""
+
+    async def complete(
+        self,
+        question: str,
+        contexts: Mapping[str, Source],
+        expected: Shape = ANYTHING,
+        parent: Run | None = None,
+    ) -> Completion:
+        """Answer one question in a REPL of its own; children come back here with their parent.
+
+        Raises:
+            ModelError: the root LM failed for good. SandboxError: no REPL could be had.
+        """
+        run = Run(self, parent)
+        size = sum(source.size for source in contexts.values())
+        repl = await self.sandbox.open(tools=list(self.tools), context_size=size)
+        hashing = asyncio.ensure_future(run.hash(contexts))
+        try:
+            infos = [await repl.load(name, source) for name, source in contexts.items()]
+            self.sink.emit(run.started(question, infos, repl.isolation))
+            opening = prompt.opening(
+                self.dialect, question, infos, tools=[tool.signature for tool in self.tools.values()],
+                recursive=run.may_recurse, expected=expected.text,
+            )  # fmt: skip
+            parts = loop.Parts(
+                run.id,
+                run.metered(self.model, "root"),
+                repl,
+                run,
+                run.ledger,
+                self.sink,
+                self.dialect,
+                expected.accept,
+            )
+            completion = await loop.run(opening, parts)
+            await hashing
+        except BaseException as error:
+            hashing.cancel()
+            await run.ended(None, f"{type(error).__name__}: {error}")
+            if isinstance(error, RLMError):
+                error.run_id = run.id
+            raise
+        finally:
+            await repl.close()
+        await run.ended(completion)
+        return completion
+
+
+class Run:
+    """One run of the loop, as its REPL sees it: implements `Subcalls`."""
+
+    def __init__(self, engine: Engine, parent: Run | None) -> None:
+        self.id = uuid.uuid4().hex
+        self.engine = engine
+        self.depth: int = parent.depth + 1 if parent else 0
+        self.ledger: Ledger = (
+            parent.ledger.child(engine.limits) if parent else Ledger(engine.limits, time.monotonic)
+        )
+        self._parent_id = parent.id if parent else None
+
+    @property
+    def may_recurse(self) -> bool:
+        """Whether a child of this run gets a REPL; at the depth limit it is a plain call."""
+        deepest = self.engine.limits.max_depth
+        return deepest is None or self.depth + 1 < deepest
+
+    async def answer(self, subcall: Subcall) -> Any:
+        match subcall:
+            case LlmQuery():
+                return await self._ask(subcall)
+            case RlmQuery() if self.may_recurse:
+                return await self._recurse(subcall)
+            case RlmQuery():
+                return await self._ask(_flattened(subcall))
+            case ToolCall():
+                return await self._use(subcall)
+
+    async def _ask(self, query: LlmQuery) -> Any:
+        model = self.metered(self._choose(query.model), "sub")
+        expected = shape(query.schema)
+        text = query.prompt
+        if expected.json_schema is not None:
+            text += f"\n\nReply with JSON alone, following this JSON Schema:\n{expected.text}"
+        reply = await model.query([Message("user", text)], schema=expected.json_schema)
+        return reply.text if expected.json_schema is None else _structured(reply, expected)
+
+    async def _recurse(self, query: RlmQuery) -> Any:
+        """The recursion: a child run, in a REPL of its own, paid for by this one."""
+        engine = replace(self.engine, model=self._choose(query.model), tools={})
+        contexts = {} if query.context is None else {"context": prepare(query.context)}
+        child = await engine.complete(query.question, contexts, shape(query.schema), parent=self)
+        if child.answer is None and child.stop_reason is not StopReason.ANSWERED:
+            raise SubcallError(f"the child RLM ended without an answer: {child.stop_reason}")
+        return child.answer
+
+    async def _use(self, call: ToolCall) -> Any:
+        tool = self.engine.tools.get(call.name)
+        if tool is None:
+            raise SubcallError(f"there is no tool {call.name!r}")
+        return await tool.call(call.args, call.kwargs)
+
+    def _choose(self, name: str | None) -> Model:
+        if name is None:
+            return self.engine.sub_model
+        known = {model.name: model for model in (self.engine.model, self.engine.sub_model)}
+        if name not in known:
+            raise SubcallError(
+                f"model {name!r} is not allowed here; use {' or '.join(map(repr, known))}, or None"
+            )
+        return known[name]
+
+    def metered(self, model: Model, purpose: Literal["root", "sub"]) -> Model:
+        return _Metered(self, model, purpose)
+
+    async def hash(self, contexts: Mapping[str, Source]) -> None:
+        """Emit the digests of the contexts, off the run's own path."""
+        for name, source in contexts.items():
+            digest = await asyncio.to_thread(source.digest)
+            self.engine.sink.emit(ContextHashed(self.id, name, digest))
+
+    def started(self, question: str, infos: Sequence[Any], isolation: Any) -> RunStarted:
+        engine = self.engine
+        return RunStarted(
+            self.id, self._parent_id, self.depth, question, tuple(infos), engine.model.name,
+            engine.sub_model.name, isolation, time.time(),
+        )  # fmt: skip
+
+    async def ended(self, completion: Completion | None, error: str | None = None) -> None:
+        self.engine.sink.emit(RunEnded(self.id, completion, error, time.time()))
+        await self.engine.sink.flush()
+
+
+@dataclass(frozen=True, slots=True)
+class _Metered:
+    """A Model that checks the ledger, counts, and records, for one run and purpose."""
+
+    run: Run
+    model: Model
+    purpose: Literal["root", "sub"]
+
+    @property
+    def name(self) -> str:
+        return self.model.name
+
+    async def query(
+        self,
+        messages: Sequence[Message],
+        *,
+        schema: Schema | None = None,
+        on_text: Callable[[str], None] | None = None,
+    ) -> Reply:
+        run, sink = self.run, self.run.engine.sink
+        run.ledger.check()
+        call_id, turn = uuid.uuid4().hex, run.ledger.turns
+        if self.purpose == "root" and run.engine.stream:
+            on_text = lambda text: sink.emit(ReplyText(run.id, turn, text))  # noqa: E731
+        elif self.purpose == "sub":
+            sink.emit(SubcallStarted(run.id, call_id, turn, self.name))
+        began, started = time.time(), time.monotonic()
+        reply, error = None, "cancelled"
+        try:
+            async with asyncio.timeout(run.ledger.time_left()):
+                reply = await self.model.query(messages, schema=schema, on_text=on_text)
+        except TimeoutError:
+            error = "the time of the run was up"
+            raise LimitExceeded("the time is up", StopReason.MAX_TIME) from None
+        except ModelError as failure:
+            error = str(failure)
+            run.ledger.charge(Reply("", Usage(calls=1), cost=0.0))
+            raise
+        finally:
+            if reply is not None:
+                run.ledger.charge(reply)
+            sink.emit(
+                ModelCalled(
+                    run.id, call_id, turn, self.purpose, self.name, tuple(messages), reply,
+                    None if reply is not None else error, began, time.monotonic() - started,
+                )
+            )  # fmt: skip
+        await sink.flush()
+        return reply
+
+
+def _flattened(query: RlmQuery) -> LlmQuery:
+    """A child at the depth limit: one prompt with the context in it."""
+    context = query.context
+    if context is None:
+        return LlmQuery(query.question, query.model, query.schema)
+    if not isinstance(context, str):
+        context = json.dumps(context, ensure_ascii=False, default=repr)
+    return LlmQuery(f"{query.question}\n\n{context}", query.model, query.schema)
+
+
+def _structured(reply: Reply, expected: Shape) -> Any:
+    text = reply.text.strip()
+    if text.startswith("```"):
+        text = text.split("\n", 1)[-1].rsplit("```", 1)[0]
+    try:
+        return expected.accept(json.loads(text))
+    except (ValueError, RecursionError) as problem:
+        raise SubcallError(
+            f"the reply does not follow the schema: {problem}; it was: {reply.text[:500]}"
+        ) from None

@@ -1,0 +1,143 @@
+"""The inside end of the socket to the host: frames out, frames in, calls that wait for replies.
+
+A frame is two little-endian u32 (header length, body length), a JSON header and a body of raw
+bytes. Everything that could be patched by code of a model is bound here at import.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import queue
+import socket
+import struct
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+from . import values
+
+MAX_BODY = 1 << 24
+MAX_VALUE = 1 << 29
+PART = 1 << 20
+_HEAD = struct.Struct("<II")
+_dumps, _loads = json.JSONEncoder().encode, json.JSONDecoder().decode
+_encode, _decode = values.encode, values.decode
+
+
+class SubcallError(Exception):
+    """A sub-call failed. In a batch, `results` holds every slot: a result, or its SubcallError."""
+
+    __module__ = "builtins"  # a traceback then shows the bare name
+
+    results: list[Any]
+
+
+class Channel:
+    """One duplex stream of frames. `send` and `call` may be used from any thread."""
+
+    def __init__(self, rpc: socket.socket, aux: socket.socket, hang_up: Callable[[], Any]) -> None:
+        self._socket = rpc
+        self._aux = aux
+        self._hang_up = hang_up
+        self._write_lock = threading.Lock()
+        self._numbers = itertools.count(1)
+        self._waiting: dict[int, Future[Any]] = {}
+        self.commands: queue.SimpleQueue[tuple[dict[str, Any], bytes]] = queue.SimpleQueue()
+
+    def start(self) -> None:
+        threading.Thread(target=self._read, daemon=True, name="channel").start()
+
+    def send(self, header: dict[str, Any], body: bytes = b"") -> None:
+        head = _dumps(header).encode("ascii")
+        with self._write_lock:
+            if len(body) < 65536:
+                self._socket.sendall(_HEAD.pack(len(head), len(body)) + head + body)
+            else:
+                self._socket.sendall(_HEAD.pack(len(head), len(body)) + head)
+                self._socket.sendall(body)
+
+    def send_value(self, number: int, value: Any) -> dict[str, Any]:
+        """Send a plain value ahead of the frame that refers to it; return what that frame says of it."""
+        form, data = _encode(value)
+        if len(data) > MAX_VALUE:
+            raise values.NotPlain(
+                f"the value has {len(data):,} bytes; at most {MAX_VALUE:,} can leave the REPL"
+            )
+        view = memoryview(data)
+        for start in range(0, len(data), PART):
+            self.send({"op": "part", "of": number}, bytes(view[start : start + PART]))
+        return {"form": form, "size": len(data)}
+
+    def next_number(self) -> int:
+        return next(self._numbers)
+
+    def call(self, header: dict[str, Any], *, text: str | None = None, value: Any = None) -> Future[Any]:
+        """Start a sub-call whose argument is a text, or a plain value of any size."""
+        number = self.next_number()
+        body = b""
+        if text is not None:
+            body = text.encode("utf-8", "replace")
+            if len(body) > MAX_BODY:
+                raise SubcallError(
+                    f"the prompt has {len(body):,} bytes; at most {MAX_BODY:,} can be sent: cut it into pieces"
+                )
+        else:
+            header = {**header, "value": self.send_value(number, value)}
+        future: Future[Any] = Future()
+        self._waiting[number] = future
+        self.send({**header, "id": number}, body)
+        return future
+
+    def fail_waiting(self, reason: str) -> None:
+        """Raise SubcallError in everything that waits for a reply."""
+        while self._waiting:
+            _, future = self._waiting.popitem()
+            if future.set_running_or_notify_cancel():
+                future.set_exception(SubcallError(reason))
+
+    def receive_descriptor(self) -> int:
+        _, descriptors, _, _ = socket.recv_fds(self._aux, 1, 1)
+        return descriptors[0]
+
+    def _read(self) -> None:
+        try:
+            while True:
+                head, body = _HEAD.unpack(self._exactly(_HEAD.size))
+                header = _loads(self._exactly(head).decode("ascii"))
+                data = self._exactly(body)
+                if header["op"] == "reply":
+                    self._settle(header, data)
+                else:
+                    self.commands.put((header, data))
+        except (OSError, EOFError):
+            self._hang_up()
+
+    def _settle(self, header: dict[str, Any], data: bytes) -> None:
+        future = self._waiting.pop(header["re"], None)
+        if future is None or not future.set_running_or_notify_cancel():
+            return
+        if header["ok"]:
+            future.set_result(_decode(header["form"], data))
+        else:
+            future.set_exception(SubcallError(data.decode("utf-8", "replace")))
+
+    def _exactly(self, size: int) -> bytes:
+        if size == 0:
+            return b""
+        data = self._socket.recv(size, socket.MSG_WAITALL)
+        if len(data) == size:
+            return data
+        buffer = bytearray(data)
+        while len(buffer) < size:
+            piece = self._socket.recv(min(size - len(buffer), 1 << 20))
+            if not piece:
+                raise EOFError
+            buffer += piece
+        return bytes(buffer)
+
+
+def leave() -> None:
+    os._exit(0)

@@ -1,0 +1,196 @@
+"""From a descriptor to the value that `context` is bound to, and what the root LM is told of it."""
+
+from __future__ import annotations
+
+import codecs
+import ctypes
+import json
+import marshal
+import mmap
+import os
+import reprlib
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from . import values
+from .text import Text, teach_re
+
+CHUNK = 1 << 22
+LAZY = 1 << 28
+"""A text whose `str` would need more bytes than this becomes a `Text` over the mapped file."""
+PREVIEW = 400
+_PUNCH_HOLE = 0x02 | 0x01
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def load(descriptor: int, form: str, size: int) -> Any:
+    """Read the value and close the descriptor. Memory is given back as it is read."""
+    try:
+        return _READERS[form](descriptor, size)
+    finally:
+        os.close(descriptor)
+
+
+def describe(value: Any) -> dict[str, str]:
+    """Return type, size and a short preview; constant in length whatever the value."""
+    kind = type(value).__name__
+    if isinstance(value, str | Text):
+        return {"type": kind, "size": f"{len(value):,} characters", "preview": _ends(value)}
+    if isinstance(value, bytes):
+        return {"type": kind, "size": f"{len(value):,} bytes", "preview": _ends(value)}
+    if isinstance(value, dict):
+        rows = [f"{_short(key, 80)}: {_item(item)}" for key, item in _first(value.items(), 6)]
+        return {"type": kind, "size": f"{len(value):,} keys", "preview": _rows(rows, len(value))}
+    if isinstance(value, list | tuple):
+        rows = [f"[{index}] {_item(item)}" for index, item in enumerate(value[:4])]
+        return {"type": kind, "size": f"{len(value):,} items", "preview": _rows(rows, len(value))}
+    return {"type": kind, "size": "1 value", "preview": _short(value, PREVIEW)}
+
+
+def _read_text(descriptor: int, size: int) -> str | Text:
+    count, largest = _measure(descriptor, size)
+    if count * _WIDTHS[largest] > LAZY:
+        teach_re()
+        return Text(mmap.mmap(descriptor, size, prot=mmap.PROT_READ), count)
+    if size < CHUNK:
+        return os.pread(descriptor, size, 0).decode("utf-8", "surrogatepass")
+    return _fill(descriptor, size, count, largest)
+
+
+def _measure(descriptor: int, size: int) -> tuple[int, int]:
+    """Return the number of characters and a bound on the largest, holding one chunk at a time."""
+    count, largest = 0, 0x7F
+    for piece in _pieces(descriptor, size):
+        count += len(piece)
+        largest = max(largest, _largest(piece))
+    return count, largest
+
+
+def _pieces(descriptor: int, size: int) -> Any:
+    decoder = codecs.getincrementaldecoder("utf-8")("surrogatepass")
+    for offset in range(0, size, CHUNK):
+        chunk = os.pread(descriptor, min(CHUNK, size - offset), offset)
+        yield decoder.decode(chunk, final=offset + CHUNK >= size)
+
+
+_WIDTHS = {0x7F: 1, 0xFF: 1, 0xFFFF: 2, 0x10FFFF: 4}
+_HEADER = sys.getsizeof("\xe9") - 2
+
+
+def _largest(piece: str) -> int:
+    """A bound on the largest character, read off the memory that a `str` takes for each."""
+    if piece.isascii():
+        return 0x7F
+    width = (sys.getsizeof(piece) - _HEADER) // (len(piece) + 1)
+    return {1: 0xFF, 2: 0xFFFF}.get(width, 0x10FFFF)
+
+
+def _fill(descriptor: int, size: int, count: int, largest: int) -> str:
+    """Build one `str` in place, so that the text exists once: PyUnicode_New, then CopyCharacters."""
+    api = ctypes.pythonapi
+    api.PyUnicode_New.restype = ctypes.py_object
+    api.PyUnicode_New.argtypes = [ctypes.c_ssize_t, ctypes.c_uint32]
+    copy = api.PyUnicode_CopyCharacters
+    copy.restype = ctypes.c_ssize_t
+    copy.argtypes = [ctypes.c_void_p, ctypes.c_ssize_t, ctypes.py_object, ctypes.c_ssize_t, ctypes.c_ssize_t]
+    text = api.PyUnicode_New(count, largest)
+    position = 0
+    for index, piece in enumerate(_pieces(descriptor, size)):
+        copy(id(text), position, piece, 0, len(piece))
+        position += len(piece)
+        _release(descriptor, index * CHUNK, CHUNK)
+    return text  # type: ignore[no-any-return]
+
+
+def _release(descriptor: int, offset: int, length: int) -> None:
+    """Give the pages of a memfd back; a descriptor of a user's file is read-only and refuses."""
+    _libc.fallocate(descriptor, _PUNCH_HOLE, ctypes.c_long(offset), ctypes.c_long(length))
+
+
+def _read_bytes(descriptor: int, size: int) -> bytes:
+    with mmap.mmap(descriptor, size, prot=mmap.PROT_READ) if size else memoryview(b"") as view:
+        return bytes(view)
+
+
+def _read_file(descriptor: int, size: int) -> Any:
+    try:
+        return _read_text(descriptor, size)
+    except UnicodeDecodeError:
+        return _read_bytes(descriptor, size)
+
+
+def _read_marshal(descriptor: int, _size: int) -> Any:
+    with open(os.dup(descriptor), "rb") as file:
+        kind = json.loads(file.readline())
+        if kind["type"] == "list":
+            items: list[Any] = []
+            for _ in range(kind["parts"]):
+                items += marshal.load(file)  # noqa: S302 - written by the host, read in the sandbox
+            return items
+        return marshal.load(file)  # noqa: S302 - as above
+
+
+def _read_values(descriptor: int, size: int) -> Any:
+    return values.decode("values", _read_bytes(descriptor, size))
+
+
+def _read_documents(descriptor: int, _size: int) -> dict[str, Any]:
+    """A line of JSON, [[name, length], ...], then the contents one after another."""
+    with open(os.dup(descriptor), "rb") as file:
+        index = json.loads(file.readline())
+        return {name: _text_or_bytes(file.read(length)) for name, length in index}
+
+
+def _text_or_bytes(data: bytes) -> str | bytes:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        return data
+
+
+_READERS: dict[str, Callable[[int, int], Any]] = {
+    "text": _read_text,
+    "bytes": _read_bytes,
+    "file": _read_file,
+    "marshal": _read_marshal,
+    "values": _read_values,
+    "documents": _read_documents,
+}
+
+
+def _ends(value: Any) -> str:
+    if len(value) <= PREVIEW:
+        return _clipped(repr(value[:]), PREVIEW + 100)
+    return f"{repr(value[:PREVIEW])[: PREVIEW - 100]} ... {repr(value[-PREVIEW:])[-100:]}"
+
+
+def _item(value: Any) -> str:
+    if isinstance(value, str | bytes) and len(value) > 80:
+        unit = "bytes" if isinstance(value, bytes) else "characters"
+        return f"{type(value).__name__} of {len(value):,} {unit}, {repr(value[:60])[:60]}..."
+    if isinstance(value, list | dict | tuple) and len(value) > 4:
+        return f"{type(value).__name__} of {len(value):,}"
+    return _short(value, 100)
+
+
+_BRIEF = reprlib.Repr()
+_BRIEF.maxstring = _BRIEF.maxother = _BRIEF.maxlong = 60
+
+
+def _short(value: Any, limit: int) -> str:
+    return _clipped(_BRIEF.repr(value), limit)
+
+
+def _clipped(text: str, limit: int) -> str:
+    printable = text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return printable if len(printable) <= limit else printable[: limit - 3] + "..."
+
+
+def _rows(rows: list[str], total: int) -> str:
+    more = [f"... and {total - len(rows):,} more"] if total > len(rows) else []
+    return "\n".join([*rows, *more])
+
+
+def _first(items: Any, count: int) -> list[Any]:
+    return [item for item, _ in zip(items, range(count), strict=False)]

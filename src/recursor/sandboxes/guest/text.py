@@ -1,0 +1,270 @@
+"""A very long text that reads like a `str` and stays in the file it came from.
+
+Offsets are characters, as in `str`. Slices, searches and lines are decoded when they are asked for.
+"""
+
+from __future__ import annotations
+
+import bisect
+import mmap
+import re
+from collections.abc import Iterator
+from typing import Any
+
+BLOCK = 1 << 16
+WINDOW = 1 << 22
+MARGIN = 1 << 16
+_CONTINUATION = bytes(range(0x80, 0xC0))
+
+
+class Text:
+    """UTF-8 bytes in a map, addressed by character.
+
+    `len`, indexing, slicing, `in`, `find`, `count`, `startswith`, `splitlines`, iteration over
+    lines (`lines()`) and chunks (`chunks(size)`) work as on a `str`, and so do `re.search`,
+    `re.match`, `re.findall`, `re.finditer` and the same methods of a `Text`. `str(text)` makes a
+    real `str` and needs the memory for it.
+
+    A regular expression is tried on windows that grow while a match touches their end; a
+    lookahead beyond 64 Ki characters after a match, or a lookbehind beyond 1 Ki, is not seen.
+    """
+
+    def __init__(self, data: mmap.mmap, length: int) -> None:
+        self._data = data
+        self._size = len(data)
+        self._length = length
+        self._ascii = self._size == length
+        self._starts = [0] if self._ascii else self._index()
+
+    def _index(self) -> list[int]:
+        """Characters before each block of BLOCK bytes."""
+        starts, total = [], 0
+        for offset in range(0, self._size, BLOCK):
+            starts.append(total)
+            total += len(self._data[offset : offset + BLOCK].translate(None, _CONTINUATION))
+        return starts
+
+    def _byte(self, position: int) -> int:
+        """The byte offset of a character."""
+        if self._ascii or position <= 0:
+            return max(0, position)
+        if position >= self._length:
+            return self._size
+        block = bisect.bisect_right(self._starts, position) - 1
+        offset, left = block * BLOCK, position - self._starts[block]
+        while offset < self._size and self._data[offset] & 0xC0 == 0x80:
+            offset += 1
+        piece = self._data[offset : offset + 4 * left + 4].decode("utf-8", "surrogateescape")
+        return offset + len(piece[:left].encode("utf-8", "surrogateescape"))
+
+    def _character(self, byte: int) -> int:
+        """The character that starts at a byte offset."""
+        if self._ascii:
+            return byte
+        block = min(byte // BLOCK, len(self._starts) - 1)
+        return self._starts[block] + len(self._data[block * BLOCK : byte].translate(None, _CONTINUATION))
+
+    def _decode(self, start: int, stop: int) -> str:
+        return self._data[start:stop].decode("utf-8", "surrogatepass")
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, key: int | slice) -> str:
+        if isinstance(key, slice):
+            start, stop, step = key.indices(self._length)
+            if step < 0:
+                return self[stop + 1 : start + 1][::step] if start > stop else ""
+            return self._decode(self._byte(start), self._byte(max(start, stop)))[::step]
+        position = key + self._length if key < 0 else key
+        if not 0 <= position < self._length:
+            raise IndexError("string index out of range")
+        start = self._byte(position)
+        return (
+            self._decode(start, min(self._size, start + 4))[:1]
+            if self._ascii
+            else self[position : position + 1]
+        )
+
+    def __str__(self) -> str:
+        return self._decode(0, self._size)
+
+    def __repr__(self) -> str:
+        return f"<Text of {self._length:,} characters: {self[:60]!r}...>"
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Text):
+            return self._length == other._length and self._data[:] == other._data[:]
+        return isinstance(other, str) and len(other) == self._length and str(self) == other
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __contains__(self, part: str) -> bool:
+        return self._data.find(_encoded(part)) >= 0
+
+    def __iter__(self) -> Iterator[str]:
+        for piece in self.chunks(WINDOW):
+            yield from piece
+
+    def _span(self, start: int | None, end: int | None) -> tuple[int, int]:
+        first, last, _ = slice(start, end).indices(self._length)
+        return self._byte(first), self._byte(max(first, last))
+
+    def find(self, part: str, start: int | None = None, end: int | None = None) -> int:
+        found = self._data.find(_encoded(part), *self._span(start, end))
+        return found if found < 0 else self._character(found)
+
+    def rfind(self, part: str, start: int | None = None, end: int | None = None) -> int:
+        found = self._data.rfind(_encoded(part), *self._span(start, end))
+        return found if found < 0 else self._character(found)
+
+    def index(self, part: str, start: int | None = None, end: int | None = None) -> int:
+        found = self.find(part, start, end)
+        if found < 0:
+            raise ValueError("substring not found")
+        return found
+
+    def count(self, part: str, start: int | None = None, end: int | None = None) -> int:
+        needle = _encoded(part)
+        position, stop = self._span(start, end)
+        if not needle:
+            return len(self[start:end]) + 1
+        total = 0
+        while (position := self._data.find(needle, position, stop)) >= 0:
+            total += 1
+            position += len(needle)
+        return total
+
+    def startswith(
+        self, prefix: str | tuple[str, ...], start: int | None = None, end: int | None = None
+    ) -> bool:
+        options = prefix if isinstance(prefix, tuple) else (prefix,)
+        first, _, _ = slice(start, end).indices(self._length)
+        return any(self[first:end][: len(option)] == option if end is not None
+                   else self[first : first + len(option)] == option for option in options)  # fmt: skip
+
+    def endswith(self, suffix: str | tuple[str, ...]) -> bool:
+        options = suffix if isinstance(suffix, tuple) else (suffix,)
+        return any(self[max(0, self._length - len(option)) :] == option for option in options)
+
+    def chunks(self, size: int, overlap: int = 0) -> Iterator[str]:
+        """Pieces of `size` characters, each sharing `overlap` characters with the one before."""
+        if not 0 <= overlap < size:
+            raise ValueError("size must be positive and larger than overlap")
+        for start in range(0, self._length, size - overlap):
+            yield self[start : start + size]
+
+    def lines(self) -> Iterator[str]:
+        """Lines without their ends, split at \\n only."""
+        start = 0
+        while (end := self._data.find(b"\n", start)) >= 0:
+            yield self._decode(start, end)
+            start = end + 1
+        if start < self._size:
+            yield self._decode(start, self._size)
+
+    def splitlines(self, keepends: bool = False) -> list[str]:
+        return str(self).splitlines(keepends)
+
+    def split(self, separator: str | None = None, maxsplit: int = -1) -> list[str]:
+        return str(self).split(separator, maxsplit)
+
+    def lower(self) -> str:
+        return str(self).lower()
+
+    def upper(self) -> str:
+        return str(self).upper()
+
+    def strip(self, characters: str | None = None) -> str:
+        return str(self).strip(characters)
+
+    def replace(self, old: str, new: str, count: int = -1) -> str:
+        return str(self).replace(old, new, count)
+
+    def finditer(self, pattern: str | re.Pattern[str], flags: int = 0) -> Iterator[Match]:
+        """Matches in order, as `re.finditer` on the whole `str` would give them."""
+        compiled = re.compile(pattern, flags)
+        start, width = 0, WINDOW
+        while True:
+            before = min(start, 1024)
+            window = self[start - before : start + width]
+            last = start + width >= self._length
+            safe = len(window) if last else len(window) - MARGIN
+            position, grow = before, False
+            for match in compiled.finditer(window, before):
+                if match.end() > safe or (match.start() == match.end() == len(window) and not last):
+                    grow = match.start() <= before
+                    position = match.start()
+                    break
+                yield Match(match, start - before)
+                position = match.end() + (match.start() == match.end())
+            else:
+                position = max(position, safe)
+            if last:
+                return
+            start += position - before
+            width = 2 * width if grow else WINDOW
+
+    def findall(self, pattern: str | re.Pattern[str], flags: int = 0) -> list[Any]:
+        found = []
+        for match in self.finditer(pattern, flags):
+            groups = match.groups("")
+            found.append(groups if len(groups) > 1 else groups[0] if groups else match.group())
+        return found
+
+    def search(self, pattern: str | re.Pattern[str], flags: int = 0) -> Match | None:
+        return next(self.finditer(pattern, flags), None)
+
+    def match(self, pattern: str | re.Pattern[str], flags: int = 0) -> re.Match[str] | None:
+        return re.compile(pattern, flags).match(self[:WINDOW])
+
+
+class Match:
+    """A match whose positions are those in the whole text."""
+
+    def __init__(self, match: re.Match[str], offset: int) -> None:
+        self._match = match
+        self._offset = offset
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._match, name)
+
+    def __getitem__(self, group: int | str) -> str:
+        return self._match[group]
+
+    def start(self, group: int | str = 0) -> int:
+        found = self._match.start(group)
+        return found if found < 0 else found + self._offset
+
+    def end(self, group: int | str = 0) -> int:
+        found = self._match.end(group)
+        return found if found < 0 else found + self._offset
+
+    def span(self, group: int | str = 0) -> tuple[int, int]:
+        return self.start(group), self.end(group)
+
+    def __repr__(self) -> str:
+        return f"<Match span={self.span()} match={self.group()!r}>"
+
+
+def teach_re() -> None:
+    """Let the functions of `re` take a `Text` where they take a `str`."""
+    for name in ("search", "match", "findall", "finditer"):
+        setattr(re, name, _either(name, getattr(re, name)))
+
+
+def _either(name: str, original: Any) -> Any:
+    def function(pattern: Any, string: Any, flags: Any = 0) -> Any:
+        if isinstance(string, Text):
+            return getattr(string, name)(pattern, flags)
+        return original(pattern, string, flags)
+
+    function.__name__ = function.__qualname__ = name
+    function.__doc__ = original.__doc__
+    return function
+
+
+def _encoded(part: str) -> bytes:
+    if not isinstance(part, str):
+        raise TypeError(f"must be str, not {type(part).__name__}")
+    return part.encode("utf-8", "surrogatepass")

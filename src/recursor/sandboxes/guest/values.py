@@ -1,0 +1,211 @@
+"""Plain Python values <-> bytes, exactly, without pickle.
+
+A value is None, bool, int of any size, float (NaN and infinities too), complex, str (lone
+surrogates too), bytes, list, tuple, dict with any plain keys, set, frozenset, or a date, time,
+datetime, timedelta, Decimal or Fraction; nested to `MAX_DEPTH`. It comes back equal and of the
+same type (a subclass comes back as the plain type below it).
+
+The bytes are either of three forms: "text" (UTF-8, surrogates allowed), "bytes", or "values": JSON
+in which everything that JSON lacks is an object with the single key "$". `decode` is safe on
+hostile bytes: it returns a value or raises ValueError, never anything else, in bounded memory.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from collections.abc import Callable
+from datetime import date, datetime, time, timedelta, timezone
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any
+
+MAX_DEPTH = 200
+MAX_CONTAINERS = 3_000_000
+_SMALL_INT = 1 << 53
+
+
+class NotPlain(TypeError):
+    """The value holds something that cannot leave the REPL; the text says what and where."""
+
+    __module__ = "builtins"  # a traceback then shows the bare name
+
+
+def encode(value: Any) -> tuple[str, bytes]:
+    """Return (form, bytes).
+
+    Raises:
+        NotPlain: an unknown type, a cycle, or too deep; named with its path, as in `answer["x"][3]`.
+    """
+    if isinstance(value, str):
+        return "text", str.encode(value, "utf-8", "surrogatepass")
+    if isinstance(value, bytes | bytearray | memoryview):
+        return "bytes", bytes(value)
+    return "values", json.dumps(_plain(value, [], set())).encode("ascii")
+
+
+def decode(form: str, data: bytes) -> Any:
+    """Return the value that `encode` was given. Raises ValueError on anything else."""
+    if form == "text":
+        return data.decode("utf-8", "surrogatepass")
+    if form == "bytes":
+        return bytes(data)
+    if form != "values":
+        raise ValueError(f"unknown form {form!r}")
+    if data.count(b"{") + data.count(b"[") > MAX_CONTAINERS:
+        raise ValueError(f"more than {MAX_CONTAINERS:,} containers")
+    try:
+        return _revive(json.loads(data), 0)
+    except (TypeError, KeyError, ArithmeticError, RecursionError, AttributeError) as error:
+        raise ValueError(f"not an encoded value: {type(error).__name__}") from None
+
+
+def _plain(value: Any, path: list[str], above: set[int]) -> Any:
+    kind = type(value)
+    if kind is str or kind is bool or value is None:
+        return value
+    if isinstance(value, int):
+        number = int(value)
+        return number if -_SMALL_INT < number < _SMALL_INT else {"$": ["int", hex(number)]}
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else {"$": ["float", repr(float(value))]}
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, list | tuple | dict | set | frozenset):
+        return _container(value, path, above)
+    for plain_type, name, write in _SCALARS:
+        if isinstance(value, plain_type):
+            return {"$": [name, write(value)]}
+    raise NotPlain(
+        f"{_where(path)} is of type {kind.__module__}.{kind.__qualname__}, which cannot leave the REPL; "
+        f"convert it to plain values (str, numbers, list, dict, ...){_advice(value)}"
+    )
+
+
+def _container(value: Any, path: list[str], above: set[int]) -> Any:
+    if id(value) in above:
+        raise NotPlain(f"{_where(path)} contains itself; break the cycle before returning it")
+    if len(path) >= MAX_DEPTH:
+        raise NotPlain(f"{_where(path[:3])} is nested deeper than {MAX_DEPTH} levels; flatten it")
+    above.add(id(value))
+    try:
+        if isinstance(value, dict):
+            return _mapping(value, path, above)
+        items: list[Any] = []
+        append, scalar = items.append, _AS_IS
+        for index, item in enumerate(value):
+            if type(item) in scalar:
+                append(item)
+                continue
+            path.append(f"[{index}]")
+            append(_plain(item, path, above))
+            path.pop()
+    finally:
+        above.discard(id(value))
+    if isinstance(value, list):
+        return items
+    name = "tuple" if isinstance(value, tuple) else "frozenset" if isinstance(value, frozenset) else "set"
+    return {"$": [name, items]}
+
+
+def _mapping(value: dict[Any, Any], path: list[str], above: set[int]) -> Any:
+    plain: dict[str, Any] = {}
+    pairs: list[list[Any]] = []
+    as_pairs = "$" in value or any(type(key) is not str for key in value)
+    for key, item in value.items():
+        path.append(f"[{_brief(key)}]")
+        encoded = _plain(item, path, above)
+        if as_pairs:
+            pairs.append([_plain(key, path, above), encoded])
+        else:
+            plain[key] = encoded
+        path.pop()
+    return {"$": ["dict", pairs]} if as_pairs else plain
+
+
+def _revive(value: Any, depth: int) -> Any:
+    if depth > 2 * MAX_DEPTH + 4:
+        raise ValueError("nested too deep")
+    if isinstance(value, list):
+        return [item if type(item) in _AS_IS else _revive(item, depth + 1) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if "$" not in value:
+        return {key: _revive(item, depth + 1) for key, item in value.items()}
+    if len(value) != 1:
+        raise ValueError("a tagged value has one key")
+    name, data = value["$"]
+    if name == "dict":
+        return {_revive(key, depth + 1): _revive(item, depth + 1) for key, item in data}
+    if name in _COLLECTIONS:
+        return _COLLECTIONS[name](_revive(item, depth + 1) for item in data)
+    if not isinstance(data, str) or name not in _READERS:
+        raise ValueError("an unknown tag")
+    return _READERS[name](data)
+
+
+def _where(path: list[str]) -> str:
+    return "the value" if not path else "value" + "".join(path[:12]) + ("..." if len(path) > 12 else "")
+
+
+def _brief(key: Any) -> str:
+    text = repr(key) if isinstance(key, str | int | float | bool | tuple | None) else type(key).__name__
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _advice(value: Any) -> str:
+    for method, call in (("tolist", ".tolist()"), ("to_dict", ".to_dict()"), ("isoformat", ".isoformat()")):
+        if hasattr(type(value), method):
+            return f", for instance with {call}"
+    if hasattr(type(value), "__dataclass_fields__"):
+        return ", for instance with dataclasses.asdict(value)"
+    if hasattr(type(value), "__next__"):
+        return ", for instance with list(value)"
+    return ""
+
+
+def _aware(value: datetime | time) -> str:
+    offset = value.utcoffset()
+    zone = timezone(offset) if offset is not None else None
+    return value.replace(tzinfo=zone).isoformat()
+
+
+def _duration(text: str) -> timedelta:
+    days, seconds, microseconds = (int(part) for part in text.split(","))
+    return timedelta(days, seconds, microseconds)
+
+
+def _ratio(text: str) -> Fraction:
+    numerator, denominator = text.split("/")
+    return Fraction(int(numerator, 16), int(denominator, 16))
+
+
+def _base64(text: str) -> bytes:
+    return base64.b64decode(text, validate=True)
+
+
+_AS_IS = frozenset({str, bool, type(None)})
+_COLLECTIONS: dict[str, Callable[[Any], Any]] = {"tuple": tuple, "set": set, "frozenset": frozenset}
+_SCALARS: list[tuple[Any, str, Callable[[Any], str]]] = [
+    ((bytes, bytearray, memoryview), "bytes", lambda value: base64.b64encode(bytes(value)).decode("ascii")),
+    (datetime, "datetime", _aware),
+    (date, "date", date.isoformat),
+    (time, "time", _aware),
+    (timedelta, "timedelta", lambda value: f"{value.days},{value.seconds},{value.microseconds}"),
+    (Decimal, "decimal", str),
+    (Fraction, "fraction", lambda value: f"{value.numerator:x}/{value.denominator:x}"),
+    (complex, "complex", lambda value: f"{value.real!r},{value.imag!r}"),
+]
+_READERS: dict[str, Callable[[str], Any]] = {
+    "int": lambda text: int(text, 16),
+    "float": float,
+    "bytes": _base64,
+    "datetime": datetime.fromisoformat,
+    "date": date.fromisoformat,
+    "time": time.fromisoformat,
+    "timedelta": _duration,
+    "decimal": Decimal,
+    "fraction": _ratio,
+    "complex": lambda text: complex(*(float(part) for part in text.split(","))),
+}

@@ -1,0 +1,230 @@
+"""The REPL: one persistent namespace that runs code blocks for the host.
+
+`serve(rpc_fd, aux_fd)` is the entry; the sandbox calls it after it has locked itself in. Nothing
+here is a boundary: code of a model runs in this very interpreter and can change all of it.
+"""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import builtins
+import inspect
+import linecache
+import os
+import signal
+import socket
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from . import contexts
+from .capture import KEEP, Capture
+from .channel import Channel, leave
+from .names import Names, Submitted, make_module
+
+_OURS = os.path.dirname(os.path.abspath(__file__))
+_MAX_ERROR = 6000
+_FLAGS = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+
+
+class Worker:
+    """Serves one REPL over a channel, one command at a time.
+
+    Args:
+        redirect: makes prints go to `capture`; called before each block, which may have undone it.
+    """
+
+    def __init__(self, channel: Channel, capture: Capture, redirect: Callable[[], None]) -> None:
+        self._channel = channel
+        self._capture = capture
+        self._redirect = redirect
+        self._module = make_module("__main__")
+        self._namespace = self._module.__dict__
+        self._names = Names(self._namespace, channel, self._submit)
+        self._submission: dict[str, Any] | None = None
+        self._cells = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self.running = False
+
+    @property
+    def module(self) -> Any:
+        return self._module
+
+    def serve(self) -> None:
+        """Answer commands until the channel closes."""
+        commands: dict[str, Callable[[dict[str, Any], bytes], None]] = {
+            "run": self._run, "load": self._load, "draft": self._draft, "tools": self._tools,
+        }  # fmt: skip
+        while True:
+            try:
+                header, body = self._channel.commands.get()
+                if header["op"] == "bye":
+                    return
+                commands[header["op"]](header, body)
+            except KeyboardInterrupt:
+                continue
+
+    def _tools(self, header: dict[str, Any], _body: bytes) -> None:
+        for name in header["names"]:
+            self._names.reserve_tool(name)
+
+    def _load(self, header: dict[str, Any], _body: bytes) -> None:
+        number = header["id"]
+        try:
+            value = contexts.load(self._channel.receive_descriptor(), header["form"], header["size"])
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with the data, the host must hear of it
+            self._channel.send(
+                {"op": "failed", "re": number, "error": f"{type(error).__name__}: {error}"[:1000]}
+            )
+            return
+        self._names.reserve(header["name"], value)
+        self._channel.send({"op": "loaded", "re": number, **contexts.describe(value)})
+
+    def _draft(self, header: dict[str, Any], _body: bytes) -> None:
+        try:
+            sent = self._channel.send_value(header["id"], self._names.answer.get("content"))
+        except Exception:  # noqa: BLE001 - a draft that cannot leave is no draft
+            sent = None
+        self._channel.send({"op": "drafted", "re": header["id"], "answer": sent})
+
+    def _submit(self, value: Any) -> None:
+        if self._submission is None:
+            self._submission = self._channel.send_value(self._number, value)
+
+    def _run(self, header: dict[str, Any], body: bytes) -> None:
+        self._number = header["id"]
+        self._submission = None
+        error: str | None = None
+        notes: list[str] = []
+        self._names.begin_block()
+        self._redirect()
+        try:
+            try:
+                self.running = True
+                self._execute(body.decode("utf-8", "surrogatepass"))
+                self._names.end_block()
+            finally:
+                self.running = False
+        except Submitted:
+            pass
+        except BaseException as raised:  # noqa: BLE001 - the model reads it; the REPL goes on
+            error = _explain(raised)
+        notes += self._names.restore()
+        head, omitted, tail = self._capture.take()
+        done = {
+            "op": "done", "re": self._number, "error": error and _printable(error), "notes": notes,
+            "head": _printable(head), "omitted": omitted, "tail": _printable(tail),
+            "answer": self._submission,
+        }  # fmt: skip
+        self._channel.send(done)
+
+    def _execute(self, source: str) -> None:
+        self._cells += 1
+        filename = f"<block {self._cells}>"
+        linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
+        tree = compile(source, filename, "exec", ast.PyCF_ONLY_AST | _FLAGS, dont_inherit=True)
+        assert isinstance(tree, ast.Module)
+        last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+        self._evaluate(compile(tree, filename, "exec", _FLAGS, dont_inherit=True))
+        if isinstance(last, ast.Expr):
+            value = self._evaluate(
+                compile(ast.Expression(last.value), filename, "eval", _FLAGS, dont_inherit=True)
+            )
+            self._show(value)
+
+    def _evaluate(self, code: Any) -> Any:
+        value = eval(code, self._namespace)  # noqa: S307 - running code is what a REPL is for
+        if code.co_flags & inspect.CO_COROUTINE and inspect.iscoroutine(value):
+            return self._await(value)
+        return value
+
+    def _await(self, coroutine: Any) -> Any:
+        if self._loop is None or self._loop.is_closed():
+            self._loop = asyncio.new_event_loop()
+            asyncio.set_event_loop(self._loop)
+        task = self._loop.create_task(coroutine)
+        try:
+            return self._loop.run_until_complete(task)
+        except BaseException:
+            if not task.done():
+                task.cancel()
+                self._loop.run_until_complete(asyncio.wait([task], timeout=0.2))
+            raise
+
+    def _show(self, value: Any) -> None:
+        if value is None:
+            return
+        self._namespace["_"] = value
+        if type(value) in (str, bytes) and len(value) > 2 * KEEP:
+            self._capture.write(repr(value[:KEEP]))
+            self._capture.skip(len(value) - 2 * KEEP)
+            self._capture.write(repr(value[-KEEP:]) + "\n")
+        else:
+            self._capture.write(repr(value) + "\n")
+
+
+def _explain(error: BaseException) -> str:
+    """The traceback as a person would want it: source lines, without our own frames."""
+    try:
+        report = traceback.TracebackException.from_exception(error, compact=True)
+        _strip(report, set())
+        text = "".join(report.format()).rstrip()
+    except BaseException:  # noqa: BLE001 - the exception's own __str__ may raise anything
+        text = f"{type(error).__name__}: (the exception's text could not be made)"
+    if isinstance(error, SystemExit):
+        text += "\n(exiting does not end the REPL: to submit an answer use FINAL(value))"
+    if len(text) > _MAX_ERROR:
+        half = _MAX_ERROR // 2
+        text = f"{text[:half]}\n... [{len(text) - 2 * half:,} characters left out] ...\n{text[-half:]}"
+    return text
+
+
+def _strip(report: traceback.TracebackException, seen: set[int]) -> None:
+    if id(report) in seen:
+        return
+    seen.add(id(report))
+    kept = [frame for frame in report.stack if not frame.filename.startswith(_OURS)]
+    report.stack[:] = [frame for frame in kept if "concurrent/futures" not in frame.filename]
+    for other in (report.__cause__, report.__context__):
+        if other is not None:
+            _strip(other, seen)
+    for other in report.exceptions or () if hasattr(report, "exceptions") else ():
+        _strip(other, seen)
+
+
+def _printable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _no_input(prompt: object = "") -> NoReturn:  # noqa: ARG001
+    raise EOFError("input() is not available here: nobody is at the keyboard")
+
+
+def serve(rpc_fd: int, aux_fd: int) -> NoReturn:
+    """Take over this process as the REPL of the host at the other end of `rpc_fd`."""
+    capture = Capture()
+    channel = Channel(socket.socket(fileno=rpc_fd), socket.socket(fileno=aux_fd), leave)
+
+    def redirect() -> None:
+        sys.stdout = sys.stderr = capture
+
+    worker = Worker(channel, capture, redirect)
+    sys.modules["__main__"] = worker.module
+    redirect()
+    sys.argv = [""]
+    builtins.input = _no_input
+    threading.stack_size(1 << 20)
+
+    def on_interrupt(_signal: int, _frame: object) -> None:
+        if worker.running:
+            raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, on_interrupt)
+    channel.start()
+    channel.send({"op": "ready"})
+    worker.serve()
+    leave()
+    raise AssertionError("unreachable")

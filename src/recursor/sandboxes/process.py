@@ -1,0 +1,48 @@
+"""The default sandbox: a hardened process, forked from a template in a few milliseconds.
+
+See `recursor.sandboxes.jail` for what is locked and `docs/sandbox.md` for what that means.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from recursor.protocols import Repl
+from recursor.sandboxes import jail
+from recursor.sandboxes.repl import WireRepl
+
+MEMORY = 2 << 30
+"""Bytes that a REPL may allocate, beside what its context needs."""
+PER_CONTEXT_BYTE = 6
+"""A text takes up to four bytes a character; code copies pieces of it."""
+SCRATCH = 64 << 20
+"""Bytes of the private /tmp."""
+
+
+class ProcessSandbox:
+    """Namespaces, Landlock, seccomp and rlimits around a forked interpreter (Linux).
+
+    Args:
+        memory: bytes each REPL may allocate, beside room for its context.
+        scratch: bytes of its private, non-executable /tmp.
+    """
+
+    def __init__(self, memory: int = MEMORY, scratch: int = SCRATCH) -> None:
+        self._memory = memory
+        self._scratch = scratch
+
+    async def open(self, *, tools: Sequence[str] = (), context_size: int = 0) -> Repl:
+        memory = self._memory + PER_CONTEXT_BYTE * context_size
+        zygote = await asyncio.to_thread(jail.shared)
+
+        async def spawn() -> jail.Spawned:
+            return await asyncio.to_thread(jail.spawn, memory=memory, scratch=self._scratch)
+
+        repl = WireRepl(spawn, zygote.isolation(memory), tools)
+        try:
+            await repl.start()
+        except BaseException:
+            await repl.close()
+            raise
+        return repl

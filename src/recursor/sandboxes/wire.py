@@ -1,0 +1,144 @@
+"""The host's end of the socket to a REPL: frames, typed and bounded.
+
+Every byte that comes in is hostile. A frame is two little-endian u32 (header length, body
+length), a JSON header of one of the types below, and a body of raw bytes. `Decoder.feed` either
+returns frames or raises `ProtocolError`, whatever it is fed; the caller then kills the sandbox.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+MAX_HEADER = 1 << 20
+MAX_BODY = 1 << 24
+MAX_VALUE = 1 << 29
+_HEAD = struct.Struct("<II")
+
+
+class ProtocolError(Exception):
+    """The sandbox sent what no worker of ours sends."""
+
+
+class Carried(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A value that came ahead in parts."""
+
+    form: str
+    size: int
+
+
+class _Frame(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="op"):
+    pass
+
+
+class Ready(_Frame, frozen=True, tag="ready"):
+    pass
+
+
+class Part(_Frame, frozen=True, tag="part"):
+    of: int
+
+
+class Loaded(_Frame, frozen=True, tag="loaded"):
+    re: int
+    type: str
+    size: str
+    preview: str
+
+
+class Failed(_Frame, frozen=True, tag="failed"):
+    re: int
+    error: str
+
+
+class Done(_Frame, frozen=True, tag="done"):
+    re: int
+    error: str | None
+    notes: list[str]
+    head: str
+    omitted: int
+    tail: str
+    answer: Carried | None
+
+
+class Drafted(_Frame, frozen=True, tag="drafted"):
+    re: int
+    answer: Carried | None
+
+
+class CallLlm(_Frame, frozen=True, tag="llm_query"):
+    id: int
+    model: str | None
+    schema: dict[str, Any] | None
+
+
+class CallRlm(_Frame, frozen=True, tag="rlm_query"):
+    id: int
+    model: str | None
+    schema: dict[str, Any] | None
+    value: Carried
+
+
+class CallTool(_Frame, frozen=True, tag="tool"):
+    id: int
+    name: str
+    value: Carried
+
+
+Frame = Ready | Part | Loaded | Failed | Done | Drafted | CallLlm | CallRlm | CallTool
+_decoder: msgspec.json.Decoder[Frame] = msgspec.json.Decoder(Frame)
+_encode = msgspec.json.Encoder().encode
+
+
+class Decoder:
+    """Bytes in, frames out (sans I/O)."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    @property
+    def pending(self) -> int:
+        """Bytes that wait for the rest of their frame."""
+        return len(self._buffer)
+
+    def feed(self, data: bytes) -> Iterator[tuple[Frame, bytes]]:
+        """Yield the frames that are complete now, with their bodies.
+
+        Raises:
+            ProtocolError: too long, not JSON, an unknown type, a missing or unknown field.
+        """
+        self._buffer += data
+        position = 0
+        try:
+            while len(self._buffer) - position >= _HEAD.size:
+                head, body = _HEAD.unpack_from(self._buffer, position)
+                if head > MAX_HEADER or body > MAX_BODY:
+                    raise ProtocolError(f"a frame of {head} + {body} bytes")
+                start = position + _HEAD.size
+                if len(self._buffer) < start + head + body:
+                    break
+                with memoryview(self._buffer) as view:
+                    frame, content = (
+                        _frame(view[start : start + head]),
+                        bytes(view[start + head : start + head + body]),
+                    )
+                position = start + head + body
+                yield frame, content
+        finally:
+            del self._buffer[:position]
+
+
+def _frame(header: memoryview) -> Frame:
+    try:
+        return _decoder.decode(header)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise ProtocolError(f"a bad frame: {str(error)[:200]}") from None
+
+
+def encode(header: dict[str, Any], body: bytes = b"") -> bytes:
+    """One frame for the worker."""
+    head = _encode(header)
+    return _HEAD.pack(len(head), len(body)) + head + body

@@ -1,0 +1,87 @@
+"""Which code a reply holds."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recursor.parse import Block, blocks, is_whole, runnable
+
+
+def codes(text: str) -> list[str]:
+    return [block.code for block in blocks(text)]
+
+
+def test_blocks_come_in_order_with_their_language() -> None:
+    text = "First\n```repl\nx = 1\n```\nthen\n```Python title=a\nprint(x)\n```\nand ```inline```."
+    assert blocks(text) == [Block("repl", "x = 1", True), Block("python", "print(x)", True)]
+
+
+def test_an_indented_fence_loses_its_indentation() -> None:
+    assert codes("1. look:\n   ```repl\n   for i in x:\n       print(i)\n   ```\n") == ["for i in x:\n    print(i)"]
+
+
+def test_a_fence_in_a_list_item_is_a_fence() -> None:
+    assert codes("- ```repl\n  x = 1\n  y = 2\n  ```") == ["x = 1\ny = 2"]
+
+
+def test_tildes_fence_as_backticks_do() -> None:
+    assert codes("~~~repl\nprint('```')\n~~~\n") == ["print('```')"]
+
+
+def test_a_longer_fence_holds_a_shorter_one() -> None:
+    assert codes("````repl\nx = 1\n```\ny = 2\n````") == ["x = 1\n```\ny = 2"]
+
+
+@pytest.mark.parametrize("quotes", ['"""', "'''"])
+def test_a_fence_inside_a_string_literal_closes_nothing(quotes: str) -> None:
+    code = f"report = {quotes}\n```python\nx\n```\n{quotes}\nprint(report)"
+    assert codes(f"```repl\n{code}\n```\nDone.\n```repl\ny = 2\n```") == [code, "y = 2"]
+
+
+def test_a_block_with_a_syntax_error_does_not_swallow_the_next() -> None:
+    assert codes("```repl\nx = (\n```\n\n```repl\ny = 2\n```") == ["x = (", "y = 2"]
+
+
+def test_an_open_string_that_no_later_fence_closes_ends_at_the_first() -> None:
+    assert codes('```repl\nx = """\n```\n\n```repl\ny = 2\n```')[0] == 'x = """'
+
+
+def test_an_unclosed_last_block_is_kept_and_marked() -> None:
+    assert blocks("```repl\nx = 1\ny = 2") == [Block("repl", "x = 1\ny = 2", False)]
+
+
+def test_windows_line_ends_close_fences_too() -> None:
+    assert codes("```repl\r\nx = 1\r\n```\r\n") == ["x = 1"]
+
+
+def test_other_languages_are_told_apart() -> None:
+    run, others = runnable("```json\n{}\n```\n```repl\nx\n```\n```\nplain\n```", ("repl", "python"))
+    assert [block.code for block in run] == ["x"]
+    assert [block.language for block in others] == ["json", ""]
+
+
+def test_whitespace_inside_a_string_literal_survives() -> None:
+    code = 'x = """a\n   \n  b"""'
+    assert codes(f"```repl\n{code}\n```") == [code]
+
+
+@pytest.mark.parametrize(("code", "whole"), [("x = 1", True), ("x = (", False), ('x = """a', False), ("", True)])
+def test_whole_code_is_told_from_code_that_was_cut(code: str, whole: bool) -> None:
+    assert is_whole(code) is whole
+
+
+_PIECES = st.sampled_from(["```", "~~~", "```repl", "   ```python", "x = 1", '"""', "'''", "\n", "\r\n", " ", "\0", "é", "("])
+
+
+@given(st.lists(_PIECES | st.text(), max_size=30).map("".join))
+def test_any_text_parses_and_every_line_of_code_is_in_it(text: str) -> None:
+    for block in blocks(text):
+        assert all(line.strip() in text for line in block.code.split("\n"))
+
+
+@given(st.text(st.characters(blacklist_characters="`~'\"\r\n", blacklist_categories=("Cs",))), st.text("` ~", max_size=3))
+def test_a_fenced_line_is_found_whatever_stands_around_it(line: str, around: str) -> None:
+    code = f"x = 1{' #' + line if line else ''}"
+    assert code in codes(f"{around[:2]}\n```repl\n{code}\n```\n{line}") or around[:2].strip(" ") == "~~~"
