@@ -36,7 +36,7 @@ _STATUS_OF = {
 _OVERFLOW = re.compile(
     r"context_length_exceeded|exceed_context_size|maximum context length|prompt is too long"
     r"|input is too long|exceeds? the (available )?context|context (window|size|length).{0,40}exceed"
-    r"|exceed.{0,60}context (window|size|length)|exceeds the maximum number of tokens allowed",
+    r"|exceed.{0,60}context (window|size|length|limit)|exceeds the maximum number of tokens allowed",
     re.IGNORECASE | re.DOTALL,
 )
 _NO_CREDIT = re.compile(r"insufficient_quota|credit balance is too low|billing_hard_limit", re.IGNORECASE)

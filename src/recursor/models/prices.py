@@ -62,6 +62,8 @@ def _tiers(provider: str | None, model: str) -> list[_Tier] | None:
     if provider is None:
         return None
     rows = _price_list().providers.get(provider, [])
+    if provider == "azure":  # where OpenAI's models cost what they cost at OpenAI
+        rows = [*rows, *_price_list().providers["openai"]]
     wanted = model.lower()
     # Exact names first: a prefix may be that of a dearer sister.
     for exact in (True, False):

@@ -44,6 +44,8 @@ class _Fault:
     message: str = ""
     kind: str | None = None
     how: Break | None = None
+    body: bytes | None = None
+    content_type: str = ""
 
 
 class _Refused(Exception):
@@ -134,6 +136,11 @@ class ModelServer:
         """Break the next `n` replies."""
         self._faults.extend(_Fault(how=how) for _ in range(n))
 
+    def send_next(self, body: bytes | Mapping[str, Any], content_type: str = "application/json") -> None:
+        """Answer the next request with these bytes, or with this JSON document, and status 200."""
+        data = body if isinstance(body, bytes) else _encode(body)
+        self._faults.append(_Fault(body=data, content_type=content_type))
+
     def __enter__(self) -> Self:
         started = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(started,), name="model server", daemon=True)
@@ -199,6 +206,8 @@ class ModelServer:
             fault = self._faults.popleft() if self._faults else _Fault()
             if fault.status:
                 raise _Refused(fault.status, fault.message, fault.kind, fault.headers)
+            if fault.body is not None:
+                return _bytes(fault.body, fault.content_type)
             if fault.how == "hang":
                 await asyncio.Event().wait()
             messages = wire.messages(body, request.headers)
@@ -218,7 +227,7 @@ class ModelServer:
         """Send a reply, whole or broken."""
         number = next(self._ids)
         if fault.how == "garbage":
-            return _page()
+            return _bytes(b"<html><body>Welcome to nginx!</body></html>", "text/html")
         if body.get("stream"):
             return await self._stream(request, wire.events(reply, body, number, self._piece), wire, fault)
         if fault.how == "error":
@@ -426,7 +435,8 @@ class _Messages:
         """Return an error object."""
         known = {
             400: "invalid_request_error", 401: "authentication_error", 403: "permission_error",
-            404: "not_found_error", 413: "request_too_large", 429: "rate_limit_error", 529: "overloaded_error",
+            404: "not_found_error", 413: "request_too_large",
+            429: "rate_limit_error", 529: "overloaded_error",
         }  # fmt: skip
         return {
             "type": "error",
@@ -507,10 +517,10 @@ def _json(status: int, document: Any, headers: Mapping[str, str] | None = None) 
     )
 
 
-def _page() -> web.Response:
+def _bytes(data: bytes, content_type: str) -> web.Response:
     from aiohttp import web  # noqa: PLC0415  # see ModelServer._serve
 
-    return web.Response(text="<html><body>Welcome to nginx!</body></html>", content_type="text/html")
+    return web.Response(body=data, content_type=content_type)
 
 
 async def _half(request: web.Request, data: bytes) -> web.StreamResponse:
