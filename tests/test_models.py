@@ -523,6 +523,24 @@ def test_a_model_is_used_from_one_event_loop_after_another_and_leaves_nothing_op
         assert [asyncio.run(ask()) for _ in range(3)] == ["again"] * 3
 
 
+def test_a_process_whose_loop_runs_in_a_thread_ends_without_complaint() -> None:
+    code = """
+import asyncio, threading
+from recursor import models
+from recursor.testing import ModelServer
+from recursor.types import Message
+loop = asyncio.new_event_loop()
+threading.Thread(target=loop.run_forever, daemon=True).start()
+with ModelServer(lambda messages: "hi") as server:
+    query = models.resolve("openai/m", base_url=server.url).query([Message("user", "a")])
+    print(asyncio.run_coroutine_threadsafe(query, loop).result(10).text)
+"""
+    ended = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False
+    )
+    assert (ended.stdout, ended.stderr, ended.returncode) == ("hi\n", "", 0)
+
+
 async def test_a_cancelled_query_ends_at_once_and_its_connection_is_gone() -> None:
     asked = asyncio.Event()
     loop = asyncio.get_running_loop()

@@ -11,10 +11,13 @@ Does not retry (`recursor.models.retry`) and does not bound concurrency: the eng
 from __future__ import annotations
 
 import asyncio
+import atexit
+import contextlib
+import functools
 import io
+import os
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import urlsplit
 
@@ -41,7 +44,7 @@ _open: dict[asyncio.AbstractEventLoop, aiohttp.ClientSession] = {}
 
 
 async def session() -> aiohttp.ClientSession:
-    """Return the running loop's session. It closes with `close`, or when the loop shuts down."""
+    """Return the running loop's session. It closes with `close`, or when the loop or the process ends."""
     loop = asyncio.get_running_loop()
     found = _open.get(loop)
     if found is not None and not found.closed:
@@ -52,6 +55,7 @@ async def session() -> aiohttp.ClientSession:
     # An async generator, since asyncio closes those before it closes the loop.
     holder = _hold()
     opened = await anext(holder)
+    _register(os.getpid())
     _sessions[loop], _open[loop] = holder, opened
     return opened
 
@@ -71,6 +75,22 @@ async def close() -> None:
     holder = _sessions.pop(loop, None)
     if holder is not None:
         await holder.aclose()
+
+
+@functools.cache
+def _register(process: int) -> None:
+    """Have a process close its sessions at its end. A fork registers anew."""
+    atexit.register(_close_all, process)
+
+
+def _close_all(process: int) -> None:
+    """Close what loops of other threads hold, at the end of the process: aiohttp complains otherwise."""
+    if os.getpid() != process:  # a fork has its parent's loops, but not the threads that run them
+        return
+    for loop in list(_open):
+        if loop.is_running():
+            with contextlib.suppress(TimeoutError):
+                asyncio.run_coroutine_threadsafe(close(), loop).result(1.0)
 
 
 class Endpoint:
@@ -156,7 +176,7 @@ class Endpoint:
             for event in parser.close():
                 yield _cleaned(event, secret)
 
-    @asynccontextmanager
+    @contextlib.asynccontextmanager
     async def _exchange(
         self, body: Mapping[str, Any], request: Request
     ) -> AsyncIterator[tuple[aiohttp.ClientResponse, str | None]]:
