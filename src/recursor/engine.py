@@ -69,10 +69,11 @@ class Engine:
         run = Run(self, parent)
         size = sum(source.size for source in contexts.values())
         repl = await self.sandbox.open(tools=list(self.tools), context_size=size)
-        hashing = asyncio.ensure_future(run.hash(contexts))
+        hashing: asyncio.Future[None] | None = None
         try:
             infos = [await repl.load(name, source) for name, source in contexts.items()]
             self.sink.emit(run.started(question, infos, repl.isolation))
+            hashing = asyncio.ensure_future(run.hash(contexts))
             opening = prompt.opening(
                 self.dialect, question, infos, tools=[tool.signature for tool in self.tools.values()],
                 recursive=run.may_recurse, expected=expected.text,
@@ -90,7 +91,8 @@ class Engine:
             completion = await loop.run(opening, parts)
             await hashing
         except BaseException as error:
-            hashing.cancel()
+            if hashing is not None:
+                hashing.cancel()
             await run.ended(None, f"{type(error).__name__}: {error}")
             if isinstance(error, RLMError):
                 error.run_id = run.id

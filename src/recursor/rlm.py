@@ -22,7 +22,6 @@ from recursor.protocols import Model, Sandbox, Sink
 from recursor.schema import shape
 from recursor.sinks import Fanout, QueueSink
 from recursor.tools import Tool, collect
-from recursor.trajectory.store import resolve_store
 from recursor.types import Completion, Event
 
 
@@ -69,7 +68,7 @@ class RLM:
         sub = root if sub_model is None else _model(sub_model, "sub_model", base_url, api_key)
         if limits.max_cost is not None:
             _check_prices(root, sub)
-        recorded = resolve_store(store)
+        recorded = _store(store)
         self._engine = Engine(
             model=root,
             sub_model=sub,
@@ -168,10 +167,18 @@ def _model(model: Any, name: str, base_url: str | None, api_key: str | None) -> 
     return model
 
 
+def _store(store: Any) -> Sink | None:
+    if store is None:
+        return None
+    from recursor.trajectory.store import resolve_store  # noqa: PLC0415 - imports sqlite3
+
+    return resolve_store(store)
+
+
 def _sandbox(sandbox: str | Sandbox) -> Sandbox:
     if not isinstance(sandbox, str):
         return sandbox
-    made: Sandbox = plugins.load(sandbox, group="recursor.sandboxes", kind="sandbox")()
+    made: Sandbox = plugins.load("recursor.sandboxes", sandbox)()
     return made
 
 

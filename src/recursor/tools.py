@@ -92,6 +92,14 @@ def collect(functions: Iterable[Callable[..., Any] | Tool]) -> dict[str, Tool]:
     return found
 
 
+def _signature(function: Any) -> inspect.Signature:
+    """With the annotations as written, where they can be resolved."""
+    try:
+        return inspect.signature(function, eval_str=True)
+    except Exception:  # noqa: BLE001 - evaluating a string annotation may raise anything
+        return inspect.signature(function)
+
+
 def _made(function: Any, name: str | None) -> Tool:
     if not callable(function):
         raise ConfigError(f"tools: {function!r} is not a function")
@@ -99,5 +107,5 @@ def _made(function: Any, name: str | None) -> Tool:
     if not called.isidentifier() or keyword.iskeyword(called):
         raise ConfigError(f"tools: {called!r} is no name for a function; pass one with @tool(name=...)")
     documentation = (inspect.getdoc(function) or "").strip().split("\n", 1)[0]
-    line = f"`{called}{inspect.signature(function)}`"
+    line = f"`{called}{_signature(function)}`"
     return Tool(called, function, f"{line}: {documentation}" if documentation else line)

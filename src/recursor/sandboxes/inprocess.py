@@ -58,14 +58,13 @@ class _Thread:
     output: int | None = None
 
     def __init__(self) -> None:
-        _route_prints()
         self.rpc, rpc = socket.socketpair()
         self.aux, aux = socket.socketpair()
         channel = Channel(rpc, aux, self._hang_up)
         self._channel = channel
         self._inner = (rpc, aux)
         capture = Capture()
-        self._worker = worker.Worker(channel, capture, lambda: None)
+        self._worker = worker.Worker(channel, capture, _route_prints)
         self._thread = threading.Thread(
             target=self._serve, args=(capture,), daemon=True, name="recursor-repl"
         )

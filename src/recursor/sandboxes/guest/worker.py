@@ -62,10 +62,14 @@ class Worker:
             try:
                 header, body = self._channel.commands.get()
                 if header["op"] == "bye":
-                    return
+                    return self._close()
                 commands[header["op"]](header, body)
             except KeyboardInterrupt:
                 continue
+
+    def _close(self) -> None:
+        if self._loop is not None:
+            self._loop.close()
 
     def _tools(self, header: dict[str, Any], _body: bytes) -> None:
         for name in header["names"]:
