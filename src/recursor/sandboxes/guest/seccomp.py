@@ -1,0 +1,254 @@
+"""The system calls that code in a REPL may make: a seccomp filter, assembled here.
+
+An allow-list. A call that is known to be dangerous gets EPERM, which reads as "not allowed"; any
+other, also one that a later kernel invents, gets ENOSYS, for which C libraries have fallbacks. A
+call of a foreign architecture (32-bit, x32) kills the process: its numbers mean other things.
+
+The rules rest on the rest of the jail: `kill` is allowed because the process has a pid namespace
+of its own, `open` because there is nothing to open. Descriptors that the host passes in are
+of the host, so calls that change the file behind a descriptor (fchmod, futimens, flock) are not.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import struct
+from dataclasses import dataclass
+
+from . import linux
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Where the numbers of system calls differ."""
+
+    audit: int
+    """The AUDIT_ARCH_* constant that the kernel gives to filters."""
+    seccomp: int
+    """The number of seccomp(2)."""
+    first_foreign: int
+    """From this number on calls are of another convention (x32)."""
+    numbers: dict[str, int]
+
+
+def _table(text: str) -> dict[str, int]:
+    words = text.split()
+    return dict(zip(words[::2], map(int, words[1::2]), strict=True))
+
+
+def _names(text: str) -> list[str]:
+    return text.split()
+
+
+X86_64 = Architecture(
+    audit=0xC000003E,
+    seccomp=317,
+    first_foreign=0x40000000,
+    numbers=_table("""
+    read 0 write 1 open 2 close 3 stat 4 fstat 5 lstat 6 poll 7 lseek 8 mmap 9 mprotect 10 munmap 11 brk 12
+    rt_sigaction 13 rt_sigprocmask 14 rt_sigreturn 15 ioctl 16 pread64 17 pwrite64 18 readv 19 writev 20
+    access 21 pipe 22 select 23 sched_yield 24 mremap 25 msync 26 mincore 27 madvise 28 shmget 29 shmat 30
+    shmctl 31 dup 32 dup2 33 pause 34 nanosleep 35 getitimer 36 alarm 37 setitimer 38 getpid 39 sendfile 40
+    socket 41 connect 42 accept 43 sendto 44 recvfrom 45 sendmsg 46 recvmsg 47 shutdown 48 bind 49 listen 50
+    getsockname 51 getpeername 52 socketpair 53 setsockopt 54 getsockopt 55 clone 56 fork 57 vfork 58
+    execve 59 exit 60 wait4 61 kill 62 uname 63 semget 64 msgget 68 fcntl 72 flock 73 fsync 74 fdatasync 75
+    truncate 76 ftruncate 77 getdents 78 getcwd 79 chdir 80 fchdir 81 rename 82 mkdir 83 rmdir 84 creat 85
+    link 86 unlink 87 symlink 88 readlink 89 chmod 90 fchmod 91 chown 92 fchown 93 lchown 94 umask 95
+    gettimeofday 96 getrlimit 97 getrusage 98 sysinfo 99 times 100 ptrace 101 getuid 102 syslog 103 getgid 104
+    setuid 105 setgid 106 geteuid 107 getegid 108 setpgid 109 getppid 110 getpgrp 111 setsid 112 setreuid 113
+    setregid 114 getgroups 115 setgroups 116 setresuid 117 getresuid 118 setresgid 119 getresgid 120
+    getpgid 121 setfsuid 122 setfsgid 123 getsid 124 capget 125 capset 126 rt_sigpending 127
+    rt_sigtimedwait 128 rt_sigsuspend 130 sigaltstack 131 utime 132 mknod 133 personality 135 statfs 137
+    fstatfs 138 getpriority 140 setpriority 141 sched_getparam 143 sched_getscheduler 145
+    sched_get_priority_max 146 sched_get_priority_min 147 mlock 149 munlock 150 pivot_root 155 prctl 157
+    arch_prctl 158 setrlimit 160 chroot 161 acct 163 mount 165 umount2 166 swapon 167 reboot 169
+    sethostname 170 setdomainname 171 init_module 175 delete_module 176 gettid 186 setxattr 188 lsetxattr 189
+    fsetxattr 190 tkill 200 time 201 futex 202 sched_setaffinity 203 sched_getaffinity 204 epoll_create 213
+    getdents64 217 set_tid_address 218 restart_syscall 219 fadvise64 221 timer_create 222 timer_settime 223
+    timer_gettime 224 timer_getoverrun 225 timer_delete 226 clock_settime 227 clock_gettime 228
+    clock_getres 229 clock_nanosleep 230 exit_group 231 epoll_wait 232 epoll_ctl 233 tgkill 234 utimes 235
+    mq_open 240 kexec_load 246 waitid 247 add_key 248 request_key 249 keyctl 250 openat 257 mkdirat 258
+    mknodat 259 fchownat 260 futimesat 261 newfstatat 262 unlinkat 263 renameat 264 linkat 265 symlinkat 266
+    readlinkat 267 fchmodat 268 faccessat 269 pselect6 270 ppoll 271 unshare 272 set_robust_list 273
+    get_robust_list 274 splice 275 tee 276 vmsplice 278 utimensat 280 epoll_pwait 281 signalfd 282
+    timerfd_create 283 eventfd 284 fallocate 285 timerfd_settime 286 timerfd_gettime 287 accept4 288
+    signalfd4 289 eventfd2 290 epoll_create1 291 dup3 292 pipe2 293 preadv 295 pwritev 296
+    perf_event_open 298 fanotify_init 300 prlimit64 302 name_to_handle_at 303 open_by_handle_at 304 setns 308
+    getcpu 309 process_vm_readv 310 process_vm_writev 311 kcmp 312 finit_module 313 renameat2 316
+    seccomp 317 getrandom 318 memfd_create 319 bpf 321 execveat 322 userfaultfd 323 membarrier 324
+    copy_file_range 326 preadv2 327 pwritev2 328 statx 332 rseq 334 pidfd_send_signal 424 io_uring_setup 425
+    io_uring_enter 426 io_uring_register 427 open_tree 428 move_mount 429 fsopen 430 pidfd_open 434 clone3 435
+    close_range 436 pidfd_getfd 438 faccessat2 439 process_madvise 440 epoll_pwait2 441 mount_setattr 442
+    landlock_create_ruleset 444 landlock_add_rule 445 landlock_restrict_self 446 memfd_secret 447
+    """),
+)
+
+ARCHITECTURES = {"x86_64": X86_64}
+"""By the name that uname(2) gives. A name in the lists below that a table lacks has no such call there."""
+
+ALLOWED = _names("""
+    futex read write recvfrom poll mmap munmap clock_gettime brk madvise
+    close lseek mprotect mremap msync mincore mlock munlock
+    pread64 pwrite64 readv writev preadv pwritev preadv2 pwritev2
+    fstat stat lstat newfstatat statx access faccessat faccessat2 getcwd chdir fchdir
+    getdents getdents64 statfs fstatfs
+    open openat creat mkdir mkdirat rmdir rename renameat renameat2 symlink symlinkat link linkat unlink unlinkat
+    readlink readlinkat truncate ftruncate fallocate fsync fdatasync umask copy_file_range sendfile fadvise64
+    chmod fchmodat utime utimes dup dup2 dup3 pipe pipe2 close_range
+    select pselect6 ppoll epoll_create epoll_create1 epoll_ctl epoll_wait epoll_pwait epoll_pwait2 eventfd eventfd2
+    timerfd_create timerfd_settime timerfd_gettime signalfd signalfd4
+    sendmsg recvmsg shutdown getsockopt setsockopt getsockname getpeername
+    rt_sigaction rt_sigprocmask rt_sigreturn rt_sigpending rt_sigtimedwait rt_sigsuspend sigaltstack
+    kill tkill tgkill pause alarm getitimer setitimer
+    timer_create timer_settime timer_gettime timer_getoverrun timer_delete
+    nanosleep clock_nanosleep clock_getres gettimeofday time times getcpu
+    sched_yield sched_getaffinity sched_setaffinity sched_getparam sched_getscheduler getpriority
+    sched_get_priority_max sched_get_priority_min
+    getpid getppid gettid getuid geteuid getgid getegid getresuid getresgid getgroups getpgrp getpgid getsid
+    setpgid setsid uname sysinfo getrlimit getrusage getrandom
+    set_robust_list get_robust_list rseq set_tid_address membarrier arch_prctl restart_syscall
+    wait4 waitid exit exit_group
+""")
+
+DENIED = _names("""
+    socket connect accept accept4 bind listen execve execveat fork vfork ptrace process_vm_readv process_vm_writev
+    kcmp pidfd_open pidfd_getfd pidfd_send_signal process_madvise memfd_create memfd_secret
+    unshare setns mount umount2 pivot_root chroot open_tree move_mount fsopen mount_setattr
+    setuid setgid setreuid setregid setresuid setresgid setfsuid setfsgid setgroups capset personality
+    keyctl add_key request_key io_uring_setup io_uring_enter io_uring_register
+    bpf perf_event_open userfaultfd seccomp landlock_create_ruleset landlock_add_rule landlock_restrict_self
+    shmget shmat shmctl semget msgget mq_open name_to_handle_at open_by_handle_at fanotify_init
+    splice tee vmsplice fchmod chown fchown lchown fchownat futimesat mknod mknodat setxattr lsetxattr fsetxattr flock
+    setpriority setrlimit sethostname setdomainname clock_settime acct swapon reboot syslog
+    init_module finit_module delete_module kexec_load
+""")
+
+_CLONE_THREAD = 0x10000
+_NAMESPACES = (
+    linux.NEWNS | linux.NEWCGROUP | linux.NEWUTS | linux.NEWIPC | linux.NEWUSER | linux.NEWPID | linux.NEWNET
+)
+_IOCTLS = [0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451]
+"""TCGETS and TIOCGWINSZ (isatty), FIONREAD, FIONBIO, FIONCLEX, FIOCLEX."""
+_FCNTLS = [0, 1, 2, 3, 4, 5, 6, 7, 36, 37, 38, 1030, 1032, 1034]
+"""Duplicating, flags, record locks, sizes and seals read; no leases, owners or pipe sizes."""
+_PRCTLS = [3, 15, 16, 23, 0x53564D41]
+"""GET_DUMPABLE, SET_NAME, GET_NAME, CAPBSET_READ, SET_VMA (names of maps, by malloc)."""
+
+_LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _AND, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x54, 0x06
+_ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
+_EPERM, _ENOSYS, _ENOTTY = _ERRNO | errno.EPERM, _ERRNO | errno.ENOSYS, _ERRNO | errno.ENOTTY
+_NUMBER, _ARCH = 0, 4
+_AF_UNIX, _SOCK_STREAM, _TYPE_MASK, _AT_EMPTY_PATH = 1, 1, 0xF, 0x1000
+
+
+def _op(code: int, operand: int, jump_true: int = 0, jump_false: int = 0) -> bytes:
+    return struct.pack("=HBBI", code, jump_true, jump_false, operand)
+
+
+def _low(argument: int) -> int:
+    """Offset of the low half of an argument: arguments are 64 bits wide, little-endian."""
+    return 16 + 8 * argument
+
+
+def _one_of(argument: int, values: list[int], otherwise: int) -> list[bytes]:
+    """Allow when the argument is one of the values."""
+    tests = [_op(_EQUAL, value, len(values) - index, 0) for index, value in enumerate(values)]
+    return [_op(_LOAD, _low(argument)), *tests, _op(_RETURN, otherwise), _op(_RETURN, _ALLOW)]
+
+
+_CONDITIONAL: dict[str, list[bytes]] = {
+    # Threads, and neither processes nor namespaces. clone3 keeps its flags in memory, where a
+    # filter cannot look; on ENOSYS the C library uses clone.
+    "clone": [
+        _op(_LOAD, _low(0)),
+        _op(_ANY_BIT, _NAMESPACES, 2, 0),
+        _op(_ANY_BIT, _CLONE_THREAD, 0, 1),
+        _op(_RETURN, _ALLOW),
+        _op(_RETURN, _EPERM),
+    ],
+    "clone3": [_op(_RETURN, _ENOSYS)],
+    # Only streams: a datagram socket can be told where to send.
+    "socketpair": [
+        _op(_LOAD, _low(0)),
+        _op(_EQUAL, _AF_UNIX, 0, 4),
+        _op(_LOAD, _low(1)),
+        _op(_AND, _TYPE_MASK),
+        _op(_EQUAL, _SOCK_STREAM, 0, 1),
+        _op(_RETURN, _ALLOW),
+        _op(_RETURN, _EPERM),
+    ],
+    # Without an address.
+    "sendto": [
+        _op(_LOAD, _low(4)),
+        _op(_EQUAL, 0, 0, 3),
+        _op(_LOAD, _low(4) + 4),
+        _op(_EQUAL, 0, 0, 1),
+        _op(_RETURN, _ALLOW),
+        _op(_RETURN, _EPERM),
+    ],
+    # With a path: without one it changes the file behind a descriptor.
+    "utimensat": [
+        _op(_LOAD, _low(3)),
+        _op(_ANY_BIT, _AT_EMPTY_PATH, 4, 0),
+        _op(_LOAD, _low(1)),
+        _op(_EQUAL, 0, 0, 3),
+        _op(_LOAD, _low(1) + 4),
+        _op(_EQUAL, 0, 0, 1),
+        _op(_RETURN, _EPERM),
+        _op(_RETURN, _ALLOW),
+    ],
+    "ioctl": _one_of(1, _IOCTLS, _ENOTTY),
+    "fcntl": _one_of(1, _FCNTLS, _EPERM),
+    "prctl": _one_of(0, _PRCTLS, _EPERM),
+    # Of itself: pid 0, or 1, which every worker is in its own namespace. Hard limits only go down.
+    "prlimit64": _one_of(0, [0, 1], _EPERM),
+}
+
+
+class Filter:
+    """A compiled filter, ready to be installed in many processes.
+
+    Raises:
+        OSError: (ENOSYS) there is no table for this architecture.
+    """
+
+    def __init__(self, machine: str) -> None:
+        if machine not in ARCHITECTURES:
+            known = ", ".join(ARCHITECTURES)
+            raise OSError(errno.ENOSYS, f"no table of system calls for {machine}; there is one for {known}")
+        self._architecture = ARCHITECTURES[machine]
+        program = _assemble(self._architecture)
+        self._program = ctypes.create_string_buffer(program, len(program))
+        # struct sock_fprog: a count, padding, the address of the program.
+        self._header = struct.pack("=HxxxxxxQ", len(program) // 8, ctypes.addressof(self._program))
+        numbers = self._architecture.numbers
+        self.allowed = sum(name in numbers for name in ALLOWED)
+        """System calls that are allowed whatever their arguments."""
+        self.conditional = sum(name in numbers for name in _CONDITIONAL) - 1
+        """System calls that are allowed with some arguments; clone3 never is."""
+
+    def install(self) -> None:
+        """Bind this process to the filter for the rest of its life. Needs no_new_privs."""
+        set_mode_filter = 1
+        linux.syscall("seccomp", self._architecture.seccomp, set_mode_filter, 0, self._header)
+
+
+def _assemble(architecture: Architecture) -> bytes:
+    numbers = architecture.numbers
+    program = [
+        _op(_LOAD, _ARCH),
+        _op(_EQUAL, architecture.audit, 1, 0),
+        _op(_RETURN, _KILL),
+        _op(_LOAD, _NUMBER),
+        _op(_AT_LEAST, architecture.first_foreign, 0, 1),
+        _op(_RETURN, _KILL),
+    ]
+    bodies = {name: [_op(_RETURN, _ALLOW)] for name in ALLOWED}
+    bodies |= _CONDITIONAL
+    bodies |= {name: [_op(_RETURN, _EPERM)] for name in DENIED}
+    for name, body in bodies.items():
+        if name in numbers:
+            program += [_op(_EQUAL, numbers[name], 0, len(body)), *body]
+    program.append(_op(_RETURN, _ENOSYS))
+    return b"".join(program)

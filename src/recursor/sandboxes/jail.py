@@ -1,0 +1,483 @@
+"""Host side of the process sandbox: one template process, and workers forked from it.
+
+`spawn` hands over a worker that is locked in already; what it is locked into is in
+`guest/zygote.py` and in docs/sandbox.md. There is no weaker mode: what cannot be had raises
+`IsolationUnavailable`, which names the step that failed and what would help.
+
+All functions block for milliseconds and may be called from any thread. The template process is
+shared by the whole host process, started when it is first needed, replaced when it died, left
+alone by forked children, and ends with the host whatever ends that.
+"""
+
+from __future__ import annotations
+
+import atexit
+import errno
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from recursor.errors import ConfigError, IsolationUnavailable, SandboxError
+from recursor.sandboxes.guest import linux
+from recursor.types import Isolation
+
+_START = 30.0
+"""Seconds within which the template must be up, or a worker be there."""
+_END = 10.0
+"""Seconds within which what was killed must be gone."""
+_SMALLEST = 1 << 20
+_CONTROL = 3
+
+# A package of its own for the guest: importing `recursor` would bring much that has no place there.
+_BOOT: Final = """
+import sys, types
+guest = sys.modules["guest"] = types.ModuleType("guest")
+guest.__path__ = [sys.argv[1]]
+from guest import zygote
+zygote.main(int(sys.argv[2]), sys.argv[3:])
+"""
+_GUEST = Path(__file__).parent / "guest"
+_ENVIRONMENT = {
+    "LANG": "C.UTF-8",
+    "PATH": "/nonexistent",
+    # Huge pages make forking a big heap cheap; one arena makes threads cheap under RLIMIT_AS.
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.arena_max=1",
+    # A thread pool per worker would be as large as the machine.
+    "OPENBLAS_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+}
+
+
+class _Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    step: str
+    errno: int
+    error: str
+
+
+class _Facts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    namespaces: list[str]
+    landlock: int
+    syscalls: int
+    threads: int
+    open_files: int
+
+
+class _Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One of these is set."""
+
+    ready: _Facts | None = None
+    failed: _Step | None = None
+    spawned: int | None = None
+    status: int | None = None
+
+
+class _ZygoteLost(SandboxError):
+    """The template process died or talks nonsense; a new one may do better."""
+
+
+@dataclass(eq=False)
+class Spawned:
+    """A worker that runs, as its host holds it.
+
+    The sockets and `output` belong to whoever asked for it; `wait` frees the rest.
+    """
+
+    pid: int
+    """As this process sees it; 0 when that cannot be known. For display: signals go by pidfd."""
+    rpc: socket.socket
+    aux: socket.socket
+    """Takes descriptors of contexts into the worker."""
+    output: int
+    """Non-blocking read end of the pipe that its stdout and stderr go to."""
+    _pidfd: int
+    _number: int
+    _zygote: Zygote = field(repr=False)
+    _ending: str | None = None
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def interrupt(self) -> None:
+        """Raise KeyboardInterrupt in what runs."""
+        self._signal(signal.SIGINT)
+
+    def kill(self) -> None:
+        """End it now."""
+        self._signal(signal.SIGKILL)
+
+    def exit_status(self) -> str | None:
+        """How it ended ("killed by signal 11 (SIGSEGV)"); None while it runs."""
+        return self._settle(0)
+
+    def wait(self) -> str:
+        """Block until it is gone and return how it ended. Call `kill` first, unless it is ending.
+
+        Raises:
+            SandboxError: it is still there after ten seconds.
+        """
+        ending = self._settle(_END)
+        if ending is None:
+            raise SandboxError(f"the sandboxed process {self.pid} does not end")
+        return ending
+
+    def close(self) -> None:
+        """Kill it, wait, and close everything, the sockets and the pipe too. May be called twice."""
+        self.kill()
+        self.wait()
+        self.rpc.close()
+        self.aux.close()
+        output, self.output = self.output, -1
+        if output >= 0:
+            os.close(output)
+
+    def _signal(self, number: int) -> None:
+        with self._lock:
+            if self._ending is None:
+                with suppress(ProcessLookupError):
+                    linux.pidfd_send_signal(self._pidfd, number)
+
+    def _settle(self, seconds: float) -> str | None:
+        if self._ending is None and _readable(self._pidfd, seconds):
+            with self._lock:
+                if self._ending is None:
+                    self._ending = self._zygote.ending(self._number)
+                    os.close(self._pidfd)
+        return self._ending
+
+
+class Zygote:
+    """A template process. Use `shared()`; a second one is for tests.
+
+    Args:
+        packages: directories of installed packages to show to workers; None is those of this process.
+
+    Raises:
+        IsolationUnavailable: this machine does not let us isolate anything.
+        SandboxError: the template process did not start.
+    """
+
+    def __init__(self, packages: Sequence[str] | None = None) -> None:
+        if sys.platform != "linux":
+            raise IsolationUnavailable(_explain_platform(sys.platform))
+        self._lock = threading.Lock()
+        self._broken = False
+        self._control, inside = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._control.settimeout(_START)
+        errors, write_errors = os.pipe()
+        try:
+            self._pid = _start(inside, write_errors, installed_packages() if packages is None else packages)
+        finally:
+            inside.close()
+            os.close(write_errors)
+        self._pidfd = linux.pidfd_open(self._pid)
+        try:
+            self._facts = self._greeting(errors)
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            os.close(errors)
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can be asked for workers."""
+        return not self._broken and not _readable(self._pidfd, 0)
+
+    def spawn(self, *, memory: int, scratch: int) -> Spawned:
+        """Fork a worker that is isolated and ready to serve.
+
+        Args:
+            memory: bytes of address space beyond what a fresh worker has.
+            scratch: bytes of its private /tmp, and of the longest file in it.
+
+        Raises:
+            IsolationUnavailable: a step of the isolation failed; nothing runs.
+            SandboxError: the template process died.
+        """
+        if memory < _SMALLEST or scratch < _SMALLEST:
+            raise ConfigError(f"a sandbox needs at least {_SMALLEST:,} bytes of memory and of scratch space")
+        rpc, worker_rpc = socket.socketpair()
+        aux, worker_aux = socket.socketpair()
+        output, worker_output = os.pipe()
+        os.set_blocking(output, False)
+        message = {"spawn": {"memory": memory, "scratch": scratch}}
+        try:
+            given = (worker_rpc.fileno(), worker_aux.fileno(), worker_output)
+            answer, received = self._ask(message, given)
+            if answer.failed is not None:
+                raise IsolationUnavailable(_explain(answer.failed))
+            if answer.spawned is None or len(received) != 1:
+                raise self._lost("it gave no worker", received)
+        except BaseException:
+            rpc.close()
+            aux.close()
+            os.close(output)
+            raise
+        finally:
+            worker_rpc.close()
+            worker_aux.close()
+            os.close(worker_output)
+        return Spawned(_pid_of(received[0]), rpc, aux, output, received[0], answer.spawned, self)
+
+    def ending(self, number: int) -> str:
+        """Say how a worker that has ended did so."""
+        try:
+            answer, _ = self._ask({"reap": number})
+        except _ZygoteLost:
+            return "killed together with the sandbox's template process"
+        if answer.status is None:
+            raise self._lost("it knows no status")
+        return _describe(answer.status)
+
+    def isolation(self, memory: int) -> Isolation:
+        """What is in force for workers with so many bytes of memory, as the template process found it."""
+        facts = self._facts
+        landlock = f"Landlock (version {facts.landlock})" if facts.landlock else "no Landlock in this kernel"
+        return Isolation(
+            sandbox="process",
+            files="Python and installed packages, read-only; a private /tmp in memory",
+            network="none",
+            processes=f"none; up to {facts.threads} threads",
+            environment="none of the caller's",
+            kernel="shared with this machine",
+            memory=f"{memory >> 20:,} MB of address space (RLIMIT_AS)",
+            mechanisms=(
+                f"namespaces ({', '.join(facts.namespaces)})",
+                landlock,
+                f"seccomp (allow-list of {facts.syscalls} system calls)",
+                f"rlimits ({facts.threads} threads, {facts.open_files:,} open files)",
+                "no capabilities, no new privileges",
+            ),
+        )
+
+    def close(self) -> None:
+        """End it and every worker. May be called twice."""
+        self._broken = True
+        self._control.close()
+        pidfd, self._pidfd = self._pidfd, -1
+        if pidfd < 0:
+            return
+        if not _readable(pidfd, 1.0):
+            with suppress(ProcessLookupError):
+                linux.pidfd_send_signal(pidfd, signal.SIGKILL)
+        with suppress(ChildProcessError):  # who waits for all children of the process may have taken it
+            os.waitpid(self._pid, 0)
+        os.close(pidfd)
+
+    def forget(self) -> None:
+        """Let go of it without ending it: in a forked child it is the parent's."""
+        self._broken = True
+        self._control.close()
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+            self._pidfd = -1
+
+    def _greeting(self, errors: int) -> _Facts:
+        try:
+            answer, _ = self._receive()
+        except _ZygoteLost as lost:
+            said = os.read(errors, 1 << 16) if _readable(errors, 1.0) else b""
+            why = said.decode("utf-8", "backslashreplace").strip()[-2000:] or str(lost)
+            raise SandboxError(f"the sandbox's template process did not start: {why}") from lost
+        if answer.failed is not None:
+            raise IsolationUnavailable(_explain(answer.failed))
+        if answer.ready is None:
+            raise self._lost("it does not say that it is ready")
+        missing = {"user", "mnt", "pid", "net", "ipc"}.difference(answer.ready.namespaces)
+        if missing:
+            step = f"unshare({', '.join(sorted(missing))})"
+            raise IsolationUnavailable(_explain(_Step(step, 0, "it had no effect")))
+        return answer.ready
+
+    def _ask(self, message: object, descriptors: tuple[int, ...] = ()) -> tuple[_Answer, list[int]]:
+        with self._lock:
+            if self._broken:
+                raise _ZygoteLost("the sandbox's template process is gone")
+            try:
+                socket.send_fds(self._control, [msgspec.json.encode(message)], descriptors)
+            except OSError as error:
+                raise self._lost(str(error)) from error
+            return self._receive()
+
+    def _receive(self) -> tuple[_Answer, list[int]]:
+        received: list[int] = []
+        try:
+            data, received, _, _ = socket.recv_fds(self._control, 1 << 16, 1)
+            if not data:
+                raise self._lost("it ended", received)
+            return msgspec.json.decode(data, type=_Answer), received
+        except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise self._lost(str(error) or type(error).__name__, received) from error
+
+    def _lost(self, why: str, received: Sequence[int] = ()) -> _ZygoteLost:
+        self._broken = True
+        for descriptor in received:
+            os.close(descriptor)
+        return _ZygoteLost(f"the sandbox's template process is gone: {why}")
+
+
+_shared: Zygote | None = None
+_shared_lock = threading.Lock()
+
+
+def shared() -> Zygote:
+    """The template process of this host process, started when there is none that lives."""
+    global _shared  # noqa: PLW0603 - one per process is the point
+    with _shared_lock:
+        if _shared is not None and not _shared.alive:
+            _shared.close()
+            _shared = None
+        if _shared is None:
+            _shared = Zygote()
+        return _shared
+
+
+def spawn(*, memory: int, scratch: int) -> Spawned:
+    """Fork a worker from the shared template process, starting that anew if it has died."""
+    try:
+        return shared().spawn(memory=memory, scratch=scratch)
+    except _ZygoteLost:
+        return shared().spawn(memory=memory, scratch=scratch)
+
+
+def installed_packages() -> list[str]:
+    """Directories of installed packages that this process imports from, and nothing else it does."""
+    names = ("site-packages", "dist-packages")
+    found = [Path(entry).resolve() for entry in sys.path if Path(entry).name in names]
+    return list(dict.fromkeys(str(path) for path in found if path.is_dir()))
+
+
+@atexit.register
+def _close_shared() -> None:
+    global _shared
+    zygote, _shared = _shared, None
+    if zygote is not None:
+        zygote.close()
+
+
+def _forget_shared() -> None:
+    global _shared, _shared_lock  # noqa: PLW0603
+    _shared_lock = threading.Lock()  # a thread of the parent may hold the old one
+    zygote, _shared = _shared, None
+    if zygote is not None:
+        zygote.forget()
+
+
+if sys.platform == "linux":
+    os.register_at_fork(after_in_child=_forget_shared)
+
+
+def _start(control: socket.socket, errors: int, packages: Sequence[str]) -> int:
+    if not sys.executable:
+        raise SandboxError("this Python does not know its own path (sys.executable), which a sandbox starts")
+    environment = dict(_ENVIRONMENT)
+    if libraries := os.environ.get("LD_LIBRARY_PATH"):
+        environment["LD_LIBRARY_PATH"] = libraries  # some builds of Python do not start without
+    arguments = [sys.executable, "-I", "-S", "-c", _BOOT, str(_GUEST), str(_CONTROL), *packages]
+    try:
+        return os.posix_spawn(
+            sys.executable,
+            arguments,
+            environment,
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_WRONLY, 0),
+                (os.POSIX_SPAWN_DUP2, errors, 2),
+                (os.POSIX_SPAWN_DUP2, control.fileno(), _CONTROL),
+            ],
+            setsid=True,  # Ctrl-C at the terminal is for the host
+            setsigmask=[],
+        )
+    except OSError as error:
+        raise SandboxError(f"{sys.executable} could not be started: {error}") from error
+
+
+def _readable(descriptor: int, seconds: float) -> bool:
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(seconds * 1000))
+
+
+def _pid_of(pidfd: int) -> int:
+    with suppress(OSError, StopIteration, ValueError):
+        lines = Path(f"/proc/self/fdinfo/{pidfd}").read_text("ascii").splitlines()
+        return int(next(line for line in lines if line.startswith("Pid:")).split()[1])
+    return 0
+
+
+def _describe(status: int) -> str:
+    code = os.waitstatus_to_exitcode(status)
+    if code >= 0:
+        return f"exited with status {code}"
+    with suppress(ValueError):
+        return f"killed by signal {-code} ({signal.Signals(-code).name})"
+    return f"killed by signal {-code}"
+
+
+# What to do where isolation cannot be had -----------------------------------------------------
+
+_OTHERWISE = (
+    'To run the code with no isolation at all, at your own risk, ask for it: sandbox="inprocess". '
+    "Nothing was run, and nothing weaker is ever chosen silently."
+)
+
+
+def _explain_platform(platform: str) -> str:
+    return (
+        f"The process sandbox is made of Linux system calls, and this is {platform}. "
+        f"Run recursor in Linux: in a container, a virtual machine, or WSL 2. {_OTHERWISE}"
+    )
+
+
+def _explain(failed: _Step) -> str:
+    number = f" [{errno.errorcode.get(failed.errno, failed.errno)}]" if failed.errno else ""
+    lines = [f"Code cannot be isolated on this machine: {failed.step} failed: {failed.error}{number}."]
+    if failed.step == "seccomp filter":
+        lines.append("The process sandbox knows the system calls of x86-64 only.")
+    elif failed.errno == errno.ENOSYS:
+        lines.append("It needs Linux 5.12 or later, with namespaces and seccomp.")
+    else:
+        lines += [f"- {remedy}" for remedy in _remedies()]
+    return "\n".join([*lines, _OTHERWISE])
+
+
+def _remedies() -> list[str]:
+    """What to change, as far as the settings of this machine tell; all that may help if they do not."""
+    settings = {
+        "kernel.apparmor_restrict_unprivileged_userns": (
+            "1",
+            "AppArmor keeps user namespaces from ordinary programs (the default of Ubuntu since 23.10): "
+            "sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0, or an AppArmor profile for "
+            f"{sys.executable} with the rule `userns,`",
+        ),
+        "kernel.unprivileged_userns_clone": (
+            "0",
+            "user namespaces are for root only: sudo sysctl -w kernel.unprivileged_userns_clone=1",
+        ),
+        "user.max_user_namespaces": (
+            "0",
+            "user namespaces are turned off: sudo sysctl -w user.max_user_namespaces=15000",
+        ),
+    }
+    found = [advice for name, (bad, advice) in settings.items() if _sysctl(name) == bad]
+    everything = [advice for name, (_, advice) in settings.items() if _sysctl(name) is not None]
+    container = (
+        "in a container: docker run --security-opt seccomp=unconfined --security-opt apparmor=unconfined "
+        "--security-opt systempaths=unconfined (or the same for podman or Kubernetes)"
+    )
+    return found or [*everything, container]
+
+
+def _sysctl(name: str) -> str | None:
+    try:
+        return Path("/proc/sys", *name.split(".")).read_text("ascii").strip()
+    except OSError:
+        return None
