@@ -1,0 +1,76 @@
+"""The command line: one file per command, each imported when it is called.
+
+stdout carries what was asked for, stderr everything else. Exit codes are in `recursor.cli.exits`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+from typing import Any
+
+import click
+
+COMMANDS = {
+    "ask": "Answer a question over files, folders or standard input.",
+    "config": "Show the settings in force and where they come from.",
+    "demo": "Three questions over 45 MB of text, offline and without a key.",
+    "doctor": "Check this machine: sandbox, endpoints, keys, store.",
+    "runs": "List, show and export recorded runs.",
+}
+"""Name -> what `recursor --help` says; the command lies in the module of that name."""
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when one is called, so that `--help` is instant."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"recursor.cli.{cmd_name}")
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0] if args else ""
+        if name not in COMMANDS and not name.startswith("-"):
+            near = difflib.get_close_matches(name, COMMANDS, 1)
+            hint = f" Did you mean {near[0]!r}?" if near else ' To ask something: recursor ask "..."'
+            ctx.fail(f"No such command {name!r}.{hint}")
+        return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except (Exception, KeyboardInterrupt) as error:  # each end has its exit code
+            from recursor.cli import exits  # noqa: PLC0415 - late, as the commands are
+
+            code = exits.report(error)
+            if code is None:
+                raise
+            sys.exit(code)
+
+
+@click.group(
+    cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]}, subcommand_metavar="COMMAND ..."
+)
+@click.version_option(package_name="recursor", message="recursor %(version)s")
+def cli() -> None:
+    """Answer questions over inputs of any length, with code in an isolated REPL."""
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    cli(prog_name="recursor")

@@ -1,0 +1,182 @@
+"""`recursor ask`: one question, answered on stdout."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, cast
+
+import click
+
+from recursor import config
+from recursor.cli import endpoints, exits, options, progress
+from recursor.cli.text import as_text, clean, money, seconds, to_json
+from recursor.errors import ConfigError, RLMError
+from recursor.limits import Limits
+from recursor.protocols import Sink
+from recursor.rlm import RLM
+from recursor.types import Completion, Event, RunEnded, StopReason
+
+NO_MODEL = """no model was named and none was found on this machine
+  name one:          recursor ask --model openai/gpt-5 "..."   (needs OPENAI_API_KEY)
+  or make it stay:   model = "openai/gpt-5" in {file}
+  or run one here:   ollama serve, LM Studio, llama.cpp or vLLM on its usual port is found by itself
+  or look without:   recursor demo"""
+
+
+@click.command("ask")
+@click.argument("question")
+@click.argument("paths", nargs=-1, metavar="[PATH|-]...")
+@options.settings
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object: answer, reason, usage, cost.")
+@click.option("--jsonl", metavar="FILE|-", help="Write every event as a line of JSON while it happens.")
+@click.option("--quiet", "-q", is_flag=True, help="No progress on stderr.")
+def command(
+    question: str, paths: tuple[str, ...], as_json: bool, jsonl: str | None, quiet: bool, **flags: Any
+) -> None:
+    """Answer QUESTION over files, folders or standard input (-).
+
+    stdout carries the answer only; progress goes to stderr.
+
+    \b
+    Exit codes: 0 answered, 1 failed, 2 wrong usage, 3 a limit ended it (what
+    there is of an answer is printed), 4 authentication, 5 provider down,
+    6 sandbox, 124 the time was up, 130 interrupted.
+    """
+    if jsonl == "-" and as_json:
+        raise click.UsageError("--json and --jsonl - both want stdout")
+    _check(question, paths)
+    settings = options.load(flags)
+    rlm = _rlm(settings, jsonl, quiet)
+    context = _context(paths)
+    display = progress.choose(settings.settings.limits, quiet=quiet)
+    try:
+        done = asyncio.run(_follow(rlm, question, context, display))
+    except (RLMError, KeyboardInterrupt) as error:
+        display.close()
+        code = exits.report(error, display.tally.run_id if settings.settings.record else "")
+        sys.exit(code)
+    finally:
+        display.close()
+    if as_json:
+        _write(to_json(_summary(done)))
+    elif jsonl != "-" and not (done.answer is None and done.stop_reason is not StopReason.ANSWERED):
+        _write(as_text(done.answer))
+    if done.stop_reason is not StopReason.ANSWERED:
+        _say_limit(done, settings.settings.limits)
+    sys.exit(exits.of_completion(done))
+
+
+async def _follow(rlm: RLM, question: str, context: Any, display: progress.Progress) -> Completion:
+    done: Completion | None = None
+    stream = cast(AsyncGenerator[Event, None], rlm.stream(question, context))
+    async with aclosing(stream) as events:
+        async for event in events:
+            display.show(event)
+            if isinstance(event, RunEnded) and event.run_id == display.tally.run_id:
+                done = event.completion
+    assert done is not None, "a stream that raises nothing ends in a completion"
+    return done
+
+
+def _rlm(loaded: config.Config, jsonl: str | None, quiet: bool) -> RLM:
+    settings = loaded.settings
+    return RLM(
+        settings.model or _found(settings.base_url, quiet),
+        sub_model=settings.sub_model,
+        base_url=settings.base_url,
+        sandbox=settings.sandbox,
+        dialect=settings.dialect,
+        limits=settings.limits,
+        store=options.store_path(loaded) if settings.record else None,
+        sinks=_sinks(jsonl),
+    )
+
+
+def _found(base_url: str | None, quiet: bool) -> str:
+    """Look for a model when none was named, and say which it is."""
+    if base_url:
+        raise ConfigError("--base-url needs --model: what the endpoint calls it")
+    choice = endpoints.choose()
+    if choice is None:
+        raise ConfigError(NO_MODEL.format(file=config.config_file()))
+    if not quiet:
+        click.echo(f"using {clean(choice.model)}: {clean(choice.reason)}", err=True)
+    return choice.model
+
+
+def _sinks(jsonl: str | None) -> list[Sink]:
+    if jsonl is None:
+        return []
+    from recursor.trajectory.jsonl import JsonlSink  # noqa: PLC0415 - only with --jsonl
+
+    try:
+        file = os.fdopen(os.dup(1), "wb") if jsonl == "-" else Path(jsonl).open("wb")  # noqa: SIM115 - the sink's
+    except OSError as error:
+        raise ConfigError(f"cannot write {jsonl}: {error.strerror}") from error
+    return [JsonlSink(file)]
+
+
+def _check(question: str, paths: tuple[str, ...]) -> None:
+    """Refuse what cannot work, before a model is looked for."""
+    if not question.strip():
+        raise click.UsageError("the question is empty")
+    if "-" in paths and len(paths) > 1:
+        raise click.UsageError("- stands for standard input and cannot be mixed with paths")
+    if "-" in paths and sys.stdin.isatty():
+        raise click.UsageError("- reads standard input, which is a terminal: pipe something into it")
+    for path in paths:
+        if path != "-" and not Path(path).exists():
+            raise click.UsageError(f"no such file or folder: {path}")
+        if path != "-" and not os.access(path, os.R_OK):
+            raise click.UsageError(f"not allowed to read {path}")
+
+
+def _context(paths: tuple[str, ...]) -> Any:
+    if not paths:
+        return None
+    if paths == ("-",):
+        data = sys.stdin.buffer.read()
+        try:
+            return data.decode("utf-8")
+        except UnicodeDecodeError:
+            return data
+    return Path(paths[0]) if len(paths) == 1 else [Path(path) for path in paths]
+
+
+def _summary(done: Completion) -> dict[str, Any]:
+    return {
+        "answer": done.answer,
+        "stop_reason": done.stop_reason,
+        "usage": asdict(done.usage),
+        "cost": done.cost,
+        "run_id": done.run_id,
+        "turns": done.turns,
+        "duration": round(done.duration, 3),
+        "model": done.model,
+    }
+
+
+def _write(text: str) -> None:
+    """Print to stdout: bytes as they are into a pipe, cleaned onto a terminal."""
+    if sys.stdout.isatty():
+        click.echo(clean(text))
+        return
+    sys.stdout.buffer.write(text.encode("utf-8", "backslashreplace") + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def _say_limit(done: Completion, limits: Limits) -> None:
+    bounds = {
+        StopReason.MAX_TURNS: f"--max-turns {limits.max_turns}",
+        StopReason.MAX_TIME: f"--max-time: {seconds(limits.max_time or 0)}",
+        StopReason.MAX_TOKENS: f"--max-tokens {limits.max_tokens}",
+        StopReason.MAX_COST: f"--max-cost: {money(limits.max_cost)}",
+    }
+    what = "without an answer" if done.answer is None else "the answer is what there was"
+    click.echo(f"a limit ended the run ({bounds[done.stop_reason]}); {what}", err=True)

@@ -1,0 +1,65 @@
+"""How a command ends: exit codes, and what is said on stderr."""
+
+from __future__ import annotations
+
+import sys
+
+from recursor.cli.text import clean
+from recursor.errors import (
+    AuthenticationError,
+    ConfigError,
+    ModelError,
+    RLMError,
+    SandboxError,
+)
+from recursor.types import Completion, StopReason
+
+ANSWERED = 0
+FAILED = 1
+USAGE = 2
+LIMIT = 3
+AUTHENTICATION = 4
+PROVIDER = 5
+SANDBOX = 6
+DEADLINE = 124
+INTERRUPTED = 130
+
+
+def of_completion(done: Completion) -> int:
+    """Return the exit code of a run that ended in a completion."""
+    if done.stop_reason is StopReason.ANSWERED:
+        return ANSWERED
+    return DEADLINE if done.stop_reason is StopReason.MAX_TIME else LIMIT
+
+
+def of_error(error: BaseException) -> int | None:
+    """Return the exit code of an error; None when it is a defect of ours and should show a traceback."""
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED
+    if isinstance(error, AuthenticationError):
+        return AUTHENTICATION
+    if isinstance(error, ModelError):
+        return PROVIDER if error.retryable or error.status is None or error.status >= 500 else FAILED
+    if isinstance(error, ConfigError):
+        return USAGE
+    if isinstance(error, SandboxError):
+        return SANDBOX
+    return FAILED if isinstance(error, RLMError) else None
+
+
+def report(error: BaseException, run_id: str = "") -> int | None:
+    """Say on stderr how it ended.
+
+    Args:
+        run_id: the run that holds what was paid for, where it is recorded.
+
+    Returns:
+        The exit code, or None as `of_error` does.
+    """
+    code = of_error(error)
+    if code is None:
+        return None
+    said = "Interrupted." if isinstance(error, KeyboardInterrupt) else f"Error: {error}"
+    hint = f"\nWhat was done until then is recorded: recursor runs show {run_id}" if run_id else ""
+    print(clean(said) + hint, file=sys.stderr)  # noqa: T201
+    return code

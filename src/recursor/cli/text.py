@@ -1,0 +1,90 @@
+"""Text of models, contexts and sandboxes made safe and short for a terminal; values as JSON.
+
+A terminal obeys control characters, so none of them reaches it; nor do the marks that reorder text.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+_ESCAPES = re.compile(
+    r"\x1b\[[0-?]*[ -/]*[@-~]"  # CSI: colours, cursor
+    r"|\x1b[\]PX^_].*?(?:\x1b\\|\x07|\x9c|\Z)"  # OSC, DCS, SOS, PM, APC: titles, links, clipboards
+    r"|\x1b[ -/]*[0-~]?"  # two-character escapes and a bare ESC
+    r"|\x9b[0-?]*[ -/]*[@-~]",  # CSI in one byte
+    re.DOTALL,
+)
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
+
+
+def clean(text: str) -> str:
+    """Return text without escape sequences, control characters and lone surrogates."""
+    plain = _CONTROLS.sub("", _ESCAPES.sub("", text.replace("\r\n", "\n")))
+    return plain.encode("utf-8", "replace").decode("utf-8")
+
+
+def preview(text: str, width: int) -> str:
+    """Return one line of at most `width` characters, cleaned."""
+    words = " ".join(clean(text[: 20 * width]).split())
+    return words if len(words) <= width else words[: max(1, width - 1)] + "…"
+
+
+def first_lines(text: str, lines: int, width: int) -> list[str]:
+    """Return the first lines, cleaned and cut, and how many more there are."""
+    every = clean(text).strip("\n").split("\n")
+    shown = [line if len(line) <= width else line[: width - 1] + "…" for line in every[:lines]]
+    more = len(every) - lines
+    return [*shown, f"… {more:,} more line{'s' * (more > 1)}"] if more > 0 else shown
+
+
+def as_text(answer: Any) -> str:
+    """Return an answer as it is printed: a str as it is, every other value as JSON."""
+    return answer if isinstance(answer, str) else to_json(answer)
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """Return valid JSON for any plain value; what JSON lacks is written as text."""
+    return json.dumps(plain(value), ensure_ascii=False, indent=indent, allow_nan=False)
+
+
+def plain(value: Any) -> Any:  # noqa: PLR0911 - one for each kind
+    """Return the nearest value that JSON has: sets become lists, bytes base64, NaN and dates text."""
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, Mapping):
+        return {key if isinstance(key, str) else str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, set | frozenset):
+        return [plain(item) for item in sorted(value, key=lambda item: (type(item).__name__, str(item)))]
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode("ascii")
+    return str(value)
+
+
+def money(cost: float | None) -> str:
+    """Return US dollars as a person reads them; "cost unknown" when a price is."""
+    if cost is None:
+        return "cost unknown"
+    return f"${cost:.2f}" if cost >= 0.1 or not cost else f"${cost:.4f}"
+
+
+def seconds(duration: float) -> str:
+    """Return a duration: 0.84 s, 12 s, 3 min 5 s."""
+    if duration < 10:
+        return f"{duration:.2f} s"
+    if duration < 120:
+        return f"{duration:.0f} s"
+    return f"{duration // 60:.0f} min {duration % 60:.0f} s"
+
+
+def count(number: int, noun: str, plural: str = "") -> str:
+    """Return a number with its noun: 1 turn, 2 turns."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
