@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, TypeAlias
 from recursor.errors import ConfigError
 from recursor.sandboxes.guest import values
 
-PIECE = 1 << 20
+PIECE = 1 << 17
 BATCH = 10_000
 """Items of a list that are encoded at once."""
 _MARSHAL_VERSION = 4

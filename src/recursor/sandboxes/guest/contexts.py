@@ -16,7 +16,11 @@ from typing import Any
 from . import values
 from .text import Text, teach_re
 
-CHUNK = 1 << 22
+CHUNK = 1 << 17
+"""Bytes decoded at once: small enough to stay in the processor's cache."""
+SMALL = 1 << 20
+RELEASE = 32
+"""Chunks after which the pages of what was read are given back."""
 LAZY = 1 << 28
 """A text whose `str` would need more bytes than this becomes a `Text` over the mapped file."""
 PREVIEW = 400
@@ -53,7 +57,7 @@ def _read_text(descriptor: int, size: int) -> str | Text:
     if count * _WIDTHS[largest] > LAZY:
         teach_re()
         return Text(mmap.mmap(descriptor, size, prot=mmap.PROT_READ), count)
-    if size < CHUNK:
+    if size < SMALL:
         return os.pread(descriptor, size, 0).decode("utf-8", "surrogatepass")
     return _fill(descriptor, size, count, largest)
 
@@ -99,7 +103,8 @@ def _fill(descriptor: int, size: int, count: int, largest: int) -> str:
     for index, piece in enumerate(_pieces(descriptor, size)):
         copy(id(text), position, piece, 0, len(piece))
         position += len(piece)
-        _release(descriptor, index * CHUNK, CHUNK)
+        if (index + 1) % RELEASE == 0:
+            _release(descriptor, (index + 1 - RELEASE) * CHUNK, RELEASE * CHUNK)
     return text  # type: ignore[no-any-return]
 
 
