@@ -140,12 +140,13 @@ async def _try(repl: Repl, attempt: str) -> tuple[bool, str]:
 
 def _attempts(secret: Path, port: int) -> tuple[tuple[str, str], ...]:
     """What is tried, and one line of code that sets `found` or raises."""
+    here = ("127.0.0.1", port)
     return (
         ("read /etc/passwd", "found = open('/etc/passwd').read(40)"),
         ("read a file of yours", f"found = open({str(secret)!r}).read(40)"),
         ("see what is in your home", f"import os; found = os.stat({_private()!r})"),
         ("see your environment", f"import os; found = os.environ[{CANARY!r}]"),
-        ("connect to this machine", f"import socket; found = socket.create_connection({('127.0.0.1', port)}, 2)"),
+        ("connect to this machine", f"import socket; found = socket.create_connection({here}, 2)"),
         ("start a process", "import subprocess; found = subprocess.run(['/bin/true'])"),
         ("fork", "import os; found = os.fork() or os._exit(0)"),
         ("signal this process", f"import os; found = os.kill({os.getpid()}, 0)"),
@@ -166,7 +167,9 @@ def _folders() -> list[Path]:
 def _private() -> str:
     """Something in the home directory that does not lead to the interpreter."""
     needed = [Path(prefix).resolve() for prefix in (sys.prefix, sys.base_prefix, *sys.path)]
-    entries = (path for path in Path.home().iterdir() if not any(each.is_relative_to(path) for each in needed))
+    entries = (
+        path for path in Path.home().iterdir() if not any(each.is_relative_to(path) for each in needed)
+    )
     return str(next(entries, Path.home() / "anything"))
 
 
