@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -52,14 +53,16 @@ def load(flags: dict[str, Any]) -> config.Config:
 
 
 def store_path(loaded: config.Config) -> Path:
-    """Return where runs are recorded, its folder made.
+    """Return where runs are recorded, its folder made: a run should not fail after it was paid for.
 
     Raises:
-        ConfigError: the folder cannot be made.
+        ConfigError: nothing can be written there.
     """
     path = loaded.store_path
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
-        raise ConfigError(f"cannot make {path.parent} for the store: {error.strerror}") from error
+        raise ConfigError(f"cannot make {path.parent} for the store: {error.strerror}; see --store") from error
+    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise ConfigError(f"cannot write the store {path}; see --store and --no-store")
     return path
