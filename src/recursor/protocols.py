@@ -122,6 +122,7 @@ class Sandbox(Protocol):
         """
 
 
+@runtime_checkable
 class Sink(Protocol):
     """Something that sees what happens, in order."""
 

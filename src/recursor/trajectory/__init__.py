@@ -1,0 +1,1 @@
+"""What was recorded of runs: the store, its read side, and JSONL."""

@@ -93,10 +93,12 @@ ALLOWED = _names("""
     pread64 pwrite64 readv writev preadv pwritev preadv2 pwritev2
     fstat stat lstat newfstatat statx access faccessat faccessat2 getcwd chdir fchdir
     getdents getdents64 statfs fstatfs
-    open openat creat mkdir mkdirat rmdir rename renameat renameat2 symlink symlinkat link linkat unlink unlinkat
+    open openat creat mkdir mkdirat rmdir rename renameat renameat2 symlink symlinkat link linkat unlink
+    unlinkat
     readlink readlinkat truncate ftruncate fallocate fsync fdatasync umask copy_file_range sendfile fadvise64
     chmod fchmodat utime utimes dup dup2 dup3 pipe pipe2 close_range
-    select pselect6 ppoll epoll_create epoll_create1 epoll_ctl epoll_wait epoll_pwait epoll_pwait2 eventfd eventfd2
+    select pselect6 ppoll epoll_create epoll_create1 epoll_ctl epoll_wait epoll_pwait epoll_pwait2
+    eventfd eventfd2
     timerfd_create timerfd_settime timerfd_gettime signalfd signalfd4
     sendmsg recvmsg shutdown getsockopt setsockopt getsockname getpeername
     rt_sigaction rt_sigprocmask rt_sigreturn rt_sigpending rt_sigtimedwait rt_sigsuspend sigaltstack
@@ -112,14 +114,16 @@ ALLOWED = _names("""
 """)
 
 DENIED = _names("""
-    socket connect accept accept4 bind listen execve execveat fork vfork ptrace process_vm_readv process_vm_writev
+    socket connect accept accept4 bind listen execve execveat fork vfork ptrace process_vm_readv
+    process_vm_writev
     kcmp pidfd_open pidfd_getfd pidfd_send_signal process_madvise memfd_create memfd_secret
     unshare setns mount umount2 pivot_root chroot open_tree move_mount fsopen mount_setattr
     setuid setgid setreuid setregid setresuid setresgid setfsuid setfsgid setgroups capset personality
     keyctl add_key request_key io_uring_setup io_uring_enter io_uring_register
     bpf perf_event_open userfaultfd seccomp landlock_create_ruleset landlock_add_rule landlock_restrict_self
     shmget shmat shmctl semget msgget mq_open name_to_handle_at open_by_handle_at fanotify_init
-    splice tee vmsplice fchmod chown fchown lchown fchownat futimesat mknod mknodat setxattr lsetxattr fsetxattr flock
+    splice tee vmsplice fchmod chown fchown lchown fchownat futimesat mknod mknodat setxattr lsetxattr
+    fsetxattr flock
     setpriority setrlimit sethostname setdomainname clock_settime acct swapon reboot syslog
     init_module finit_module delete_module kexec_load
 """)

@@ -32,11 +32,11 @@ from typing import Any, NoReturn
 from . import linux, seccomp, worker
 
 PRELOAD = (
-    "abc array ast asyncio base64 bisect builtins calendar codecs collections collections.abc concurrent.futures "
-    "contextlib copy csv ctypes dataclasses datetime decimal difflib enum fractions functools gc hashlib heapq "
-    "html html.parser io itertools json keyword locale math mmap numbers operator os pathlib pprint queue random "
-    "re reprlib secrets shutil statistics string struct sys tempfile textwrap threading time traceback types "
-    "typing unicodedata urllib.parse uuid zlib zoneinfo"
+    "abc array ast asyncio base64 bisect builtins calendar codecs collections collections.abc "
+    "concurrent.futures contextlib copy csv ctypes dataclasses datetime decimal difflib enum fractions "
+    "functools gc hashlib heapq html html.parser io itertools json keyword locale math mmap numbers "
+    "operator os pathlib pprint queue random re reprlib secrets shutil statistics string struct sys "
+    "tempfile textwrap threading time traceback types typing unicodedata urllib.parse uuid zlib zoneinfo"
 )
 """Imported once here, and so free in every worker. Nothing that starts a thread."""
 
@@ -57,6 +57,9 @@ STACK = 8 << 20
 RPC, AUX, REPORT = 3, 4, 5
 
 _ROOT = "/tmp"  # noqa: S108 - a place to mount on that exists everywhere; nothing is written to the one outside
+
+
+_ID_MAPS = ("uid_map", "gid_map")
 
 
 class StepFailed(Exception):
@@ -107,6 +110,11 @@ class _Proc:
         line = next(line for line in self.read("status").splitlines() if line.startswith("CapEff:"))
         return int(line.split()[1], 16)
 
+    def maps(self, identity: int) -> bool:
+        """Whether a user and group id exist in this user namespace."""
+        rows = [[tuple(map(int, row.split())) for row in self.read(name).splitlines()] for name in _ID_MAPS]
+        return all(any(first <= identity < first + count for first, _, count in table) for table in rows)
+
     def address_space(self) -> int:
         return int(self.read("statm").split()[0]) * resource.getpagesize()
 
@@ -155,8 +163,8 @@ def _clear_places(control_fd: int) -> socket.socket:
 
 
 def _enter_jail(proc: _Proc, control: socket.socket) -> None:
-    # Not the user id decides: root in a container mostly lacks the capability.
-    privileged = bool(proc.capabilities() & linux.CAP_SYS_ADMIN)
+    # Not the user id decides: root in a container mostly lacks the capability, or is the only user.
+    privileged = bool(proc.capabilities() & linux.CAP_SYS_ADMIN) and proc.maps(NOBODY)
     if not privileged:
         _enter_user_namespace(proc)
     with _step("unshare(mount, network, ipc, uts, cgroup)"):

@@ -1,0 +1,232 @@
+"""Runs as lines of JSON: one object for each event, the format in `docs/trajectories.md`.
+
+A line is ASCII, so any text survives; a log is linear in the size of the run, since a prompt is
+written as what it adds to the prompt before.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import IO, Any
+
+from recursor.errors import TrajectoryError
+from recursor.sandboxes.guest import values
+from recursor.trajectory.view import RecordedCall, RecordedExecution, RecordedRun, Trajectories
+from recursor.types import (
+    BlockExecuted,
+    Completion,
+    ContextHashed,
+    Event,
+    Execution,
+    Message,
+    ModelCalled,
+    Reply,
+    RunEnded,
+    RunStarted,
+    StopReason,
+    Usage,
+)
+
+VERSION = 1
+
+
+class JsonlSink:
+    """A sink that writes each event as a line, at once.
+
+    Args:
+        file: a text file; left open.
+    """
+
+    def __init__(self, file: IO[str]) -> None:
+        self._file = file
+        self._lock = threading.Lock()
+        self._lines = _Lines()
+        self._failure: Exception | None = None
+
+    def emit(self, event: Event) -> None:
+        """Write one event. A failure to write is raised by the next `flush`."""
+        with self._lock:
+            line = self._lines.line(event)
+            if line is None:
+                return
+            try:
+                self._file.write(json.dumps(line) + "\n")
+                self._file.flush()
+            except (OSError, ValueError) as error:
+                self._failure = error
+
+    async def flush(self) -> None:
+        """Every line was flushed when it was written. Raises TrajectoryError when one could not be."""
+        if self._failure is not None:
+            raise TrajectoryError(f"the JSONL log cannot be written: {self._failure}") from self._failure
+
+
+def export(trajectories: Trajectories, run_id: str, file: IO[str]) -> None:
+    """Write a recorded run and its children as lines, in the order of their events.
+
+    Raises:
+        TrajectoryError: there is no such run.
+    """
+    lines = _Lines()
+    for event in _events(trajectories, trajectories.run(run_id)):
+        file.write(json.dumps(lines.line(event)) + "\n")
+
+
+def read(file: IO[str] | IO[bytes]) -> Iterator[dict[str, Any]]:
+    """Yield the objects of a log.
+
+    Raises:
+        TrajectoryError: a line is damaged or of another version; named by its number.
+    """
+    for number, line in enumerate(file, 1):
+        try:
+            found = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise TrajectoryError(f"line {number} is not JSON: {error}") from None
+        if not isinstance(found, dict) or not isinstance(found.get("event"), str):
+            raise TrajectoryError(f'line {number} is no event: an object with "v" and "event" is expected')
+        if found.get("v") != VERSION:
+            raise TrajectoryError(
+                f"line {number} is of version {found.get('v')!r}; this recursor knows {VERSION}"
+            )
+        yield found
+
+
+class _Lines:
+    """Events -> objects. Remembers the last prompt of each run, to write only what is new."""
+
+    def __init__(self) -> None:
+        self._prompts: dict[str, tuple[Message, ...]] = {}
+
+    def line(self, event: Event) -> dict[str, Any] | None:
+        """Return the object for an event; None when it is not recorded."""
+        match event:
+            case RunStarted():
+                fields = {**asdict(event), "contexts": [asdict(info) for info in event.contexts]}
+                return _line("run_started", fields)
+            case ModelCalled():
+                return _line("model_called", self._called(event))
+            case BlockExecuted():
+                return _line("block_executed", _executed(event))
+            case ContextHashed():
+                return _line("context_hashed", asdict(event))
+            case RunEnded():
+                self._prompts.pop(event.run_id, None)
+                return _line("run_ended", _ended(event))
+        return None
+
+    def _called(self, event: ModelCalled) -> dict[str, Any]:
+        same = 0
+        if event.purpose == "root":
+            before = self._prompts.get(event.run_id, ())
+            same = len(before) if event.messages[: len(before)] == before else 0
+            self._prompts[event.run_id] = event.messages
+        return {
+            "run_id": event.run_id, "call_id": event.call_id, "turn": event.turn, "purpose": event.purpose,
+            "model": event.model, "messages_from": same, "new_messages": [asdict(m) for m in event.messages[same:]],
+            "reply": event.reply and _reply(event.reply), "error": event.error, "time": event.time,
+            "duration": event.duration,
+        }  # fmt: skip
+
+
+def _line(name: str, fields: dict[str, Any]) -> dict[str, Any]:
+    return {"v": VERSION, "event": name, **fields}
+
+
+def _reply(reply: Reply) -> dict[str, Any]:
+    raw = json.loads(json.dumps(reply.raw, default=repr))
+    return {
+        "text": reply.text, "usage": asdict(reply.usage), "cost": reply.cost, "model": reply.model,
+        "finish_reason": reply.finish_reason, "reasoning": reply.reasoning, "raw": raw,
+    }  # fmt: skip
+
+
+def _executed(event: BlockExecuted) -> dict[str, Any]:
+    execution = event.execution
+    return {
+        "run_id": event.run_id, "turn": event.turn, "block": event.block, "code": execution.code,
+        "output": asdict(execution.output), "error": execution.error, "notes": list(execution.notes),
+        "submitted": execution.submission is not None, "duration": execution.duration,
+    }  # fmt: skip
+
+
+def _ended(event: RunEnded) -> dict[str, Any]:
+    done = event.completion
+    fields: dict[str, Any] = {
+        "run_id": event.run_id,
+        "time": event.time,
+        "error": event.error,
+        "completion": None,
+    }
+    if done is not None:
+        fields["completion"] = {
+            "answer": _answer(done.answer), "stop_reason": str(done.stop_reason), "usage": asdict(done.usage),
+            "cost": done.cost, "turns": done.turns, "duration": done.duration, "model": done.model,
+        }  # fmt: skip
+    return fields
+
+
+def _answer(answer: Any) -> Any:
+    """JSON where the answer is that; else what `values` makes of it; else its repr."""
+    if isinstance(answer, str):
+        return answer
+    try:
+        form, data = values.encode(answer)
+    except values.NotPlain:
+        return {"$": ["repr", repr(answer)]}
+    return {"$": ["bytes", data.hex()]} if form == "bytes" else json.loads(data)
+
+
+def _events(trajectories: Trajectories, run: RecordedRun) -> Iterator[Event]:
+    """The events of a run as they were emitted; those of its children follow the start."""
+    calls = {call.id: call for call in trajectories.calls(run.id)}
+    executions = {f"{found.turn}.{found.block}": found for found in trajectories.executions(run.id)}
+    for kind, subject in trajectories.events(run.id):
+        match kind:
+            case "RunStarted":
+                infos = tuple(context.info for context in run.contexts)
+                yield RunStarted(
+                    run.id, run.parent_id, run.depth, run.question, infos, run.model, run.sub_model, run.isolation,
+                    run.started,
+                )  # fmt: skip
+                for child in trajectories.children(run.id):
+                    yield from _events(trajectories, child)
+            case "ModelCalled":
+                yield _model_called(trajectories, calls[str(subject)])
+            case "BlockExecuted":
+                yield _block_executed(executions[str(subject)])
+            case "ContextHashed":
+                digest = next(context.digest for context in run.contexts if context.info.name == subject)
+                yield ContextHashed(run.id, str(subject), digest or "")
+            case "RunEnded":
+                yield _run_ended(run)
+
+
+def _model_called(trajectories: Trajectories, call: RecordedCall) -> ModelCalled:
+    reply = None
+    if call.reply is not None:
+        usage = call.usage or Usage()
+        reply = Reply(call.reply, usage, call.cost, call.model, call.finish_reason, call.reasoning, call.raw)
+    purpose: Any = call.purpose
+    return ModelCalled(
+        call.run_id, call.id, call.turn, purpose, call.model, trajectories.messages(call), reply, call.error,
+        call.started, call.duration,
+    )  # fmt: skip
+
+
+def _block_executed(found: RecordedExecution) -> BlockExecuted:
+    execution: Execution = found.execution
+    return BlockExecuted(found.run_id, found.turn, found.block, execution)
+
+
+def _run_ended(run: RecordedRun) -> RunEnded:
+    completion = None
+    if run.stop_reason is not None:
+        completion = Completion(
+            run.answer, StopReason(run.stop_reason), run.usage or Usage(), run.cost, run.id, run.turns or 0,
+            run.duration or 0.0, run.model,
+        )  # fmt: skip
+    return RunEnded(run.id, completion, run.error, run.ended or 0.0)

@@ -1,0 +1,240 @@
+"""The read side of a store: runs, calls, executions and messages as plain values."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import msgspec
+
+from recursor.errors import TrajectoryError
+from recursor.trajectory.packing import unpack, unpack_value
+from recursor.trajectory.store import check_version
+from recursor.types import ContextInfo, Execution, Isolation, Message, Output, StopReason, Usage
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedContext:
+    """What is kept of a context: not its text."""
+
+    info: ContextInfo
+    digest: str | None
+    """None when the run ended before it was known."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedRun:
+    """One run. `ended` is None while it goes, and when it was cut off."""
+
+    id: str
+    parent_id: str | None
+    depth: int
+    question: str
+    model: str
+    sub_model: str
+    isolation: Isolation
+    contexts: tuple[RecordedContext, ...]
+    started: float
+    """Seconds since the epoch."""
+    ended: float | None
+    stop_reason: StopReason | None
+    answer: Any
+    error: str | None
+    turns: int | None
+    duration: float | None
+    usage: Usage | None
+    cost: float | None
+    """None when the price of any call is unknown, or the run has not ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedCall:
+    """One model call. `reply` is None when it failed."""
+
+    id: str
+    run_id: str
+    turn: int
+    purpose: str
+    model: str
+    leaf: bytes
+    """The node of its last message; see `Trajectories.messages`."""
+    reply: str | None
+    reasoning: str | None
+    raw: Any
+    finish_reason: str | None
+    usage: Usage | None
+    cost: float | None
+    error: str | None
+    started: float
+    duration: float
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedExecution:
+    """One code block. The value that it may have submitted is the run's answer."""
+
+    run_id: str
+    turn: int
+    block: int
+    execution: Execution
+    submitted: bool
+
+
+class Trajectories:
+    """What a store holds, read while it may be written."""
+
+    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
+        self._connection = connection
+        self._path = path
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free the file."""
+        self._connection.close()
+
+    def runs(self, limit: int | None = None, *, children: bool = False) -> list[RecordedRun]:
+        """Return runs, newest first; those that no other run started, unless children are asked for."""
+        where = "" if children else "WHERE parent_id IS NULL "
+        rows = self._all(
+            f"SELECT * FROM run {where}ORDER BY started DESC LIMIT ?", -1 if limit is None else limit
+        )
+        return [self._run(row) for row in rows]
+
+    def run(self, run_id: str) -> RecordedRun:
+        """Return a run by its id, or by a prefix that only one has.
+
+        Raises:
+            TrajectoryError: no run, or more than one, begins like that.
+        """
+        rows = self._all("SELECT * FROM run WHERE substr(id, 1, ?) = ? LIMIT 6", len(run_id), run_id)
+        if len(rows) == 1 and run_id:
+            return self._run(rows[0])
+        if not rows or not run_id:
+            latest = ", ".join(
+                row["id"][:8] for row in self._all("SELECT id FROM run ORDER BY started DESC LIMIT 5")
+            )
+            raise TrajectoryError(
+                f"there is no run {run_id!r} in {self._path}; the latest: {latest or 'none'}"
+            )
+        ids = ", ".join(row["id"][:12] for row in rows)
+        raise TrajectoryError(f"more than one run begins with {run_id!r}: {ids}")
+
+    def children(self, run_id: str) -> list[RecordedRun]:
+        """Return the runs that a run started, in order."""
+        return [
+            self._run(row)
+            for row in self._all("SELECT * FROM run WHERE parent_id = ? ORDER BY started", run_id)
+        ]
+
+    def calls(self, run_id: str) -> list[RecordedCall]:
+        """Return the calls of a run in the order in which they ended."""
+        return [_call(row) for row in self._all("SELECT * FROM call WHERE run_id = ? ORDER BY rowid", run_id)]
+
+    def executions(self, run_id: str) -> list[RecordedExecution]:
+        """Return the code blocks of a run in order."""
+        rows = self._all("SELECT * FROM execution WHERE run_id = ? ORDER BY turn, block", run_id)
+        return [_execution(row) for row in rows]
+
+    def events(self, run_id: str) -> list[tuple[str, str | None]]:
+        """Return (event name, call id | "turn.block" | context name | None) in the order of emission."""
+        rows = self._all("SELECT kind, subject FROM event WHERE run_id = ? ORDER BY number", run_id)
+        return [(row["kind"], row["subject"]) for row in rows]
+
+    def messages(self, call: RecordedCall) -> tuple[Message, ...]:
+        """Return the prompt of a call."""
+        found: list[Message] = []
+        node: bytes | None = call.leaf
+        while node:
+            rows = self._all("SELECT * FROM node WHERE hash = ?", node)
+            if not rows:
+                raise TrajectoryError(f"{self._path}: a message of call {call.id} is missing")
+            found.append(Message(rows[0]["role"], unpack(rows[0]["content"])))
+            node = rows[0]["parent"]
+        return tuple(reversed(found))
+
+    def _run(self, row: sqlite3.Row) -> RecordedRun:
+        contexts = self._all("SELECT * FROM context WHERE run_id = ? ORDER BY name", row["id"])
+        return RecordedRun(
+            id=row["id"], parent_id=row["parent_id"], depth=row["depth"], question=unpack(row["question"]),
+            model=row["model"], sub_model=row["sub_model"], isolation=_typed(row["isolation"], Isolation),
+            contexts=tuple(map(_context, contexts)), started=row["started"], ended=row["ended"],
+            stop_reason=StopReason(row["stop_reason"]) if row["stop_reason"] else None,
+            answer=unpack_value(row["answer_form"], row["answer"]) if row["answer_form"] else None,
+            error=unpack(row["error"]) if row["error"] else None, turns=row["turns"], duration=row["duration"],
+            usage=_typed(row["usage"], Usage) if row["usage"] else None, cost=row["cost"],
+        )  # fmt: skip
+
+    def _all(self, query: str, *arguments: Any) -> list[sqlite3.Row]:
+        with _readable(self._path):
+            return self._connection.execute(query, arguments).fetchall()
+
+
+def open(path: str | Path) -> Trajectories:  # noqa: A001 - `trajectory.view.open(path)`, as `gzip.open`
+    """Open a store for reading.
+
+    Raises:
+        TrajectoryError: there is no such file, or it is no store that this recursor can read.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise TrajectoryError(f"there is no store at {path}")
+    with _readable(path):
+        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=30.0)
+    connection.row_factory = sqlite3.Row
+    try:
+        if check_version(connection, path) == 0:
+            raise TrajectoryError(f"{path} is empty: nothing was recorded in it")
+    except BaseException:
+        connection.close()
+        raise
+    return Trajectories(connection, path)
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise TrajectoryError(f"{path} cannot be read: {error}") from error
+
+
+def _context(row: sqlite3.Row) -> RecordedContext:
+    info = ContextInfo(row["name"], row["type"], row["size"], unpack(row["preview"]), unpack(row["source"]))
+    return RecordedContext(info, row["digest"])
+
+
+def _call(row: sqlite3.Row) -> RecordedCall:
+    return RecordedCall(
+        id=row["id"], run_id=row["run_id"], turn=row["turn"], purpose=row["purpose"], model=row["model"],
+        leaf=row["leaf"], reply=None if row["reply"] is None else unpack(row["reply"]),
+        reasoning=unpack(row["reasoning"]) if row["reasoning"] else None,
+        raw=json.loads(unpack(row["raw"])) if row["raw"] else None, finish_reason=row["finish_reason"],
+        usage=_typed(row["usage"], Usage) if row["usage"] else None, cost=row["cost"],
+        error=unpack(row["error"]) if row["error"] else None, started=row["started"], duration=row["duration"],
+    )  # fmt: skip
+
+
+def _execution(row: sqlite3.Row) -> RecordedExecution:
+    error = None if row["error"] is None else unpack(row["error"])
+    output = Output(unpack(row["head"]), row["omitted"], unpack(row["tail"]))
+    execution = Execution(
+        unpack(row["code"]), output, error, tuple(json.loads(row["notes"])), None, row["duration"]
+    )
+    return RecordedExecution(row["run_id"], row["turn"], row["block"], execution, bool(row["submitted"]))
+
+
+def _typed(text: str, kind: type[Any]) -> Any:
+    try:
+        return msgspec.json.decode(text, type=kind)
+    except msgspec.MsgspecError as error:
+        raise TrajectoryError(f"a recorded {kind.__name__} is damaged: {error}") from error
