@@ -64,7 +64,9 @@ X86_64 = Architecture(
     sched_get_priority_max 146 sched_get_priority_min 147 mlock 149 munlock 150 pivot_root 155 prctl 157
     arch_prctl 158 setrlimit 160 chroot 161 acct 163 mount 165 umount2 166 swapon 167 reboot 169
     sethostname 170 setdomainname 171 init_module 175 delete_module 176 gettid 186 setxattr 188 lsetxattr 189
-    fsetxattr 190 tkill 200 time 201 futex 202 sched_setaffinity 203 sched_getaffinity 204 epoll_create 213
+    fsetxattr 190 getxattr 191 lgetxattr 192 fgetxattr 193 listxattr 194 llistxattr 195 flistxattr 196
+    removexattr 197 lremovexattr 198 fremovexattr 199 tkill 200 time 201 futex 202
+    sched_setaffinity 203 sched_getaffinity 204 epoll_create 213
     getdents64 217 set_tid_address 218 restart_syscall 219 fadvise64 221 timer_create 222 timer_settime 223
     timer_gettime 224 timer_getoverrun 225 timer_delete 226 clock_settime 227 clock_gettime 228
     clock_getres 229 clock_nanosleep 230 exit_group 231 epoll_wait 232 epoll_ctl 233 tgkill 234 utimes 235
@@ -93,13 +95,12 @@ ALLOWED = _names("""
     pread64 pwrite64 readv writev preadv pwritev preadv2 pwritev2
     fstat stat lstat newfstatat statx access faccessat faccessat2 getcwd chdir fchdir
     getdents getdents64 statfs fstatfs
-    open openat creat mkdir mkdirat rmdir rename renameat renameat2 symlink symlinkat link linkat unlink
-    unlinkat
+    open openat creat mkdir mkdirat rmdir rename renameat renameat2
+    symlink symlinkat link linkat unlink unlinkat
     readlink readlinkat truncate ftruncate fallocate fsync fdatasync umask copy_file_range sendfile fadvise64
     chmod fchmodat utime utimes dup dup2 dup3 pipe pipe2 close_range
     select pselect6 ppoll epoll_create epoll_create1 epoll_ctl epoll_wait epoll_pwait epoll_pwait2
-    eventfd eventfd2
-    timerfd_create timerfd_settime timerfd_gettime signalfd signalfd4
+    eventfd eventfd2 timerfd_create timerfd_settime timerfd_gettime signalfd signalfd4
     sendmsg recvmsg shutdown getsockopt setsockopt getsockname getpeername
     rt_sigaction rt_sigprocmask rt_sigreturn rt_sigpending rt_sigtimedwait rt_sigsuspend sigaltstack
     kill tkill tgkill pause alarm getitimer setitimer
@@ -114,19 +115,24 @@ ALLOWED = _names("""
 """)
 
 DENIED = _names("""
-    socket connect accept accept4 bind listen execve execveat fork vfork ptrace process_vm_readv
-    process_vm_writev
-    kcmp pidfd_open pidfd_getfd pidfd_send_signal process_madvise memfd_create memfd_secret
+    socket connect accept accept4 bind listen execve execveat fork vfork ptrace
+    process_vm_readv process_vm_writev kcmp pidfd_open pidfd_getfd pidfd_send_signal process_madvise
+    memfd_create memfd_secret
     unshare setns mount umount2 pivot_root chroot open_tree move_mount fsopen mount_setattr
     setuid setgid setreuid setregid setresuid setresgid setfsuid setfsgid setgroups capset personality
     keyctl add_key request_key io_uring_setup io_uring_enter io_uring_register
     bpf perf_event_open userfaultfd seccomp landlock_create_ruleset landlock_add_rule landlock_restrict_self
     shmget shmat shmctl semget msgget mq_open name_to_handle_at open_by_handle_at fanotify_init
-    splice tee vmsplice fchmod chown fchown lchown fchownat futimesat mknod mknodat setxattr lsetxattr
-    fsetxattr flock
+    splice tee vmsplice fchmod chown fchown lchown fchownat futimesat mknod mknodat flock
     setpriority setrlimit sethostname setdomainname clock_settime acct swapon reboot syslog
     init_module finit_module delete_module kexec_load
 """)
+
+UNSUPPORTED = _names("""
+    setxattr lsetxattr fsetxattr getxattr lgetxattr fgetxattr listxattr llistxattr flistxattr
+    removexattr lremovexattr fremovexattr
+""")
+"""Get ENOTSUP, which programs that copy files take for a file system without attributes."""
 
 _CLONE_THREAD = 0x10000
 _NAMESPACES = (
@@ -141,7 +147,8 @@ _PRCTLS = [3, 15, 16, 23, 0x53564D41]
 
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _AND, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x54, 0x06
 _ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
-_EPERM, _ENOSYS, _ENOTTY = _ERRNO | errno.EPERM, _ERRNO | errno.ENOSYS, _ERRNO | errno.ENOTTY
+_EPERM, _ENOSYS = _ERRNO | errno.EPERM, _ERRNO | errno.ENOSYS
+_ENOTTY, _ENOTSUP = _ERRNO | errno.ENOTTY, _ERRNO | errno.ENOTSUP
 _NUMBER, _ARCH = 0, 4
 _AF_UNIX, _SOCK_STREAM, _TYPE_MASK, _AT_EMPTY_PATH = 1, 1, 0xF, 0x1000
 
@@ -251,6 +258,7 @@ def _assemble(architecture: Architecture) -> bytes:
     bodies = {name: [_op(_RETURN, _ALLOW)] for name in ALLOWED}
     bodies |= _CONDITIONAL
     bodies |= {name: [_op(_RETURN, _EPERM)] for name in DENIED}
+    bodies |= {name: [_op(_RETURN, _ENOTSUP)] for name in UNSUPPORTED}
     for name, body in bodies.items():
         if name in numbers:
             program += [_op(_EQUAL, numbers[name], 0, len(body)), *body]
