@@ -70,7 +70,7 @@ def test_help_is_instant_and_names_every_command(cli: Cli) -> None:
     assert done.returncode == 0
     for name in ("ask", "config", "demo", "doctor", "runs"):
         assert re.search(rf"^  {name} ", done.stdout, re.MULTILINE)
-    code = "import sys, recursor.cli; print({'aiohttp', 'rich', 'asyncio'} & set(sys.modules))"
+    code = "import sys, recursor.cli; print({'aiohttp', 'rich', 'jsonschema'} & set(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert loaded.stdout.strip() == "set()"
 
@@ -156,6 +156,7 @@ def test_a_model_that_refuses_has_its_exit_code(
         (["What?", "--sandbox", "proces", "--model", "m", "--base-url", "http://127.0.0.1:9"], "'process'"),
         (["What?", "--config", "none.toml"], "cannot read none.toml"),
         (["What?", "--json", "--jsonl", "-"], "both want stdout"),
+        (["What?", "--model", "m", "--base-url", "http://127.0.0.1:9", "--jsonl", "no/x"], "cannot write"),
     ],
 )
 def test_wrong_usage_ends_with_2_before_anything_is_asked(cli: Cli, arguments: list[str], said: str) -> None:
@@ -193,6 +194,51 @@ def test_escape_sequences_of_a_model_never_reach_the_terminal(cli: Cli) -> None:
     assert done.returncode == 0
     assert "red" in done.stderr
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", done.stderr)
+
+
+def test_a_run_is_recorded_and_can_be_listed_shown_and_exported(cli: Cli) -> None:
+    batch = "```repl\nprint(len(llm_query_batched(['a', 'b', 'c'])))\n```"
+    with ModelServer(replies(batch, FINAL_LENGTH)) as server:
+        asked = json.loads(cli("ask", "How long?", "-", *at(server), "-q", "--json", stdin="four").stdout)
+    listed = json.loads(cli("runs", "list", "--json").stdout)
+    assert [(run["run_id"], run["stop_reason"]) for run in listed] == [(asked["run_id"], "answered")]
+    assert asked["run_id"][:12] in cli("runs", "list").stdout
+    shown = cli("runs", "show", asked["run_id"][:6]).stdout
+    for part in ("How long?", "llm_query_batched(['a', 'b', 'c'])", "→ 3", "3 sub-calls", "answer    4"):
+        assert part in shown
+    exported = cli("runs", "export", asked["run_id"], "--jsonl").stdout.splitlines()
+    events = [json.loads(line)["event"] for line in exported]
+    assert (events.count("model_called"), events[-1]) == (5, "run_ended")
+
+
+def test_runs_that_are_not_there_are_said_to_be_so(cli: Cli) -> None:
+    empty = cli("runs", "list")
+    assert (empty.returncode, empty.stdout) == (0, "")
+    assert "nothing is recorded yet" in empty.stderr
+    missing = cli("runs", "show", "abc")
+    assert missing.returncode == 1
+    assert missing.stderr.startswith("Error: there is no store")
+
+
+@pytest.mark.parametrize("where", ["-", "events.jsonl"])
+def test_jsonl_writes_events_while_they_happen(
+    cli: Cli, server: ModelServer, tmp_path: Path, where: str
+) -> None:
+    done = cli("ask", "How long?", "-", *at(server), "--no-store", "-q", "--jsonl", where, stdin="four")
+    text = done.stdout if where == "-" else (tmp_path / where).read_text()
+    events = [json.loads(line)["event"] for line in text.splitlines()]
+    assert done.returncode == 0
+    assert (events[0], events[-1]) == ("run_started", "run_ended")
+    assert (done.stdout == "4\n") == (where != "-")
+
+
+def test_a_store_that_cannot_be_written_is_refused_before_anything_is_asked(
+    cli: Cli, server: ModelServer, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    done = cli("ask", "How long?", *at(server), "--store", "file/runs.db")
+    assert done.returncode == 2
+    assert server.requests == []
 
 
 def test_config_show_tells_where_a_value_comes_from(cli: Cli, tmp_path: Path) -> None:

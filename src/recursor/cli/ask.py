@@ -116,7 +116,8 @@ def _sinks(jsonl: str | None) -> list[Sink]:
     from recursor.trajectory.jsonl import JsonlSink  # noqa: PLC0415 - only with --jsonl
 
     try:
-        file = os.fdopen(os.dup(1), "wb") if jsonl == "-" else Path(jsonl).open("wb")  # noqa: SIM115 - the sink's
+        target = os.dup(1) if jsonl == "-" else jsonl
+        file = open(target, "w", encoding="utf-8")  # noqa: SIM115, PTH123 - the sink's; Path takes no descriptor
     except OSError as error:
         raise ConfigError(f"cannot write {jsonl}: {error.strerror}") from error
     return [JsonlSink(file)]

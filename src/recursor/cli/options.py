@@ -62,7 +62,7 @@ def store_path(loaded: config.Config) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
-        raise ConfigError(f"cannot make {path.parent} for the store: {error.strerror}; see --store") from error
+        raise ConfigError(f"cannot make {path.parent}: {error.strerror}; see --store") from error
     if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
         raise ConfigError(f"cannot write the store {path}; see --store and --no-store")
     return path

@@ -72,8 +72,10 @@ class Tally:
             case ModelCalled():
                 self._call(event)
             case ReplyText() if event.run_id == self.run_id:
-                self.turn = event.turn
+                self.turn, self.doing = event.turn, "replying"
                 self.reply = (self.reply + event.text)[-2000:]
+            case BlockExecuted() if event.run_id == self.run_id:
+                self.doing = f"asking {self.model}"
             case RunEnded() if event.run_id != self.run_id:
                 self.children -= 1
                 self.children_done += 1
@@ -97,7 +99,7 @@ class Tally:
             self.done += event.error is None
             self.failed += event.error is not None
         elif event.run_id == self.run_id:
-            self.turn, self.reply = event.turn, ""
+            self.turn, self.reply, self.doing = event.turn, "", "running code"
 
     def calls(self) -> str:
         """Sub-calls and children, "" when there were none."""
@@ -126,7 +128,7 @@ class Tally:
         return f"{tokens} tokens · {cost} · {took}"
 
     def status(self) -> str:
-        turn = f"turn {self.turn or 1} of {self.limits.max_turns}"
+        turn = f"turn {self.turn or 1} of {self.limits.max_turns}: {self.doing}"
         return " · ".join(filter(None, (turn, self.calls(), self.spent())))
 
 
