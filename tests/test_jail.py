@@ -742,12 +742,20 @@ def test_every_system_call_that_is_named_has_a_number_and_one_verdict() -> None:
     assert len(set(known.values())) == len(known)
 
 
-async def test_cancelling_while_workers_start_leaves_none_behind() -> None:
-    async def start() -> None:
-        repl = await ProcessSandbox().open()
+async def test_repls_start_side_by_side() -> None:
+    repls = await asyncio.wait_for(asyncio.gather(*(ProcessSandbox().open() for _ in range(8))), 30)
+    shown = await asyncio.gather(
+        *(Bench(repl).shown(f"print({number})") for number, repl in enumerate(repls))
+    )
+    assert shown == [f"{number}\n" for number in range(8)]
+    for repl in repls:
         await repl.close()
 
-    tasks = [asyncio.create_task(start()) for _ in range(4)]
-    done, _ = await asyncio.wait(tasks, timeout=20)
-    assert len(done) == 4
-    assert all(task.exception() is None for task in done)
+
+def test_a_template_process_that_does_not_start_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jail, "_BOOT", "raise RuntimeError('out of luck')")
+    with pytest.raises(SandboxError, match=r"(?s)did not start.*out of luck"):
+        jail.Zygote()
+    monkeypatch.setattr(sys, "executable", "/nonexistent/python")
+    with pytest.raises(SandboxError, match="/nonexistent/python could not be started"):
+        jail.Zygote()

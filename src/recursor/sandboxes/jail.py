@@ -171,14 +171,14 @@ class Zygote:
         self._broken = False
         self._control, inside = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._control.settimeout(_START)
+        self._pidfd = -1
         errors, write_errors = os.pipe()
         try:
-            self._pid = _start(inside, write_errors, installed_packages() if packages is None else packages)
-        finally:
-            inside.close()
-            os.close(write_errors)
-        self._pidfd = linux.pidfd_open(self._pid)
-        try:
+            with inside, os.fdopen(write_errors, "wb") as said:
+                self._pid = _start(
+                    inside, said.fileno(), installed_packages() if packages is None else packages
+                )
+            self._pidfd = linux.pidfd_open(self._pid)
             self._facts = self._greeting(errors)
         except BaseException:
             self.close()
