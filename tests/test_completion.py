@@ -118,7 +118,7 @@ def test_a_string_is_text_even_when_it_looks_like_a_path() -> None:
 
 def test_messages_become_a_variable_and_the_last_user_text_the_question() -> None:
     root = scripted(block("FINAL([m['content'] for m in messages])"))
-    messages = [
+    messages: list[dict[str, Any]] = [
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": "First"},
         {"role": "assistant", "content": "ok " * 100_000},

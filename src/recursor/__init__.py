@@ -4,11 +4,17 @@
 >>> RLM("openai/gpt-5").completion("Who is mentioned most?", context=Path("books/")).answer
 """
 
-from recursor.errors import ConfigError, ModelError, RLMError, SandboxError, SubcallError
-from recursor.limits import Limits
-from recursor.rlm import RLM
-from recursor.tools import tool
-from recursor.types import Completion, StopReason
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from recursor.errors import ConfigError, ModelError, RLMError, SandboxError, SubcallError
+    from recursor.limits import Limits
+    from recursor.rlm import RLM
+    from recursor.tools import tool
+    from recursor.types import Completion, StopReason
 
 __all__ = [
     "RLM",
@@ -22,3 +28,24 @@ __all__ = [
     "SubcallError",
     "tool",
 ]
+
+_HOMES = {
+    "RLM": "rlm",
+    "Limits": "limits",
+    "tool": "tools",
+    "Completion": "types",
+    "StopReason": "types",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used: `recursor --help` must not wait for the engine."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOMES.get(name, 'errors')}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
