@@ -172,7 +172,32 @@ def test_an_unknown_command_names_the_nearest(cli: Cli) -> None:
     assert "Did you mean 'ask'?" in done.stderr
 
 
-def test_ctrl_c_ends_with_130_and_no_traceback(environment: dict[str, str], tmp_path: Path) -> None:
+def test_a_pipe_or_device_is_no_path(cli: Cli, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in ("pipe", "/dev/null"):
+        done = cli("ask", "What?", path)
+        assert done.returncode == 2
+        assert "neither a file nor a folder" in done.stderr
+
+
+def test_an_answer_that_cannot_be_written_is_an_error_that_names_the_run(
+    server: ModelServer, environment: dict[str, str]
+) -> None:
+    command = [sys.executable, "-m", "recursor", "ask", "How long?", "-", *at(server), "-q"]
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            command, input="four", stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False,
+            env=environment,
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert re.search("No space left.*\n.*recursor runs show [0-9a-f]{32}\n$", done.stderr)
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_run_with_130_and_no_traceback(
+    environment: dict[str, str], tmp_path: Path, sent: signal.Signals
+) -> None:
     with ModelServer(replies("```repl\nprint('begun')\n```", "```repl\nwhile True: pass\n```")) as server:
         command = [sys.executable, "-m", "recursor", "ask", "What?", *at(server), "--no-store"]
         with subprocess.Popen(
@@ -181,7 +206,7 @@ def test_ctrl_c_ends_with_130_and_no_traceback(environment: dict[str, str], tmp_
             assert process.stderr is not None
             while "turn 2" not in process.stderr.readline():
                 assert process.poll() is None
-            process.send_signal(signal.SIGINT)
+            process.send_signal(sent)
             stdout, stderr = process.communicate(timeout=20)
     assert (process.returncode, stdout) == (130, "")
     assert "Traceback" not in stderr

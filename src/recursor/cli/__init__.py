@@ -15,7 +15,7 @@ import click
 COMMANDS = {
     "ask": "Answer a question over files, folders or standard input.",
     "config": "Show the settings in force and where they come from.",
-    "demo": "Three questions over 45 MB of text, offline and without a key.",
+    "demo": "Three questions over 47 MB of text, offline and without a key.",
     "doctor": "Check this machine: sandbox, endpoints, keys, store.",
     "runs": "List, show and export recorded runs.",
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -55,6 +56,7 @@ def command(
     rlm = _rlm(settings, jsonl, quiet)
     context = _context(paths)
     display = progress.choose(settings.settings.limits, quiet=quiet)
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         done = asyncio.run(_follow(rlm, question, context, display))
     except (RLMError, KeyboardInterrupt) as error:
@@ -63,13 +65,24 @@ def command(
         sys.exit(code)
     finally:
         display.close()
-    if as_json:
-        _write(to_json(_summary(done)))
-    elif jsonl != "-" and not (done.answer is None and done.stop_reason is not StopReason.ANSWERED):
-        _write(as_text(done.answer))
+    try:
+        _print(done, as_json=as_json, events_on_stdout=jsonl == "-")
+    except AnswerLost as error:
+        sys.exit(exits.report(error, done.run_id if settings.settings.record else ""))
     if done.stop_reason is not StopReason.ANSWERED:
         _say_limit(done, settings.settings.limits)
     sys.exit(exits.of_completion(done))
+
+
+class AnswerLost(RLMError):
+    """There is an answer, and stdout does not take it."""
+
+
+def _print(done: Completion, *, as_json: bool, events_on_stdout: bool) -> None:
+    if as_json:
+        _write(to_json(_summary(done)))
+    elif not events_on_stdout and (done.answer is not None or done.stop_reason is StopReason.ANSWERED):
+        _write(as_text(done.answer))
 
 
 async def _follow(rlm: RLM, question: str, context: Any, display: progress.Progress) -> Completion:
@@ -131,10 +144,12 @@ def _check(question: str, paths: tuple[str, ...]) -> None:
         raise click.UsageError("- stands for standard input and cannot be mixed with paths")
     if "-" in paths and sys.stdin.isatty():
         raise click.UsageError("- reads standard input, which is a terminal: pipe something into it")
-    for path in paths:
-        if path != "-" and not Path(path).exists():
+    for path in (Path(path) for path in paths if path != "-"):
+        if not path.exists():
             raise click.UsageError(f"no such file or folder: {path}")
-        if path != "-" and not os.access(path, os.R_OK):
+        if not (path.is_file() or path.is_dir()):
+            raise click.UsageError(f"{path} is neither a file nor a folder; pipe it in and write - for it")
+        if not os.access(path, os.R_OK):
             raise click.UsageError(f"not allowed to read {path}")
 
 
@@ -168,8 +183,12 @@ def _write(text: str) -> None:
     if sys.stdout.isatty():
         click.echo(clean(text))
         return
-    sys.stdout.buffer.write(text.encode("utf-8", "backslashreplace") + b"\n")
-    sys.stdout.buffer.flush()
+    try:
+        sys.stdout.buffer.write(text.encode("utf-8", "backslashreplace") + b"\n")
+        sys.stdout.buffer.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the exit flushes stdout once more
+        raise AnswerLost(f"the answer cannot be written to stdout: {error.strerror}") from error
 
 
 def _say_limit(done: Completion, limits: Limits) -> None:

@@ -34,7 +34,7 @@ NOTICE = (
 @click.option("--no-store", is_flag=True, help="Do not record the runs.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(store: str | None, no_store: bool, as_json: bool) -> None:
-    """Answer three questions over 45 MB of text, offline: scripted models, everything else real.
+    """Answer three questions over 47 MB of text, offline: scripted models, everything else real.
 
     Exit codes: 0 all answers are right, 1 one is wrong.
     """
