@@ -52,7 +52,9 @@ class Bench:
         self.repl = repl
         self.host = Host()
 
-    async def run(self, code: str, *, max_time: float | None = 20.0, max_wall: float | None = None) -> Execution:
+    async def run(
+        self, code: str, *, max_time: float | None = 20.0, max_wall: float | None = None
+    ) -> Execution:
         return await self.repl.execute(code, self.host, max_time=max_time, max_wall=max_wall)
 
     async def shown(self, code: str) -> str:
@@ -83,5 +85,3 @@ async def isolated() -> AsyncIterator[Bench]:
     repl = await sandbox.open()
     yield Bench(repl)
     await repl.close()
-
-

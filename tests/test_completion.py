@@ -18,7 +18,17 @@ from hypothesis import strategies as st
 from recursor import RLM, ConfigError, Limits, ModelError, StopReason, tool
 from recursor.prompt import MAX_OUTPUT, clip
 from recursor.testing import ListSink, ScriptedModel
-from recursor.types import BlockExecuted, ContextHashed, Message, ModelCalled, Output, Reply, RunEnded, RunStarted, Usage
+from recursor.types import (
+    BlockExecuted,
+    ContextHashed,
+    Message,
+    ModelCalled,
+    Output,
+    Reply,
+    RunEnded,
+    RunStarted,
+    Usage,
+)
 
 
 def block(code: str) -> str:
@@ -61,14 +71,21 @@ def test_a_question_over_a_text_is_answered_by_code_and_sub_calls() -> None:
 
 
 def test_each_prompt_is_a_prefix_of_the_next() -> None:
-    root = scripted(block("print('a' * 50_000)"), block("1/0"), "no code", block("x ="), "", block("FINAL(1)"))
+    root = scripted(
+        block("print('a' * 50_000)"), block("1/0"), "no code", block("x ="), "", block("FINAL(1)")
+    )
     RLM(root).completion("?", "data")
     for earlier, later in zip(root.requests, root.requests[1:], strict=False):
         assert later[: len(earlier)] == earlier
         assert len(later) == len(earlier) + 2
 
 
-@given(st.lists(st.text(max_size=200) | st.sampled_from(["print(1)", "x = 1", "FINAL(0)", "1/0"]).map(block), max_size=5))
+@given(
+    st.lists(
+        st.text(max_size=200) | st.sampled_from(["print(1)", "x = 1", "FINAL(0)", "1/0"]).map(block),
+        max_size=5,
+    )
+)
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_whatever_the_root_replies_the_run_ends_and_prompts_only_grow(replies: list[str]) -> None:
     root = ScriptedModel([*replies, block("FINAL('end')")])
@@ -81,7 +98,9 @@ def test_whatever_the_root_replies_the_run_ends_and_prompts_only_grow(replies: l
 def test_what_is_planted_in_the_context_and_never_shown_is_in_no_prompt() -> None:
     canary = "CANARY-7f3a"
     text = "x" * 500_000 + canary + "y" * 500_000
-    root = scripted(block("print(len(context))"), block("print(context[:50_000])"), block("FINAL(context.count('y'))"))
+    root = scripted(
+        block("print(len(context))"), block("print(context[:50_000])"), block("FINAL(context.count('y'))")
+    )
     done = RLM(root).completion("?", context=text)
     assert done.answer == 500_000
     assert not any(canary in message.content for request in root.requests for message in request)
@@ -89,7 +108,12 @@ def test_what_is_planted_in_the_context_and_never_shown_is_in_no_prompt() -> Non
 
 def test_the_first_prompt_is_small_and_does_not_grow_with_the_context() -> None:
     sizes = []
-    for context in ("abc" * 1_000, "abc" * 1_000_000, ["abc"] * 1_000_000, {f"k{n}": "v" * 1000 for n in range(10_000)}):
+    for context in (
+        "abc" * 1_000,
+        "abc" * 1_000_000,
+        ["abc"] * 1_000_000,
+        {f"k{n}": "v" * 1000 for n in range(10_000)},
+    ):
         root = scripted(block("FINAL(1)"))
         RLM(root).completion("How many?", context)
         sizes.append(sum(len(message.content) for message in root.requests[0]))
@@ -104,7 +128,11 @@ def test_a_folder_is_a_mapping_of_documents_and_a_file_is_its_text(tmp_path: Pat
     (tmp_path / "raw.bin").write_bytes(b"\xff\xfe\x00")
     (tmp_path / ".hidden").write_text("no")
     code = "FINAL(context)"
-    assert answer_of(code, context=tmp_path) == {"a.txt": "one\r\ntwo", "raw.bin": b"\xff\xfe\x00", "sub/b.md": "é"}
+    assert answer_of(code, context=tmp_path) == {
+        "a.txt": "one\r\ntwo",
+        "raw.bin": b"\xff\xfe\x00",
+        "sub/b.md": "é",
+    }
     assert answer_of(code, context=tmp_path / "a.txt") == "one\r\ntwo"
     assert answer_of(code, context=tmp_path / "raw.bin") == b"\xff\xfe\x00"
     assert answer_of(code, context=[tmp_path / "a.txt", tmp_path / "sub" / "b.md"]) == {
@@ -203,7 +231,11 @@ def test_code_that_kills_its_repl_costs_one_turn() -> None:
     assert "variables are lost" in last_prompt(root)
 
 
-@given(st.text(min_size=0, max_size=60).flatmap(lambda piece: st.integers(0, 400).map(lambda times: piece * times)))
+@given(
+    st.text(min_size=0, max_size=60).flatmap(
+        lambda piece: st.integers(0, 400).map(lambda times: piece * times)
+    )
+)
 def test_clipping_keeps_both_ends_and_counts_what_it_leaves_out(text: str) -> None:
     clipped = clip(Output(text), 1_000)
     if len(text) <= 1_000:
@@ -275,12 +307,17 @@ def test_the_time_of_a_run_stops_a_running_block_and_a_pending_call() -> None:
 
 
 def test_unknown_prices_are_not_zero() -> None:
-    free, unknown = Reply(block("llm_query('a')"), Usage(calls=1), 0.25), Reply(block("FINAL(1)"), Usage(calls=1), None)
+    free, unknown = (
+        Reply(block("llm_query('a')"), Usage(calls=1), 0.25),
+        Reply(block("FINAL(1)"), Usage(calls=1), None),
+    )
     assert RLM(scripted(free, Reply("x", Usage(calls=1), 0.5), unknown)).completion("?").cost is None
 
 
 def test_failed_calls_are_counted() -> None:
-    root = scripted(block("r = llm_query_batched(['a', 'b'], return_exceptions=True)"), block("FINAL(len(r))"))
+    root = scripted(
+        block("r = llm_query_batched(['a', 'b'], return_exceptions=True)"), block("FINAL(len(r))")
+    )
     sub = ScriptedModel([ModelError("down"), "fine"], name="sub")
     assert RLM(root, sub_model=sub).completion("?").usage.calls == 4
 
@@ -306,7 +343,10 @@ def test_sub_calls_run_at_the_same_time() -> None:
 
 def test_a_failed_sub_call_raises_in_the_parents_code() -> None:
     root = scripted(block("try:\n    llm_query('a')\nexcept SubcallError as error:\n    FINAL(str(error))"))
-    assert RLM(root, sub_model=ScriptedModel([ModelError("no credit")], name="sub")).completion("?").answer == "no credit"
+    assert (
+        RLM(root, sub_model=ScriptedModel([ModelError("no credit")], name="sub")).completion("?").answer
+        == "no credit"
+    )
 
 
 def test_an_unknown_model_is_an_error_that_names_the_known() -> None:
@@ -317,7 +357,11 @@ def test_an_unknown_model_is_an_error_that_names_the_known() -> None:
 
 
 def test_a_schema_makes_sub_calls_return_values() -> None:
-    root = scripted(block("s = {'type': 'object', 'required': ['n']}\nFINAL(llm_query_batched(['a', 'b'], schema=s, return_exceptions=True)[0]['n'])"))
+    root = scripted(
+        block(
+            "s = {'type': 'object', 'required': ['n']}\nFINAL(llm_query_batched(['a', 'b'], schema=s, return_exceptions=True)[0]['n'])"
+        )
+    )
     sub = ScriptedModel(['```json\n{"n": 3}\n```', "nonsense"], name="sub")
     assert RLM(root, sub_model=sub).completion("?").answer == 3
 
@@ -359,7 +403,10 @@ def test_tools_run_on_the_host_with_their_arguments_checked() -> None:
         block("FINAL(lookup('a', times=2))"),
     )
     assert RLM(root, tools=[lookup, anything]).completion("?").answer == {"a": 2}
-    assert "`lookup(word: str, *, times: int = 1) -> dict[str, int]`: Look a word up." in root.requests[0][0].content
+    assert (
+        "`lookup(word: str, *, times: int = 1) -> dict[str, int]`: Look a word up."
+        in root.requests[0][0].content
+    )
     assert "too many positional arguments" in root.requests[1][-1].content
     assert "slow raised ValueError: broken" in root.requests[2][-1].content
     assert len(seen) == 1
@@ -510,7 +557,9 @@ async def test_closing_a_stream_stops_the_run() -> None:
 
 async def test_cancelling_a_completion_stops_the_run_and_leaves_no_task() -> None:
     sink = ListSink()
-    rlm = RLM(scripted(block("llm_query('a')"), "?"), sub_model=ScriptedModel(["x"], latency=60), sinks=[sink])
+    rlm = RLM(
+        scripted(block("llm_query('a')"), "?"), sub_model=ScriptedModel(["x"], latency=60), sinks=[sink]
+    )
     task = asyncio.create_task(rlm.acompletion("?"))
     while not any(isinstance(event, ModelCalled) for event in sink.events):
         await asyncio.sleep(0.01)
@@ -534,7 +583,11 @@ def test_a_model_may_be_any_object_with_the_protocol() -> None:
         name = "own"
 
         async def query(
-            self, messages: Sequence[Message], *, schema: Any = None, on_text: Callable[[str], None] | None = None
+            self,
+            messages: Sequence[Message],
+            *,
+            schema: Any = None,
+            on_text: Callable[[str], None] | None = None,
         ) -> Reply:
             return Reply(block("FINAL('mine')"))
 
@@ -550,4 +603,9 @@ def test_the_host_keeps_its_stdout(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_answers_keep_their_types() -> None:
-    assert answer_of("import decimal\nFINAL((1, {2}, decimal.Decimal('1.0'), 2**70))") == (1, {2}, Decimal("1.0"), 2**70)
+    assert answer_of("import decimal\nFINAL((1, {2}, decimal.Decimal('1.0'), 2**70))") == (
+        1,
+        {2},
+        Decimal("1.0"),
+        2**70,
+    )

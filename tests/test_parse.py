@@ -19,7 +19,9 @@ def test_blocks_come_in_order_with_their_language() -> None:
 
 
 def test_an_indented_fence_loses_its_indentation() -> None:
-    assert codes("1. look:\n   ```repl\n   for i in x:\n       print(i)\n   ```\n") == ["for i in x:\n    print(i)"]
+    assert codes("1. look:\n   ```repl\n   for i in x:\n       print(i)\n   ```\n") == [
+        "for i in x:\n    print(i)"
+    ]
 
 
 def test_a_fence_in_a_list_item_is_a_fence() -> None:
@@ -67,12 +69,16 @@ def test_whitespace_inside_a_string_literal_survives() -> None:
     assert codes(f"```repl\n{code}\n```") == [code]
 
 
-@pytest.mark.parametrize(("code", "whole"), [("x = 1", True), ("x = (", False), ('x = """a', False), ("", True)])
+@pytest.mark.parametrize(
+    ("code", "whole"), [("x = 1", True), ("x = (", False), ('x = """a', False), ("", True)]
+)
 def test_whole_code_is_told_from_code_that_was_cut(code: str, whole: bool) -> None:
     assert is_whole(code) is whole
 
 
-_PIECES = st.sampled_from(["```", "~~~", "```repl", "   ```python", "x = 1", '"""', "'''", "\n", "\r\n", " ", "\0", "é", "("])
+_PIECES = st.sampled_from(
+    ["```", "~~~", "```repl", "   ```python", "x = 1", '"""', "'''", "\n", "\r\n", " ", "\0", "é", "("]
+)
 
 
 @given(st.lists(_PIECES | st.text(), max_size=30).map("".join))

@@ -8,14 +8,13 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from conftest import Bench
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from conftest import Bench
 from recursor.context import prepare
 from recursor.sandboxes.inprocess import InProcessSandbox
 from recursor.types import LlmQuery
-
 
 # Python is Python -----------------------------------------------------------------------------
 
@@ -78,7 +77,9 @@ async def test_a_syntax_error_shows_its_line_and_runs_nothing(bench: Bench) -> N
     assert "SyntaxError" in str(failed.error)
 
 
-@pytest.mark.parametrize("code", ["import sys\nsys.exit(3)", "raise SystemExit", "exit()", "raise KeyboardInterrupt"])
+@pytest.mark.parametrize(
+    "code", ["import sys\nsys.exit(3)", "raise SystemExit", "exit()", "raise KeyboardInterrupt"]
+)
 async def test_exiting_is_an_error_that_the_model_reads(bench: Bench, code: str) -> None:
     await bench.shown("kept = 1")
     assert (await bench.run(code)).error
@@ -86,7 +87,9 @@ async def test_exiting_is_an_error_that_the_model_reads(bench: Bench, code: str)
 
 
 async def test_classes_of_a_block_pickle(isolated: Bench) -> None:
-    assert await isolated.shown("import pickle\nclass Q:\n    v = 1\npickle.loads(pickle.dumps(Q())).v") == "1\n"
+    assert (
+        await isolated.shown("import pickle\nclass Q:\n    v = 1\npickle.loads(pickle.dumps(Q())).v") == "1\n"
+    )
 
 
 async def test_input_fails_at_once(isolated: Bench) -> None:
@@ -154,7 +157,10 @@ def test_clipped_output_counts_every_character(pieces: list[str]) -> None:
         ("import decimal\nFINAL(decimal.Decimal('1.50'))", Decimal("1.50")),
         ("FINAL(float('inf'))", math.inf),
         ("FINAL('\\ud800 \\0 \\r\\n')", "\ud800 \0 \r\n"),
-        ("def f():\n    try:\n        FINAL('first')\n    except Exception:\n        pass\nf()\nFINAL('second')", "first"),
+        (
+            "def f():\n    try:\n        FINAL('first')\n    except Exception:\n        pass\nf()\nFINAL('second')",
+            "first",
+        ),
         ("try:\n    FINAL('first')\nexcept BaseException:\n    FINAL('second')", "first"),
     ],
 )
@@ -181,7 +187,10 @@ async def test_an_answer_of_a_hundred_megabytes_survives(isolated: Bench) -> Non
         ("FINAL(object())", "cannot leave the REPL"),
         ("loop = []\nloop.append(loop)\nFINAL(loop)", "contains itself"),
         ("answer.update(content=len, ready=True)", "builtin_function_or_method"),
-        ("class R:\n    def __reduce__(self): return (print, ('pickled',))\nFINAL(R())", "cannot leave the REPL"),
+        (
+            "class R:\n    def __reduce__(self): return (print, ('pickled',))\nFINAL(R())",
+            "cannot leave the REPL",
+        ),
         ("count = 1\nFINAL_VAR('coutn')", "did you mean 'count'"),
     ],
 )
@@ -218,7 +227,9 @@ async def test_sub_calls_return_values(bench: Bench) -> None:
     assert await bench.shown("llm_query_batched(['a', 'b'])") == "['A', 'B']\n"
     assert await bench.shown("await allm_query_batched(str(n) for n in range(2))") == "['0', '1']\n"
     assert await bench.shown("rlm_query('q', {1: {2}})") == "{'question': 'q', 'context': {1: {2}}}\n"
-    assert await bench.shown("lookup(1, (2,), key='\\ud800')") == "['lookup', (1, (2,)), {'key': '\\ud800'}]\n"
+    assert (
+        await bench.shown("lookup(1, (2,), key='\\ud800')") == "['lookup', (1, (2,)), {'key': '\\ud800'}]\n"
+    )
 
 
 async def test_a_failed_sub_call_raises_at_its_line(bench: Bench) -> None:
@@ -305,7 +316,9 @@ async def test_any_context_round_trips(value: Any) -> None:
 # What code does to its REPL -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("code", ["while True: pass", "import time\ntime.sleep(1e9)", "import threading\nthreading.Event().wait()"])
+@pytest.mark.parametrize(
+    "code", ["while True: pass", "import time\ntime.sleep(1e9)", "import threading\nthreading.Event().wait()"]
+)
 async def test_a_runaway_block_is_interrupted_and_its_state_kept(isolated: Bench, code: str) -> None:
     await isolated.shown("kept = 1")
     execution = await isolated.run(code, max_time=0.3)
@@ -358,6 +371,10 @@ async def test_descriptors_0_to_2_may_be_closed(isolated: Bench) -> None:
     assert await isolated.shown("print('still')") == "still\n"
 
 
-async def test_writing_to_the_real_stdout_stays_inside(isolated: Bench, capfd: pytest.CaptureFixture[str]) -> None:
-    await isolated.run("import sys, os\nsys.__stdout__.write('leak')\nsys.__stdout__.flush()\nos.write(1, b'leak')")
+async def test_writing_to_the_real_stdout_stays_inside(
+    isolated: Bench, capfd: pytest.CaptureFixture[str]
+) -> None:
+    await isolated.run(
+        "import sys, os\nsys.__stdout__.write('leak')\nsys.__stdout__.flush()\nos.write(1, b'leak')"
+    )
     assert "leak" not in "".join(capfd.readouterr())

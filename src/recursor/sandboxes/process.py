@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from recursor.protocols import Repl
 from recursor.sandboxes import jail
-from recursor.sandboxes.repl import WireRepl
+from recursor.sandboxes.repl import Worker, WireRepl
 
 MEMORY = 2 << 30
 """Bytes that a REPL may allocate, beside what its context needs."""
@@ -36,8 +36,15 @@ class ProcessSandbox:
         memory = self._memory + PER_CONTEXT_BYTE * context_size
         zygote = await asyncio.to_thread(jail.shared)
 
-        async def spawn() -> jail.Spawned:
-            return await asyncio.to_thread(jail.spawn, memory=memory, scratch=self._scratch)
+        async def spawn() -> Worker:
+            started = asyncio.ensure_future(
+                asyncio.to_thread(jail.spawn, memory=memory, scratch=self._scratch)
+            )
+            try:
+                return await asyncio.shield(started)
+            except asyncio.CancelledError:
+                started.add_done_callback(_discard)
+                raise
 
         repl = WireRepl(spawn, zygote.isolation(memory), tools)
         try:
@@ -46,3 +53,9 @@ class ProcessSandbox:
             await repl.close()
             raise
         return repl
+
+
+def _discard(started: asyncio.Future[jail.Spawned]) -> None:
+    """End a worker that nobody waits for any more."""
+    if not started.cancelled() and started.exception() is None:
+        asyncio.get_running_loop().run_in_executor(None, started.result().close)
