@@ -231,7 +231,7 @@ def _keys() -> dict[str, Any]:
     except ValueError as error:  # its text may hold a piece of a key
         line = getattr(error, "lineno", None)
         where = f", line {line}" if line else ""
-        raise ConfigError(f"{path}{where} is not TOML: write keys as openai = \"...\"") from None
+        raise ConfigError(f'{path}{where} is not TOML: write keys as openai = "..."') from None
 
 
 def _reveal(name: str, value: Any) -> str:

@@ -90,9 +90,7 @@ def run(store: Path | None, say: _Nothing) -> list[Result]:
             size = _size(question.context)
             say.line("bold", f"\n{number}. {question.title}: {question.text}")
             watcher = _Watcher(say)
-            rlm = RLM(
-                question.root(), sub_model=sub_model(), limits=LIMITS, store=store, sinks=[watcher]
-            )
+            rlm = RLM(question.root(), sub_model=sub_model(), limits=LIMITS, store=store, sinks=[watcher])
             done = rlm.completion(question.text, question.context)
             result = Result(question.title, size, done, question.truth, watcher.tally.done,
                             watcher.children, watcher.largest)  # fmt: skip

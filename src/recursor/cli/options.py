@@ -44,9 +44,7 @@ def settings(function: F) -> F:
 def load(flags: dict[str, Any]) -> config.Config:
     """Return the settings in force under the flags of `settings`."""
     file = flags.pop("file", None)
-    given = {
-        f"limits.{name}" if name.startswith("max_") else name: value for name, value in flags.items()
-    }
+    given = {f"limits.{name}" if name.startswith("max_") else name: value for name, value in flags.items()}
     if given.pop("no_store", False):
         given["record"] = False
     return config.load(file, given)
