@@ -550,7 +550,7 @@ async def test_closing_a_stream_stops_the_run() -> None:
     async for event in stream:
         if isinstance(event, ModelCalled):
             break
-    await stream.aclose()  # type: ignore[attr-defined]
+    await stream.aclose()
     assert isinstance(sink.events[-1], RunEnded)
     assert "Cancelled" in str(sink.events[-1].error)
 

@@ -8,7 +8,7 @@ and `stream` wait for them from the caller's own loop.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -126,7 +126,7 @@ class RLM:
         *,
         messages: Sequence[Mapping[str, Any]] | None = None,
         schema: Any = None,
-    ) -> AsyncIterator[Event]:
+    ) -> AsyncGenerator[Event, None]:
         """Yield events while the run goes; the last is `RunEnded`, with the completion.
 
         Closing the iterator stops the run. Raises what `completion` raises.

@@ -6,11 +6,10 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import click
 
@@ -21,7 +20,7 @@ from recursor.errors import ConfigError, RLMError
 from recursor.limits import Limits
 from recursor.protocols import Sink
 from recursor.rlm import RLM
-from recursor.types import Completion, Event, RunEnded, StopReason
+from recursor.types import Completion, RunEnded, StopReason
 
 NO_MODEL = """no model was named and none was found on this machine
   name one:          recursor ask --model openai/gpt-5 "..."   (needs OPENAI_API_KEY)
@@ -87,8 +86,7 @@ def _print(done: Completion, *, as_json: bool, events_on_stdout: bool) -> None:
 
 async def _follow(rlm: RLM, question: str, context: Any, display: progress.Progress) -> Completion:
     done: Completion | None = None
-    stream = cast(AsyncGenerator[Event, None], rlm.stream(question, context))
-    async with aclosing(stream) as events:
+    async with aclosing(rlm.stream(question, context)) as events:
         async for event in events:
             display.show(event)
             if isinstance(event, RunEnded) and event.run_id == display.tally.run_id:

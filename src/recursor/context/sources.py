@@ -124,14 +124,14 @@ def prepare(context: Any) -> Source:
 def _regular(path: Path) -> os.stat_result:
     try:
         status = path.stat()
-        with path.open("rb"):
-            pass
     except FileNotFoundError:
         raise ConfigError(f"context: there is no file or folder {str(path)!r}") from None
     except OSError as error:
         raise ConfigError(f"context: {str(path)!r} cannot be read: {error.strerror}") from None
-    if not stat.S_ISREG(status.st_mode):
+    if not stat.S_ISREG(status.st_mode):  # a pipe would block for ever
         raise ConfigError(f"context: {str(path)!r} is neither a file nor a folder")
+    if not os.access(path, os.R_OK):
+        raise ConfigError(f"context: {str(path)!r} cannot be read: permission denied")
     return status
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from recursor.protocols import Repl
 from recursor.sandboxes import jail
-from recursor.sandboxes.repl import Worker, WireRepl
+from recursor.sandboxes.repl import WireRepl, Worker
 
 MEMORY = 2 << 30
 """Bytes that a REPL may allocate, beside what its context needs."""
@@ -41,10 +41,11 @@ class ProcessSandbox:
                 asyncio.to_thread(jail.spawn, memory=memory, scratch=self._scratch)
             )
             try:
-                return await asyncio.shield(started)
+                spawned = await asyncio.shield(started)
             except asyncio.CancelledError:
                 started.add_done_callback(_discard)
                 raise
+            return spawned
 
         repl = WireRepl(spawn, zygote.isolation(memory), tools)
         try:

@@ -45,8 +45,10 @@ class Worker(Protocol):
 
     rpc: socket.socket
     aux: socket.socket
-    output: int | None
-    """Read end of the pipe that its stdout and stderr go to; None where there is none."""
+
+    @property
+    def output(self) -> int | None:
+        """Read end of the pipe that its stdout and stderr go to; None where there is none."""
 
     def interrupt(self) -> None:
         """Raise KeyboardInterrupt in its running block."""

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, replace
 from typing import IO, Any
 
 from recursor.errors import TrajectoryError
@@ -20,13 +20,13 @@ from recursor.types import (
     Completion,
     ContextHashed,
     Event,
-    Execution,
     Message,
     ModelCalled,
     Reply,
     RunEnded,
     RunStarted,
     StopReason,
+    Submission,
     Usage,
 )
 
@@ -75,12 +75,13 @@ def export(trajectories: Trajectories, run_id: str, file: IO[str]) -> None:
         file.write(json.dumps(lines.line(event)) + "\n")
 
 
-def read(file: IO[str] | IO[bytes]) -> Iterator[dict[str, Any]]:
+def read(file: Iterable[str] | Iterable[bytes]) -> Iterator[dict[str, Any]]:
     """Yield the objects of a log.
 
     Raises:
         TrajectoryError: a line is damaged or of another version; named by its number.
     """
+    line: str | bytes
     for number, line in enumerate(file, 1):
         try:
             found = json.loads(line)
@@ -218,8 +219,10 @@ def _model_called(trajectories: Trajectories, call: RecordedCall) -> ModelCalled
 
 
 def _block_executed(found: RecordedExecution) -> BlockExecuted:
-    execution: Execution = found.execution
-    return BlockExecuted(found.run_id, found.turn, found.block, execution)
+    submission = Submission(None) if found.submitted else None  # its value is the run's answer
+    return BlockExecuted(
+        found.run_id, found.turn, found.block, replace(found.execution, submission=submission)
+    )
 
 
 def _run_ended(run: RecordedRun) -> RunEnded:

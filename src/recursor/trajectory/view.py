@@ -106,7 +106,8 @@ class Trajectories:
         """Return runs, newest first; those that no other run started, unless children are asked for."""
         where = "" if children else "WHERE parent_id IS NULL "
         rows = self._all(
-            f"SELECT * FROM run {where}ORDER BY started DESC LIMIT ?", -1 if limit is None else limit
+            f"SELECT * FROM run {where}ORDER BY started DESC LIMIT ?",  # noqa: S608 - `where` is ours
+            -1 if limit is None else limit,
         )
         return [self._run(row) for row in rows]
 

@@ -82,7 +82,7 @@ class Channel:
             body = text.encode("utf-8", "replace")
             if len(body) > MAX_BODY:
                 raise SubcallError(
-                    f"the prompt has {len(body):,} bytes; at most {MAX_BODY:,} can be sent: cut it into pieces"
+                    f"the prompt has {len(body):,} bytes; at most {MAX_BODY:,} can be sent: cut it up"
                 )
         else:
             header = {**header, "value": self.send_value(number, value)}
