@@ -12,9 +12,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from conftest import Bench
+from recursor import plugins
 from recursor.context import prepare
 from recursor.sandboxes.inprocess import InProcessSandbox
+from recursor.testing import check_sandbox
 from recursor.types import LlmQuery
+
+
+@pytest.mark.parametrize("name", ["process", "inprocess"])
+async def test_a_sandbox_keeps_the_contract(name: str) -> None:
+    await check_sandbox(plugins.load("recursor.sandboxes", name)())
+
 
 # Python is Python -----------------------------------------------------------------------------
 

@@ -3,8 +3,8 @@
 Public. Nothing in here leaves the machine or costs money.
 """
 
-from recursor.testing.checks import check_model
+from recursor.testing.checks import check_model, check_sandbox
 from recursor.testing.scripted import ListSink, Script, ScriptedModel
 from recursor.testing.server import ModelServer
 
-__all__ = ["ListSink", "ModelServer", "Script", "ScriptedModel", "check_model"]
+__all__ = ["ListSink", "ModelServer", "Script", "ScriptedModel", "check_model", "check_sandbox"]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
-from recursor.protocols import Model
-from recursor.types import Message, Reply
+from recursor.context import prepare
+from recursor.errors import SubcallError
+from recursor.protocols import Model, Repl, Sandbox
+from recursor.types import Execution, LlmQuery, Message, Reply, RlmQuery, Subcall, ToolCall
 
 
 async def check_model(model: Model) -> None:
@@ -53,6 +56,100 @@ async def check_model(model: Model) -> None:
     call.cancel()
     done, _ = await asyncio.wait({call}, timeout=5)
     assert done, "a cancelled query must end"
+
+
+async def check_sandbox(sandbox: Sandbox) -> None:
+    """Try a sandbox against its contract: what a REPL must do, whatever it is isolated by.
+
+    Says nothing about isolation; `recursor doctor` does.
+
+    Raises:
+        AssertionError: it breaks the contract; the text says where.
+    """
+    repl = await sandbox.open(tools=["lookup"], context_size=100)
+    try:
+        await _check_contexts(repl)
+        await _check_blocks(repl)
+        await _check_subcalls(repl)
+        await _check_answers(repl)
+        await _check_interrupt(repl)
+    finally:
+        await repl.close()
+    await repl.close()  # closing twice is allowed
+
+
+class _Echo:
+    """Answers every sub-call with what it asked."""
+
+    async def answer(self, subcall: Subcall) -> Any:
+        match subcall:
+            case LlmQuery(prompt="fail"):
+                raise SubcallError("refused")
+            case LlmQuery(prompt=prompt):
+                return prompt
+            case RlmQuery(question=question, context=context):
+                return [question, context]
+            case ToolCall(name=name, args=args, kwargs=kwargs):
+                return [name, args, dict(kwargs)]
+
+
+async def _run(repl: Repl, code: str, *, max_time: float | None = 30.0) -> Execution:
+    return await repl.execute(code, _Echo(), max_time=max_time)
+
+
+async def _shows(repl: Repl, code: str, expected: str) -> None:
+    execution = await _run(repl, code)
+    shown = execution.output.head + execution.output.tail
+    assert execution.error is None, f"{code!r} failed: {execution.error}"
+    assert shown == expected, f"{code!r} showed {shown!r}, not {expected!r}"
+
+
+async def _check_contexts(repl: Repl) -> None:
+    for value in ("a\r\n\0é😀\ud800", b"\0\xff", [1, {"a": (2.5, None)}], {1: "x"}):
+        info = await repl.load("context", prepare(value))
+        assert info.name == "context", f"load must name the variable, not {info.name!r}"
+        assert info.type == type(value).__name__, f"the type of {value!r} is told as {info.type!r}"
+        execution = await _run(repl, "FINAL(context)")
+        assert execution.submission is not None, f"{value!r} did not come back: {execution.error}"
+        assert execution.submission.value == value, f"{value!r} came back as {execution.submission.value!r}"
+
+
+async def _check_blocks(repl: Repl) -> None:
+    await _shows(repl, "x = 1\ndef f(): return x\nprint('printed')\nf()", "printed\n1\n")
+    await _shows(repl, "x = 2\nf()", "2\n")
+    failed = await _run(repl, "kept = 3\n1 / 0")
+    assert "ZeroDivisionError" in str(failed.error), f"an exception must be shown, not {failed.error!r}"
+    await _shows(repl, "kept", "3\n")
+    assert (await _run(repl, "import sys\nsys.exit()")).error, "sys.exit() must be an error that is shown"
+    flood = await _run(repl, "print('x' * 1_000_000)")
+    assert flood.output.total == 1_000_001, f"all characters must be counted, not {flood.output.total}"
+
+
+async def _check_subcalls(repl: Repl) -> None:
+    await _shows(repl, "llm_query('a'), await allm_query('b')", "('a', 'b')\n")
+    await _shows(repl, "llm_query_batched(str(n) for n in range(3))", "['0', '1', '2']\n")
+    await _shows(repl, "rlm_query('q', {1: (2,)})", "['q', {1: (2,)}]\n")
+    await _shows(repl, "lookup(1, key=b'v')", "['lookup', (1,), {'key': b'v'}]\n")
+    await _shows(repl, "try: llm_query('fail')\nexcept SubcallError as e: print(e)", "refused\n")
+
+
+async def _check_answers(repl: Repl) -> None:
+    stopped = await _run(repl, "answer['content'] = {1, 2}\nanswer['ready'] = True\nprint('after')")
+    assert stopped.submission is not None, f"the answer was lost: {stopped.error}"
+    assert stopped.submission.value == {1, 2}, f"the answer changed: {stopped.submission.value!r}"
+    assert stopped.output.total == 0, "submitting must stop the block"
+    assert (await _run(repl, "FINAL(object())")).error, "a value that cannot leave must be an error"
+    await _run(repl, "answer['content'] = 'draft'")
+    assert await repl.draft() == "draft", "the draft must be readable"
+
+
+async def _check_interrupt(repl: Repl) -> None:
+    await _run(repl, "state = 'kept'")
+    execution = await _run(repl, "while True: pass", max_time=0.3)
+    assert execution.error, "a block that runs too long must end in an error"
+    assert execution.notes, "a note must say why a block was stopped"
+    await _shows(repl, "print(context)", "{1: 'x'}\n")
+    await _shows(repl, "state", "'kept'\n")
 
 
 def _check_reply(reply: Reply, what: str) -> None:

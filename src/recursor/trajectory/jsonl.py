@@ -75,13 +75,12 @@ def export(trajectories: Trajectories, run_id: str, file: IO[str]) -> None:
         file.write(json.dumps(lines.line(event)) + "\n")
 
 
-def read(file: Iterable[str] | Iterable[bytes]) -> Iterator[dict[str, Any]]:
+def read(file: Iterable[str | bytes]) -> Iterator[dict[str, Any]]:
     """Yield the objects of a log.
 
     Raises:
         TrajectoryError: a line is damaged or of another version; named by its number.
     """
-    line: str | bytes
     for number, line in enumerate(file, 1):
         try:
             found = json.loads(line)

@@ -1,0 +1,69 @@
+"""What the documents show is true."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import recursor
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+
+
+def test_the_example_of_the_readme_prints_what_it_says() -> None:
+    found = re.search(
+        r"## One real example.*?```python\n(.*?)```\n\n```text\n(.*?)```",
+        ROOT.joinpath("README.md").read_text(),
+        re.S,
+    )
+    assert found is not None
+    command = [sys.executable, "-W", "error", "-c", found[1]]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stderr, done.stdout) == ("", found[2])
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_between_documents_lead_somewhere(document: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)#]*)(?:#[^)]*)?\)", document.read_text()):
+        assert not target or (document.parent / target).exists(), target
+
+
+def test_the_public_names_are_exactly_these() -> None:
+    assert sorted(recursor.__all__) == sorted(
+        [
+            "RLM",
+            "Limits",
+            "Completion",
+            "StopReason",
+            "tool",
+            "RLMError",
+            "ConfigError",
+            "ModelError",
+            "SandboxError",
+            "SubcallError",
+        ]
+    )
+    for name in recursor.__all__:
+        assert getattr(recursor, name).__name__ == name
+    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
+        recursor.Nothing  # noqa: B018
+
+
+def test_importing_imports_no_http_client_and_starts_nothing() -> None:
+    code = (
+        "import sys, threading; from recursor import RLM; from recursor.testing import ScriptedModel; RLM(ScriptedModel([]));"
+        "print({'aiohttp', 'rich', 'click', 'jsonschema', 'sqlite3'} & set(sys.modules), threading.active_count())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set() 1\n"
+
+
+def test_the_changelog_has_the_version() -> None:
+    version = tomllib.loads(ROOT.joinpath("pyproject.toml").read_text())["project"]["version"]
+    assert f"## {version}" in ROOT.joinpath("CHANGELOG.md").read_text()
