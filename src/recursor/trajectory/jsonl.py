@@ -14,6 +14,7 @@ from typing import IO, Any
 
 from recursor.errors import TrajectoryError
 from recursor.sandboxes.guest import values
+from recursor.trajectory.packing import dumps, represent
 from recursor.trajectory.view import RecordedCall, RecordedExecution, RecordedRun, Trajectories
 from recursor.types import (
     BlockExecuted,
@@ -49,13 +50,12 @@ class JsonlSink:
     def emit(self, event: Event) -> None:
         """Write one event. A failure to write is raised by the next `flush`."""
         with self._lock:
-            line = self._lines.line(event)
-            if line is None:
-                return
             try:
-                self._file.write(json.dumps(line) + "\n")
-                self._file.flush()
-            except (OSError, ValueError) as error:
+                line = self._lines.line(event)
+                if line is not None:
+                    self._file.write(dumps(line) + "\n")
+                    self._file.flush()
+            except Exception as error:  # noqa: BLE001 - a sink must not raise into the engine
                 self._failure = error
 
     async def flush(self) -> None:
@@ -72,7 +72,7 @@ def export(trajectories: Trajectories, run_id: str, file: IO[str]) -> None:
     """
     lines = _Lines()
     for event in _events(trajectories, trajectories.run(run_id)):
-        file.write(json.dumps(lines.line(event)) + "\n")
+        file.write(dumps(lines.line(event)) + "\n")
 
 
 def read(file: Iterable[str | bytes]) -> Iterator[dict[str, Any]]:
@@ -81,7 +81,7 @@ def read(file: Iterable[str | bytes]) -> Iterator[dict[str, Any]]:
     Raises:
         TrajectoryError: a line is damaged or of another version; named by its number.
     """
-    for number, line in enumerate(file, 1):
+    for number, line in enumerate(_raw(file), 1):
         try:
             found = json.loads(line)
         except (ValueError, RecursionError) as error:
@@ -93,6 +93,17 @@ def read(file: Iterable[str | bytes]) -> Iterator[dict[str, Any]]:
                 f"line {number} is of version {found.get('v')!r}; this recursor knows {VERSION}"
             )
         yield found
+
+
+def _raw(file: Iterable[str | bytes]) -> Iterator[str | bytes]:
+    """The lines of a file; a text file decodes ahead, so that its bad line is only known roughly."""
+    number = 1
+    try:
+        for line in file:
+            yield line
+            number += 1
+    except UnicodeDecodeError as error:
+        raise TrajectoryError(f"line {number} or a later one is not text: {error}") from None
 
 
 class _Lines:
@@ -137,7 +148,7 @@ def _line(name: str, fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _reply(reply: Reply) -> dict[str, Any]:
-    raw = json.loads(json.dumps(reply.raw, default=repr))
+    raw = json.loads(dumps(reply.raw))
     return {
         "text": reply.text, "usage": asdict(reply.usage), "cost": reply.cost, "model": reply.model,
         "finish_reason": reply.finish_reason, "reasoning": reply.reasoning, "raw": raw,
@@ -175,8 +186,8 @@ def _answer(answer: Any) -> Any:
         return answer
     try:
         form, data = values.encode(answer)
-    except values.NotPlain:
-        return {"$": ["repr", repr(answer)]}
+    except (values.NotPlain, ValueError, RecursionError):
+        return {"$": ["repr", represent(answer)]}
     return {"$": ["bytes", data.hex()]} if form == "bytes" else json.loads(data)
 
 

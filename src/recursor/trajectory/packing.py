@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import math
 import zlib
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -21,7 +24,10 @@ def pack(text: str) -> bytes:
 
 def unpack(data: bytes | None) -> str:
     """Return the text that `pack` was given; empty for None."""
-    return "" if data is None else _stretched(data).decode("utf-8", "surrogatepass")
+    try:
+        return "" if data is None else _stretched(data).decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError as error:
+        raise TrajectoryError(f"a recorded text is damaged: {error}") from error
 
 
 def pack_value(value: Any) -> tuple[str, bytes]:
@@ -31,8 +37,8 @@ def pack_value(value: Any) -> tuple[str, bytes]:
     except values.NotPlain:
         try:
             form, data = values.encode(msgspec.to_builtins(value))
-        except (TypeError, ValueError):
-            form, data = "repr", repr(value).encode("utf-8", "surrogatepass")
+        except Exception:  # noqa: BLE001 - any type may come here, and the recording goes on
+            form, data = "repr", represent(value).encode("utf-8", "surrogatepass")
     return form, _squeezed(data)
 
 
@@ -40,8 +46,40 @@ def unpack_value(form: str, data: bytes) -> Any:
     """Return the value that `pack_value` was given (the text of its repr for form "repr")."""
     try:
         return values.decode("text" if form == "repr" else form, _stretched(data))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise TrajectoryError(f"an answer cannot be read: {error}") from error
+
+
+def represent(value: Any) -> str:
+    """Return `repr(value)`, or what stands for it: it is foreign code, and may fail."""
+    try:
+        return repr(value)
+    except Exception as error:  # noqa: BLE001 - see above
+        return f"<{type(value).__name__} without a repr: {type(error).__name__}>"
+
+
+def dumps(data: Any) -> str:
+    """Return strict JSON in one line, whatever is in the data: a repr stands for what JSON lacks."""
+    try:
+        return json.dumps(data, default=represent, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):  # a key, NaN, a cycle, or too deep
+        return json.dumps(_repaired(data, 0))
+
+
+def _repaired(data: Any, depth: int) -> Any:
+    if depth > 100:
+        return "<nested too deep>"
+    if isinstance(data, Mapping):
+        return {
+            key if isinstance(key, str) else represent(key): _repaired(item, depth + 1)
+            for key, item in data.items()
+        }
+    if isinstance(data, list | tuple):
+        return [_repaired(item, depth + 1) for item in data]
+    plain = data is None or isinstance(data, str | bool)
+    plain = plain or (isinstance(data, int) and data.bit_length() < 10_000)
+    plain = plain or (isinstance(data, float) and math.isfinite(data))
+    return data if plain else represent(data)
 
 
 def _squeezed(data: bytes) -> bytes:

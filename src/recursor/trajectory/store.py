@@ -13,8 +13,10 @@ import json
 import os
 import queue
 import sqlite3
+import stat
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -23,7 +25,7 @@ import msgspec
 
 from recursor.errors import ConfigError, TrajectoryError
 from recursor.protocols import Sink
-from recursor.trajectory.packing import pack, pack_value
+from recursor.trajectory.packing import dumps, pack, pack_value
 from recursor.types import (
     BlockExecuted,
     ContextHashed,
@@ -88,7 +90,6 @@ class Store:
         self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
-        self._failure: TrajectoryError | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -108,18 +109,20 @@ class Store:
         """Return when all events emitted before are committed.
 
         Raises:
-            TrajectoryError: they cannot be; what was emitted since the last commit is not recorded.
+            TrajectoryError: some are not. What a full disk or a lock kept out is tried again by the
+                next flush; an event that cannot be written at all is left out.
         """
         self._start()
         loop = asyncio.get_running_loop()
         committed: asyncio.Future[None] = loop.create_future()
         self._queue.put((loop, committed))
         await committed
-        if self._failure is not None:
-            raise TrajectoryError(str(self._failure)) from self._failure
 
     def close(self) -> None:
-        """Commit what waits and free the file. The store may be used again."""
+        """Commit what waits and free the file. The store may be used again.
+
+        What cannot be written now is lost: `flush` before, to know.
+        """
         with self._lock:
             thread, self._thread = self._thread, None
             if thread is not None:
@@ -138,21 +141,27 @@ class Store:
 
     def _write(self) -> None:
         writer: _Writer | None = None
+        events: list[Event] = []
+        lost: Exception | None = None
         stopping = False
         while not stopping:
             batch = self._batch()
             stopping = batch[-1] is _STOP
             waiting = [item for item in batch if isinstance(item, tuple)]
-            events = [item for item in batch if not isinstance(item, tuple) and item is not _STOP]
+            events += [item for item in batch if not isinstance(item, tuple) and item is not _STOP]
+            failure: Exception | None = None
             try:
                 if writer is None and events:
                     writer = _Writer(connect(self.path, self._durability))
                 if writer is not None and events:
-                    writer.write(events)
-                    self._failure = None
-            except (sqlite3.Error, OSError, TrajectoryError) as error:
-                self._failure = TrajectoryError(f"{self.path}: events cannot be recorded: {error}")
-            _wake(waiting)
+                    lost = writer.write(events) or lost
+                    events = []
+            except Exception as error:  # noqa: BLE001 - whoever waits would wait for ever
+                failure = error
+            failure = failure or lost
+            if waiting:
+                lost = None
+            _wake(waiting, f"{self.path}: events cannot be recorded: {failure}" if failure else None)
         if writer is not None:
             writer.connection.close()
 
@@ -183,7 +192,9 @@ def connect(path: Path, durability: str = "normal") -> sqlite3.Connection:
         TrajectoryError: it is no store, or of a version that this recursor does not know.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    with suppress(FileExistsError):
+        # mknod, since closing any descriptor of the file would drop the locks of this process on it.
+        os.mknod(path, stat.S_IFREG | 0o600)
     connection = sqlite3.connect(path, timeout=30.0, isolation_level=None)
     try:
         connection.execute("PRAGMA journal_mode=WAL")
@@ -205,7 +216,7 @@ def check_version(connection: sqlite3.Connection, path: Path) -> int:
     try:
         version = int(connection.execute("PRAGMA user_version").fetchone()[0])
         tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
         raise TrajectoryError(f"{path} is not a store of runs: {error}") from error
     if version > VERSION:
         raise TrajectoryError(
@@ -223,7 +234,24 @@ class _Writer:
         self.connection = connection
         self._nodes: dict[tuple[bytes, Message], bytes] = {}
 
-    def write(self, events: Iterable[Event]) -> None:
+    def write(self, events: Sequence[Event]) -> Exception | None:
+        """Commit the events; return the error of the last that had to be left out.
+
+        Raises:
+            sqlite3.OperationalError: none is committed, and all may be tried again.
+        """
+        try:
+            self._commit(events)
+        except sqlite3.OperationalError:
+            raise
+        except Exception as error:  # noqa: BLE001 - one bad event must not take the others along
+            if len(events) == 1:
+                return error
+            errors = [self.write([event]) for event in events]
+            return next((each for each in reversed(errors) if each), None)
+        return None
+
+    def _commit(self, events: Iterable[Event]) -> None:
         self.connection.execute("BEGIN IMMEDIATE")
         try:
             for event in events:
@@ -247,10 +275,10 @@ class _Writer:
                 subject = f"{event.turn}.{event.block}"
                 self._executed(event)
             case ContextHashed():
-                subject = event.name
+                subject = _label(event.name)
                 self.connection.execute(
                     "UPDATE context SET digest = ? WHERE run_id = ? AND name = ?",
-                    (event.digest, event.run_id, event.name),
+                    (event.digest, event.run_id, subject),
                 )
             case RunEnded():
                 self._ended(event)
@@ -268,20 +296,22 @@ class _Writer:
             "INSERT INTO run (id, parent_id, depth, question, model, sub_model, isolation, started) "
             "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             (
-                event.run_id, event.parent_id, event.depth, pack(event.question), event.model, event.sub_model,
+                event.run_id, event.parent_id, event.depth, pack(event.question), _label(event.model),
+                _label(event.sub_model),
                 _json(event.isolation), event.time,
             ),
         )  # fmt: skip
         for info in event.contexts:
-            row = (event.run_id, info.name, info.type, info.size, pack(info.preview), pack(info.source), None)
-            self._insert("context", *row)
+            labels = map(_label, (info.name, info.type, info.size))
+            self._insert("context", event.run_id, *labels, pack(info.preview), pack(info.source), None)
 
     def _called(self, event: ModelCalled) -> None:
         reply = event.reply
         self._insert(
-            "call", event.call_id, event.run_id, event.turn, event.purpose, event.model, self._leaf(event.messages),
+            "call", event.call_id, event.run_id, event.turn, event.purpose, _label(event.model),
+            self._leaf(event.messages),
             reply and pack(reply.text), reply and reply.reasoning and pack(reply.reasoning),
-            reply and reply.raw and pack(json.dumps(reply.raw, default=repr)), reply and reply.finish_reason,
+            reply and reply.raw and pack(dumps(reply.raw)), reply and _label(reply.finish_reason),
             reply and _json(reply.usage), reply and reply.cost, event.error and pack(event.error),
             event.time, event.duration,
         )  # fmt: skip
@@ -338,17 +368,26 @@ def _json(value: Any) -> str:
     return msgspec.json.encode(value).decode()
 
 
-def _wake(waiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]]) -> None:
-    """Resolve all futures of a loop with one call into it."""
+def _label(text: str | None) -> str | None:
+    """A name for a column of text, which takes no lone surrogates: they are spelt out."""
+    return None if text is None else text.encode("utf-8", "backslashreplace").decode()
+
+
+def _wake(waiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]], failure: str | None) -> None:
+    """Settle all futures of a loop with one call into it."""
     for loop in {id(loop): loop for loop, _ in waiting}.values():
         futures = [future for other, future in waiting if other is loop]
         try:
-            loop.call_soon_threadsafe(_resolve, futures)
+            loop.call_soon_threadsafe(_settle, futures, failure)
         except RuntimeError:
             continue  # the loop was closed: nobody waits there any more
 
 
-def _resolve(futures: list[asyncio.Future[None]]) -> None:
+def _settle(futures: list[asyncio.Future[None]], failure: str | None) -> None:
     for future in futures:
-        if not future.done():
+        if future.done():
+            continue
+        if failure is None:
             future.set_result(None)
+        else:
+            future.set_exception(TrajectoryError(failure))

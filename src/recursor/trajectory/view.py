@@ -155,7 +155,11 @@ class Trajectories:
         """Return the prompt of a call."""
         found: list[Message] = []
         node: bytes | None = call.leaf
+        seen: set[bytes] = set()
         while node:
+            if node in seen:
+                raise TrajectoryError(f"{self._path}: the messages of call {call.id} go round in a circle")
+            seen.add(node)
             rows = self._all("SELECT * FROM node WHERE hash = ?", node)
             if not rows:
                 raise TrajectoryError(f"{self._path}: a message of call {call.id} is missing")
@@ -205,7 +209,7 @@ def open(path: str | Path) -> Trajectories:  # noqa: A001 - `trajectory.view.ope
 def _readable(path: Path) -> Iterator[None]:
     try:
         yield
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:
         raise TrajectoryError(f"{path} cannot be read: {error}") from error
 
 
