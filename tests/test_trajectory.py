@@ -311,3 +311,22 @@ def test_any_bytes_read_or_raise_the_one_error(lines: list[bytes]) -> None:
             assert line["v"] == 1
     except TrajectoryError as error:
         assert str(error).startswith("line ")
+
+
+def test_a_store_that_cannot_be_written_is_refused_before_the_first_call(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    model = ScriptedModel([block("FINAL(1)")])
+    with pytest.raises(TrajectoryError, match="cannot be recorded"):
+        RLM(model, store=tmp_path / "file" / "runs.db").completion("?")
+    assert model.requests == []
+
+
+def test_an_answer_that_cannot_be_recorded_is_in_the_error() -> None:
+    class Full(ListSink):
+        async def flush(self) -> None:
+            if isinstance(self.events[-1], RunEnded):
+                raise TrajectoryError("the disk is full")
+
+    with pytest.raises(TrajectoryError, match="disk is full") as caught:
+        RLM(ScriptedModel([block("FINAL(7)")]), sinks=[Full()]).completion("?")
+    assert caught.value.completion.answer == 7

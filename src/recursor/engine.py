@@ -6,16 +6,17 @@ What a call costs is counted, and what happened is emitted and flushed, before i
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from recursor import loop, prompt
 from recursor.context import Source, prepare
-from recursor.errors import LimitExceeded, ModelError, RLMError, SubcallError
+from recursor.errors import LimitExceeded, ModelError, RLMError, SubcallError, TrajectoryError
 from recursor.limits import Ledger, Limits
 from recursor.protocols import Model, Sandbox, Sink
 from recursor.schema import ANYTHING, Shape, shape
@@ -69,38 +70,18 @@ class Engine:
         run = Run(self, parent)
         size = sum(source.size for source in contexts.values())
         repl = await self.sandbox.open(tools=list(self.tools), context_size=size)
-        hashing: asyncio.Future[None] | None = None
         try:
             infos = [await repl.load(name, source) for name, source in contexts.items()]
-            self.sink.emit(run.started(question, infos, repl.isolation))
-            hashing = asyncio.ensure_future(run.hash(contexts))
             opening = prompt.opening(
                 self.dialect, question, infos, tools=[tool.signature for tool in self.tools.values()],
                 recursive=run.may_recurse, expected=expected.text,
             )  # fmt: skip
-            parts = loop.Parts(
-                run.id,
-                run.metered(self.model, "root"),
-                repl,
-                run,
-                run.ledger,
-                self.sink,
-                self.dialect,
-                expected.accept,
-            )
-            completion = await loop.run(opening, parts)
-            await hashing
-        except BaseException as error:
-            if hashing is not None:
-                hashing.cancel()
-            await run.ended(None, f"{type(error).__name__}: {error}")
-            if isinstance(error, RLMError):
-                error.run_id = run.id
-            raise
+            root = run.metered(self.model, "root")
+            parts = loop.Parts(run.id, root, repl, run, run.ledger, self.sink, self.dialect, expected.accept)
+            started = run.started(question, infos, repl.isolation)
+            return await run.recorded(started, contexts, lambda: loop.run(opening, parts))
         finally:
             await repl.close()
-        await run.ended(completion)
-        return completion
 
 
 class Run:
@@ -169,12 +150,6 @@ class Run:
     def metered(self, model: Model, purpose: Literal["root", "sub"]) -> Model:
         return _Metered(self, model, purpose)
 
-    async def hash(self, contexts: Mapping[str, Source]) -> None:
-        """Emit the digests of the contexts, off the run's own path."""
-        for name, source in contexts.items():
-            digest = await asyncio.to_thread(source.digest)
-            self.engine.sink.emit(ContextHashed(self.id, name, digest))
-
     def started(self, question: str, infos: Sequence[Any], isolation: Any) -> RunStarted:
         engine = self.engine
         return RunStarted(
@@ -182,9 +157,45 @@ class Run:
             engine.sub_model.name, isolation, time.time(),
         )  # fmt: skip
 
-    async def ended(self, completion: Completion | None, error: str | None = None) -> None:
-        self.engine.sink.emit(RunEnded(self.id, completion, error, time.time()))
-        await self.engine.sink.flush()
+    async def recorded(
+        self, started: RunStarted, contexts: Mapping[str, Source], work: Callable[[], Awaitable[Completion]]
+    ) -> Completion:
+        """Do the work between the events of its start and its end.
+
+        Raises:
+            TrajectoryError: nothing can be recorded: before the first call, so that it costs nothing,
+                or at the end, with the completion in it.
+        """
+        sink = self.engine.sink
+        sink.emit(started)
+        hashing: asyncio.Future[None] | None = None
+        try:
+            await sink.flush()
+            hashing = asyncio.ensure_future(self._hash(contexts))
+            completion = await work()
+            await hashing
+        except BaseException as error:
+            if hashing is not None:
+                hashing.cancel()
+            sink.emit(RunEnded(self.id, None, f"{type(error).__name__}: {error}", time.time()))
+            if isinstance(error, RLMError):
+                error.run_id = self.id
+            with contextlib.suppress(TrajectoryError):
+                await sink.flush()
+            raise
+        sink.emit(RunEnded(self.id, completion, None, time.time()))
+        try:
+            await sink.flush()
+        except TrajectoryError as error:
+            error.run_id, error.completion = self.id, completion
+            raise
+        return completion
+
+    async def _hash(self, contexts: Mapping[str, Source]) -> None:
+        """Emit the digests of the contexts, off the run's own path."""
+        for name, source in contexts.items():
+            digest = await asyncio.to_thread(source.digest)
+            self.engine.sink.emit(ContextHashed(self.id, name, digest))
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,8 @@ which the root LM reads and repairs. Errors are plain data and pickle.
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class RLMError(Exception):
     """Base of every error that recursor raises."""
@@ -90,4 +92,7 @@ class SubcallError(RLMError):
 
 
 class TrajectoryError(RLMError):
-    """A recording is damaged or was written by an unknown version."""
+    """A recording cannot be written, is damaged, or was written by an unknown version."""
+
+    completion: Any = None
+    """The `Completion` of a run whose end could not be recorded: the answer is not lost with it."""
