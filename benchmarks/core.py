@@ -135,7 +135,9 @@ def measure_turn(bench: Bench) -> None:
             done = bench.run(system, "turn", "--count", str(TURNS))
             requests = zip(bench.control("reset"), done["began"], strict=True)
             waits = [request[0] - began for request, began in requests]
+            bench.results.add("made", system.name, done["made"])
             bench.results.add("request cold", system.name, waits[0])
+            bench.results.add("made, request cold", system.name, done["made"] + waits[0])
             bench.results.add("request warm", system.name, statistics.median(waits[1:]))
             _turns(bench, system.name, done)
             began = time.monotonic()

@@ -47,7 +47,10 @@ def main(make: Callable[[Options], Ask]) -> None:
     parser.add_argument("--variant", default="")
     parser.add_argument("--count", type=int, default=0)
     options = Options(**vars(parser.parse_args()))
-    print(json.dumps(MEASURES[options.measure](make(options), options)), flush=True)
+    began = time.monotonic()
+    ask = make(options)
+    made = time.monotonic() - began
+    print(json.dumps({"made": made} | MEASURES[options.measure](ask, options)), flush=True)
 
 
 def _turn(ask: Ask, options: Options) -> dict[str, Any]:
