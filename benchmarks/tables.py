@@ -111,7 +111,7 @@ def _dspy(why: str) -> str:
         return "dspy runs it in Pyodide under Deno."
     return (
         f"dspy's default interpreter, Pyodide under Deno, was not run ({why}); its LocalInterpreter was, a "
-        "subprocess without isolation, so that its figures are lower bounds."
+        "subprocess without isolation."
     )
 
 
