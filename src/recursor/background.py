@@ -20,15 +20,17 @@ CLEAN_UP = 10.0
 
 _lock = threading.Lock()
 _loop: asyncio.AbstractEventLoop | None = None
+_thread: threading.Thread | None = None
 
 
 def loop() -> asyncio.AbstractEventLoop:
     """Return the running background loop."""
-    global _loop  # noqa: PLW0603 - one per process is the point
+    global _loop, _thread  # noqa: PLW0603 - one per process is the point
     with _lock:
-        if _loop is None:
+        if _loop is None or _thread is None or not _thread.is_alive():
             _loop = asyncio.new_event_loop()
-            threading.Thread(target=_loop.run_forever, daemon=True, name="recursor").start()
+            _thread = threading.Thread(target=_loop.run_forever, daemon=True, name="recursor")
+            _thread.start()
         return _loop
 
 
@@ -88,8 +90,8 @@ def _running_here() -> bool:
 
 def _forget() -> None:
     """A forked child has the loop's memory but not its thread."""
-    global _loop, _lock
-    _loop, _lock = None, threading.Lock()
+    global _loop, _thread, _lock
+    _loop, _thread, _lock = None, None, threading.Lock()
 
 
 os.register_at_fork(after_in_child=_forget)

@@ -20,6 +20,7 @@ from recursor.errors import LimitExceeded, ModelError, RLMError, SubcallError, T
 from recursor.limits import Ledger, Limits
 from recursor.protocols import Model, Sandbox, Sink
 from recursor.schema import ANYTHING, Shape, shape
+from recursor.threads import in_thread
 from recursor.tools import Tool
 from recursor.types import (
     Completion,
@@ -39,6 +40,9 @@ from recursor.types import (
     ToolCall,
     Usage,
 )
+
+MAX_CHILDREN = 16
+"""Child runs of one run that are at work at once: each has a process of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +98,10 @@ class Run:
         self.ledger: Ledger = (
             parent.ledger.child(engine.limits) if parent else Ledger(engine.limits, time.monotonic)
         )
+        self.settled: _Settled = parent.settled if parent else _Settled()
+        """Of the whole tree."""
         self._parent_id = parent.id if parent else None
+        self._children = asyncio.Semaphore(MAX_CHILDREN)
 
     @property
     def may_recurse(self) -> bool:
@@ -115,7 +122,7 @@ class Run:
 
     async def _ask(self, query: LlmQuery) -> Any:
         model = self.metered(self._choose(query.model), "sub")
-        expected = shape(query.schema)
+        expected = shape(query.schema, trusted=False)
         text = query.prompt
         if expected.json_schema is not None:
             text += f"\n\nReply with JSON alone, following this JSON Schema:\n{expected.text}"
@@ -125,8 +132,10 @@ class Run:
     async def _recurse(self, query: RlmQuery) -> Any:
         """The recursion: a child run, in a REPL of its own, paid for by this one."""
         engine = replace(self.engine, model=self._choose(query.model), tools={})
-        contexts = {} if query.context is None else {"context": prepare(query.context)}
-        child = await engine.complete(query.question, contexts, shape(query.schema), parent=self)
+        contexts = {} if query.context is None else {"context": await in_thread(prepare, query.context)}
+        expected = shape(query.schema, trusted=False)
+        async with self._children:
+            child = await engine.complete(query.question, contexts, expected, parent=self)
         if child.answer is None and child.stop_reason is not StopReason.ANSWERED:
             raise SubcallError(f"the child RLM ended without an answer: {child.stop_reason}")
         return child.answer
@@ -194,7 +203,10 @@ class Run:
     async def _hash(self, contexts: Mapping[str, Source]) -> None:
         """Emit the digests of the contexts, off the run's own path."""
         for name, source in contexts.items():
-            digest = await asyncio.to_thread(source.digest)
+            try:
+                digest = await in_thread(source.digest)
+            except (OSError, ValueError, RLMError):
+                continue  # a file that went, a value that was changed: what the REPL has is not known any more
             self.engine.sink.emit(ContextHashed(self.id, name, digest))
 
 
@@ -218,27 +230,36 @@ class _Metered:
         on_text: Callable[[str], None] | None = None,
     ) -> Reply:
         run, sink = self.run, self.run.engine.sink
-        run.ledger.check()
+        while not run.ledger.admit(self.name):
+            await run.settled.wait()
         call_id, turn = uuid.uuid4().hex, run.ledger.turns
         if self.purpose == "root" and run.engine.stream:
             on_text = lambda text: sink.emit(ReplyText(run.id, turn, text))  # noqa: E731
         elif self.purpose == "sub":
             sink.emit(SubcallStarted(run.id, call_id, turn, self.name))
         began, started = time.time(), time.monotonic()
-        reply, error = None, "cancelled"
+        reply: Reply | None = None
+        unanswered, error = Reply("", Usage(calls=1), cost=None), "cancelled"  # it may have been paid for
         try:
-            async with asyncio.timeout(run.ledger.time_left()):
+            async with asyncio.timeout(run.ledger.time_left()) as bound:
                 reply = await self.model.query(messages, schema=schema, on_text=on_text)
-        except TimeoutError:
-            error = "the time of the run was up"
-            raise LimitExceeded("the time is up", StopReason.MAX_TIME) from None
+        except TimeoutError as failure:
+            error = "the time of the run was up" if bound.expired() else str(failure) or "timed out"
+            if bound.expired():
+                raise LimitExceeded("the time is up", StopReason.MAX_TIME) from None
+            raise ModelError(f"{self.name}: {error}", retryable=True) from failure
         except ModelError as failure:
-            error = str(failure)
-            run.ledger.charge(Reply("", Usage(calls=1), cost=0.0))
+            unanswered, error = replace(unanswered, cost=0.0), str(failure)
             raise
+        except (
+            SystemExit,
+            KeyboardInterrupt,
+        ) as failure:  # from a model's own code: the event loop must go on
+            error = f"{type(failure).__name__}: {failure}"
+            raise ModelError(f"{self.name}: {error}") from failure
         finally:
-            if reply is not None:
-                run.ledger.charge(reply)
+            run.ledger.settle(self.name, unanswered if reply is None else reply)
+            run.settled.set()
             sink.emit(
                 ModelCalled(
                     run.id, call_id, turn, self.purpose, self.name, tuple(messages), reply,
@@ -249,13 +270,34 @@ class _Metered:
         return reply
 
 
+class _Settled:
+    """Wakes all that wait for a call to settle."""
+
+    def __init__(self) -> None:
+        self._waiting: list[asyncio.Future[None]] = []
+
+    async def wait(self) -> None:
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(future)
+        await future
+
+    def set(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
+
+
 def _flattened(query: RlmQuery) -> LlmQuery:
     """A child at the depth limit: one prompt with the context in it."""
     context = query.context
     if context is None:
         return LlmQuery(query.question, query.model, query.schema)
     if not isinstance(context, str):
-        context = json.dumps(context, ensure_ascii=False, default=repr)
+        try:
+            context = json.dumps(context, ensure_ascii=False, default=repr)
+        except (TypeError, ValueError):
+            context = repr(context)
     return LlmQuery(f"{query.question}\n\n{context}", query.model, query.schema)
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 
 from recursor.errors import ConfigError, LimitExceeded
 from recursor.types import Reply, StopReason, Usage
+
+FIRST_CALLS = 4
+"""Calls of a model that may be out before one of them has shown what a call costs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,10 @@ class Limits:
 class Ledger:
     """Counts what a run and its children use against its limits.
 
+    A call is admitted before it is sent and settled after. While it is out, it stands for the most
+    that a call of its model has used so far, so that many calls at once pass a bound by the error
+    of that estimate only; until the first call of a model has settled, `FIRST_CALLS` may be out.
+
     Args:
         limits: the bounds.
         clock: seconds, monotonic.
@@ -66,6 +73,10 @@ class Ledger:
         self._clock = clock
         self._started = clock()
         self._parent = parent
+        self._out: dict[str, int] = {}
+        """Calls in flight, by model."""
+        self._most: dict[str, tuple[int, float]] = {}
+        """The most tokens and dollars that one call has used, by model."""
 
     def child(self, limits: Limits) -> Ledger:
         """A ledger whose use counts here too."""
@@ -90,35 +101,69 @@ class Ledger:
     def begin_turn(self) -> None:
         """Count a turn. Raises LimitExceeded when a bound is reached."""
         self.check()
-        if self.turns >= self.limits.max_turns:
-            raise LimitExceeded(f"all {self.limits.max_turns} turns are used", StopReason.MAX_TURNS)
         self.turns += 1
 
-    def begin_last_turn(self) -> None:
-        """Count the turn in which the root LM answers from what it has."""
+    def admit(self, model: str) -> bool:
+        """Reserve one call of a model; False asks to wait until another has settled.
+
+        Raises:
+            LimitExceeded: what is used and what is out leave nothing for it.
+        """
         self.check()
-        self.turns += 1
+        chain = list(self._chain())
+        if any(ledger._must_wait(model) for ledger in chain):
+            return False
+        for ledger in chain:
+            ledger._out[model] = ledger._out.get(model, 0) + 1
+        return True
 
-    def charge(self, reply: Reply) -> None:
-        """Count a call that was made; never raises, since it is paid for."""
-        self.usage += reply.usage
-        if reply.cost is None:
-            self._unpriced_calls += reply.usage.calls
-        else:
-            self._priced += reply.cost
-        if self._parent:
-            self._parent.charge(reply)
+    def settle(self, model: str, reply: Reply) -> None:
+        """Count a call that was admitted; never raises, since it is paid for."""
+        for ledger in self._chain():
+            ledger._out[model] -= 1
+            if reply.usage.total_tokens:
+                tokens, dollars = ledger._most.get(model, (0, 0.0))
+                ledger._most[model] = max(tokens, reply.usage.total_tokens), max(dollars, reply.cost or 0.0)
+            ledger.usage += reply.usage
+            if reply.cost is None:
+                ledger._unpriced_calls += reply.usage.calls
+            else:
+                ledger._priced += reply.cost
 
     def check(self) -> None:
         """Raise LimitExceeded when money, tokens or time are used up, here or above."""
-        limits = self.limits
         left = self.time_left()
         if left is not None and left <= 0:
             raise LimitExceeded("the time is up", StopReason.MAX_TIME)
-        if limits.max_tokens is not None and self.usage.total_tokens >= limits.max_tokens:
-            used = self.usage.total_tokens
-            raise LimitExceeded(f"{used:,} of {limits.max_tokens:,} tokens are used", StopReason.MAX_TOKENS)
-        if limits.max_cost is not None and self._priced >= limits.max_cost:
-            raise LimitExceeded(f"${self._priced:.4f} of ${limits.max_cost:g} are spent", StopReason.MAX_COST)
-        if self._parent:
-            self._parent.check()
+        for ledger in self._chain():
+            ledger._check_tokens()
+            ledger._check_cost()
+
+    def _chain(self) -> Iterator[Ledger]:
+        ledger: Ledger | None = self
+        while ledger is not None:
+            yield ledger
+            ledger = ledger._parent
+
+    def _check_tokens(self) -> None:
+        bound, used = self.limits.max_tokens, self.usage.total_tokens
+        if bound is not None and used + sum(self._reserved(0)) >= bound:
+            raise LimitExceeded(f"{used:,} of {bound:,} tokens are used", StopReason.MAX_TOKENS)
+
+    def _check_cost(self) -> None:
+        bound = self.limits.max_cost
+        if bound is None:
+            return
+        if self._unpriced_calls:
+            reason = "the price of a call is not known, so max_cost cannot hold"
+            raise LimitExceeded(reason, StopReason.MAX_COST)
+        if self._priced + sum(self._reserved(1)) >= bound:
+            raise LimitExceeded(f"${self._priced:.4f} of ${bound:g} are spent", StopReason.MAX_COST)
+
+    def _reserved(self, which: int) -> Iterator[float]:
+        """What the calls in flight stand for: tokens (0) or dollars (1)."""
+        return (count * self._most.get(model, (0, 0.0))[which] for model, count in self._out.items())
+
+    def _must_wait(self, model: str) -> bool:
+        bounded = self.limits.max_cost is not None or self.limits.max_tokens is not None
+        return bounded and model not in self._most and self._out.get(model, 0) >= FIRST_CALLS

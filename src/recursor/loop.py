@@ -57,7 +57,7 @@ async def run(messages: Sequence[Message], parts: Parts) -> Completion:
             if turn.submission is not None:
                 return completion(turn.submission.value, StopReason.ANSWERED, parts)
             messages = [*messages, *prompt.observation(turn, parts.dialect, ledger)]
-        ledger.begin_last_turn()
+        ledger.begin_turn()
         turn = await take_turn(messages, parts)
         reason = StopReason.MAX_TURNS
     except LimitExceeded as exceeded:

@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 _OPENING = re.compile(r"^(?P<indent>[ \t]*)(?:[-*+>] +)?(?P<fence>`{3,}(?=[^`]*$)|~{3,})[ \t]*(?P<info>.*)$")
+MAX_CLOSINGS = 50
+"""Closing fences tried for one block whose string does not end."""
 _LANGUAGE = re.compile(r"[^\s{}.,:]+")
 
 
@@ -67,11 +69,18 @@ def is_whole(code: str) -> bool:
 def _end(lines: Sequence[str], start: int, fence: str) -> int:
     """The index of the closing line; len(lines) when there is none."""
     closing = re.compile(rf"^[ \t]*{re.escape(fence[0])}{{{len(fence)},}}[ \t]*$")
-    candidates = [index for index in range(start, len(lines)) if closing.match(lines[index])]
-    for index in candidates:
+    first = None
+    tried = 0
+    for index in range(start, len(lines)):
+        if closing.match(lines[index]) is None:
+            continue
+        first = index if first is None else first
         if not _ends_in_string("\n".join(lines[start:index])):
             return index
-    return candidates[0] if candidates else len(lines)
+        tried += 1
+        if tried == MAX_CLOSINGS:
+            break
+    return len(lines) if first is None else first
 
 
 def _ends_in_string(code: str) -> bool:

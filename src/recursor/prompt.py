@@ -14,6 +14,8 @@ from recursor.types import ContextInfo, Execution, Message, Output, Turn
 
 MAX_OUTPUT = 10_000
 """Characters shown of what one block printed."""
+MAX_ERROR = 6_000
+MAX_NOTE = 1_000
 MAX_QUESTION = 4_000
 """Characters shown of the question; a longer one is whole in `question`."""
 
@@ -55,7 +57,7 @@ def opening(
         parts.append("No data was given beside the question.")
     if expected:
         parts.append(f"The answer must be a value of this form:\n{expected}")
-    return Message("system", system), Message("user", "\n\n".join(parts))
+    return Message("system", system), Message("user", printable("\n\n".join(parts)))
 
 
 def observation(turn: Turn, dialect: Dialect, ledger: Ledger) -> tuple[Message, ...]:
@@ -68,7 +70,14 @@ def observation(turn: Turn, dialect: Dialect, ledger: Ledger) -> tuple[Message, 
             f"Your reply held no ```{fence} block, so nothing was run. Write code; submit with FINAL(value)."
         )
     rows.append(_status(ledger))
-    return Message("assistant", turn.reply.text or "(empty reply)"), Message("user", "\n\n".join(rows))
+    return Message("assistant", turn.reply.text or "(empty reply)"), Message(
+        "user", printable("\n\n".join(rows))
+    )
+
+
+def printable(text: str) -> str:
+    """The text with lone surrogates spelt out: no provider takes them."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def clip(output: Output, limit: int = MAX_OUTPUT) -> str:
@@ -92,10 +101,10 @@ def _executed(index: int, execution: Execution) -> str:
     if execution.output.total:
         parts.append(f"Output of block {index}:\n{clip(execution.output)}")
     if execution.error is not None:
-        parts.append(f"Block {index} failed:\n{execution.error}")
+        parts.append(f"Block {index} failed:\n{clip(Output(execution.error), MAX_ERROR)}")
     if not parts:
         parts.append(f"Block {index} ran and printed nothing.")
-    parts += [f"Note: {note}" for note in execution.notes]
+    parts += [f"Note: {clip(Output(note), MAX_NOTE)}" for note in execution.notes]
     return "\n".join(parts)
 
 

@@ -21,6 +21,7 @@ from recursor.prompt import MAX_QUESTION
 from recursor.protocols import Model, Sandbox, Sink
 from recursor.schema import shape
 from recursor.sinks import Fanout, QueueSink
+from recursor.threads import in_thread
 from recursor.tools import Tool, collect
 from recursor.types import Completion, Event
 
@@ -148,7 +149,7 @@ class RLM:
         self, question: Any, context: Any, messages: Any, schema: Any, watcher: QueueSink | None = None
     ) -> Completion:
         expected = shape(schema)
-        text, contexts = await asyncio.to_thread(_inputs, question, context, messages)
+        text, contexts = await in_thread(_inputs, question, context, messages)
         engine = self._engine
         if watcher is not None:
             engine = replace(engine, sink=Fanout([engine.sink, watcher]), stream=True)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import keyword
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar, overload
 
 from recursor.errors import ConfigError, RLMError, SubcallError
+from recursor.threads import in_thread
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -47,11 +48,11 @@ class Tool:
         try:
             if inspect.iscoroutinefunction(self.function):
                 return await self.function(*args, **kwargs)
-            result = await asyncio.to_thread(self.function, *args, **kwargs)
+            result = await in_thread(partial(self.function, *args, **kwargs))
             return await result if isinstance(result, Awaitable) else result
         except RLMError:
             raise
-        except Exception as error:  # whatever a user's function raises is for the model to read
+        except (Exception, SystemExit, KeyboardInterrupt) as error:  # for the model to read
             raise SubcallError(f"{self.name} raised {type(error).__name__}: {error}") from error
 
 

@@ -175,6 +175,7 @@ def _data(value: Any) -> Source:
     """Plain data: marshal where it takes the value (fast), else our own encoding (more types)."""
     _check(value)
     try:
+        _check_exact(value)
         return EncodedSource("marshal", lambda file: _write_marshal(value, file))
     except ValueError:
         pass
@@ -192,6 +193,22 @@ def _check(value: Any) -> None:
             f"context: a {type(value).__module__}.{type(value).__qualname__} cannot be given to a REPL; "
             f"pass str, bytes, Path, list or dict{advice}"
         )
+
+
+_SCALARS = frozenset({str, bytes, int, float, bool, complex, type(None)})
+
+
+def _check_exact(value: Any, depth: int = 0) -> None:
+    """Raise ValueError for what marshal would change: a subclass, or anything with a buffer."""
+    kind = type(value)
+    if kind in _SCALARS:
+        return
+    if depth > values.MAX_DEPTH or kind not in (list, tuple, dict, set, frozenset):
+        raise ValueError
+    for items in (value.keys(), value.values()) if kind is dict else (value,):
+        if not set(map(type, items)) <= _SCALARS:
+            for item in items:
+                _check_exact(item, depth + 1)
 
 
 def _write_text(text: str, file: Writable) -> None:

@@ -23,7 +23,8 @@ from recursor.protocols import Repl
 from recursor.sandboxes.guest import worker
 from recursor.sandboxes.guest.capture import Capture
 from recursor.sandboxes.guest.channel import Channel
-from recursor.sandboxes.repl import WireRepl, Worker
+from recursor.sandboxes.link import Worker
+from recursor.sandboxes.repl import WireRepl
 from recursor.types import Isolation
 
 _captures: dict[int, Capture] = {}

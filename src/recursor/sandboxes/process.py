@@ -5,12 +5,14 @@ See `recursor.sandboxes.jail` for what is locked and `docs/sandbox.md` for what 
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
+from functools import partial
 
 from recursor.protocols import Repl
 from recursor.sandboxes import jail
-from recursor.sandboxes.repl import WireRepl, Worker
+from recursor.sandboxes.link import Worker
+from recursor.sandboxes.repl import WireRepl
+from recursor.threads import in_thread
 
 MEMORY = 2 << 30
 """Bytes that a REPL may allocate, beside what its context needs."""
@@ -34,18 +36,11 @@ class ProcessSandbox:
 
     async def open(self, *, tools: Sequence[str] = (), context_size: int = 0) -> Repl:
         memory = self._memory + PER_CONTEXT_BYTE * context_size
-        zygote = await asyncio.to_thread(jail.shared)
+        zygote = await in_thread(jail.shared)
 
         async def spawn() -> Worker:
-            started = asyncio.ensure_future(
-                asyncio.to_thread(jail.spawn, memory=memory, scratch=self._scratch)
-            )
-            try:
-                spawned = await asyncio.shield(started)
-            except asyncio.CancelledError:
-                started.add_done_callback(_discard)
-                raise
-            return spawned
+            start = partial(jail.spawn, memory=memory, scratch=self._scratch)
+            return await in_thread(start, discard=jail.Spawned.close)
 
         repl = WireRepl(spawn, zygote.isolation(memory), tools)
         try:
@@ -54,9 +49,3 @@ class ProcessSandbox:
             await repl.close()
             raise
         return repl
-
-
-def _discard(started: asyncio.Future[jail.Spawned]) -> None:
-    """End a worker that nobody waits for any more."""
-    if not started.cancelled() and started.exception() is None:
-        asyncio.get_running_loop().run_in_executor(None, started.result().close)

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any, TypeAlias
 
 import msgspec
 
 MAX_HEADER = 1 << 20
 MAX_BODY = 1 << 24
 MAX_VALUE = 1 << 29
+Number: TypeAlias = Annotated[int, msgspec.Meta(ge=-(1 << 53), le=1 << 53)]
+Size: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
 _HEAD = struct.Struct("<II")
 
 
@@ -27,7 +29,7 @@ class Carried(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A value that came ahead in parts."""
 
     form: str
-    size: int
+    size: Size
 
 
 class _Frame(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="op"):
@@ -39,51 +41,53 @@ class Ready(_Frame, frozen=True, tag="ready"):
 
 
 class Part(_Frame, frozen=True, tag="part"):
-    of: int
+    of: Number
 
 
 class Loaded(_Frame, frozen=True, tag="loaded"):
-    re: int
+    re: Number
     type: str
     size: str
     preview: str
 
 
 class Failed(_Frame, frozen=True, tag="failed"):
-    re: int
+    re: Number
     error: str
 
 
 class Done(_Frame, frozen=True, tag="done"):
-    re: int
+    re: Number
     error: str | None
     notes: list[str]
     head: str
-    omitted: int
+    omitted: Size
     tail: str
     answer: Carried | None
+    draft: str | None
+    """The form of a small draft, whose bytes are the body; None when there is none, or it is large."""
 
 
 class Drafted(_Frame, frozen=True, tag="drafted"):
-    re: int
+    re: Number
     answer: Carried | None
 
 
 class CallLlm(_Frame, frozen=True, tag="llm_query"):
-    id: int
+    id: Number
     model: str | None
     schema: dict[str, Any] | None
 
 
 class CallRlm(_Frame, frozen=True, tag="rlm_query"):
-    id: int
+    id: Number
     model: str | None
     schema: dict[str, Any] | None
     value: Carried
 
 
 class CallTool(_Frame, frozen=True, tag="tool"):
-    id: int
+    id: Number
     name: str
     value: Carried
 

@@ -20,10 +20,11 @@ from typing import Any
 from . import values
 
 MAX_BODY = 1 << 24
-MAX_VALUE = 1 << 29
 PART = 1 << 20
 _HEAD = struct.Struct("<II")
-_dumps, _loads = json.JSONEncoder().encode, json.JSONDecoder().decode
+MAX_HEADER = 1 << 20
+_dumps = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+_loads = json.JSONDecoder().decode
 _encode, _decode = values.encode, values.decode
 
 
@@ -43,7 +44,7 @@ class Channel:
         self._aux = aux
         self._hang_up = hang_up
         self._write_lock = threading.Lock()
-        self._numbers = itertools.count(1)
+        self._numbers = itertools.count(-1, -1)  # commands of the host count upwards
         self._waiting: dict[int, Future[Any]] = {}
         self.commands: queue.SimpleQueue[tuple[dict[str, Any], bytes]] = queue.SimpleQueue()
 
@@ -51,7 +52,7 @@ class Channel:
         threading.Thread(target=self._read, daemon=True, name="channel").start()
 
     def send(self, header: dict[str, Any], body: bytes = b"") -> None:
-        head = _dumps(header).encode("ascii")
+        head = _head(header)
         with self._write_lock:
             if len(body) < 65536:
                 self._socket.sendall(_HEAD.pack(len(head), len(body)) + head + body)
@@ -62,9 +63,9 @@ class Channel:
     def send_value(self, number: int, value: Any) -> dict[str, Any]:
         """Send a plain value ahead of the frame that refers to it; return what that frame says of it."""
         form, data = _encode(value)
-        if len(data) > MAX_VALUE:
+        if len(data) > values.MAX_BYTES:
             raise values.NotPlain(
-                f"the value has {len(data):,} bytes; at most {MAX_VALUE:,} can leave the REPL"
+                f"the value has {len(data):,} bytes; at most {values.MAX_BYTES:,} can leave the REPL"
             )
         view = memoryview(data)
         for start in range(0, len(data), PART):
@@ -76,6 +77,7 @@ class Channel:
 
     def call(self, header: dict[str, Any], *, text: str | None = None, value: Any = None) -> Future[Any]:
         """Start a sub-call whose argument is a text, or a plain value of any size."""
+        _head(header)  # refused before anything is sent
         number = self.next_number()
         body = b""
         if text is not None:
@@ -106,7 +108,7 @@ class Channel:
         try:
             while True:
                 head, body = _HEAD.unpack(self._exactly(_HEAD.size))
-                header = _loads(self._exactly(head).decode("ascii"))
+                header = _loads(self._exactly(head).decode("utf-8"))
                 data = self._exactly(body)
                 if header["op"] == "reply":
                     self._settle(header, data)
@@ -120,7 +122,10 @@ class Channel:
         if future is None or not future.set_running_or_notify_cancel():
             return
         if header["ok"]:
-            future.set_result(_decode(header["form"], data))
+            try:
+                future.set_result(_decode(header["form"], data))
+            except Exception as error:  # noqa: BLE001 - who waits must hear of it, and the reader go on
+                future.set_exception(SubcallError(f"the result could not be read: {error}"))
         else:
             future.set_exception(SubcallError(data.decode("utf-8", "replace")))
 
@@ -137,6 +142,14 @@ class Channel:
                 raise EOFError
             buffer += piece
         return bytes(buffer)
+
+
+def _head(header: dict[str, Any]) -> bytes:
+    """The header as the host takes it. Raises TypeError or ValueError when it is none."""
+    head = _dumps(header).encode("utf-8", "replace")
+    if len(head) > MAX_HEADER:
+        raise ValueError(f"a schema of {len(head):,} bytes is too long; at most {MAX_HEADER:,}")
+    return head
 
 
 def leave() -> None:

@@ -33,13 +33,26 @@ class Answer(dict[str, Any]):
         super().__init__(content=None, ready=False)
         self._submit = submit
         self._assigned = False
+        self.drafted = False
+        """Whether the content was ever set."""
 
     def begin_block(self) -> None:
         self._assigned = False
         super().__setitem__("ready", False)
 
+    def keep(self, content: Any) -> None:
+        """Make a value the draft, without submitting it."""
+        super().__setitem__("content", content)
+        self.drafted = True
+
+    def adopt(self, bound: dict[str, Any]) -> None:
+        """Take over a dict that `answer` was bound to."""
+        super().update(bound)
+        self.drafted = self.drafted or "content" in bound
+
     def _check(self, keys: Iterable[str]) -> None:
         self._assigned = self._assigned or "content" in keys
+        self.drafted = self.drafted or self._assigned
         if self._assigned and self.get("ready") is True:
             self._submit(self.get("content"))
             raise Submitted
@@ -116,15 +129,18 @@ class Names:
 
     def end_block(self) -> None:
         """Submit what the block has left complete: a rebound `answer`, or ready without new content."""
-        bound = self._namespace.get("answer", _MISSING)
-        if isinstance(bound, dict) and bound is not self.answer and bound.keys() & {"content", "ready"}:
-            dict.update(self.answer, bound)
-            self._namespace["answer"] = self.answer
-        if self.answer.get("ready") is True:
-            self._submit(self.answer.get("content"))
+        self._adopt()
+        if self.answer.get("ready") is not True:
+            return
+        if not self.answer.drafted:
+            raise ValueError(
+                'answer["ready"] is True, but answer["content"] was never set; nothing was submitted'
+            )
+        self._submit(self.answer.get("content"))
 
     def restore(self) -> list[str]:
         """Rebind reserved names; return what to tell about it."""
+        self._adopt()
         notes = []
         for name, value in self._reserved.items():
             bound = self._namespace.get(name, _MISSING)
@@ -132,7 +148,7 @@ class Names:
                 continue
             self._namespace[name] = value
             if name == "answer" and bound is not _MISSING:
-                dict.__setitem__(self.answer, "content", bound)
+                self.answer.keep(bound)
                 notes.append(
                     "`answer` is a reserved dict and was restored; the value you bound to it is now "
                     '`answer["content"]`. To submit it: answer["ready"] = True'
@@ -142,6 +158,13 @@ class Names:
             else:
                 notes.append(f"`{name}` is reserved and was restored")
         return notes
+
+    def _adopt(self) -> None:
+        """A dict with the keys of an answer that was bound to `answer` is the answer."""
+        bound = self._namespace.get("answer", _MISSING)
+        if isinstance(bound, dict) and bound is not self.answer and bound.keys() & {"content", "ready"}:
+            self.answer.adopt(bound)
+            self._namespace["answer"] = self.answer
 
     # What the model calls. The first line of a docstring is what `help` is worth in a prompt. -----
 
@@ -226,6 +249,7 @@ class Names:
     def FINAL(self, value: Any) -> None:  # noqa: N802 - the name that models are trained on
         """Submit the answer: any plain value, of any size. Ends the run."""
         self._submit(value)
+        self.answer.keep(value)  # a draft, should it not be accepted
         raise Submitted
 
     def FINAL_VAR(self, name: str) -> None:  # noqa: N802 - the name that models are trained on
@@ -250,16 +274,15 @@ class Names:
         return "\n".join(rows) or "no variables yet"
 
     def _ask(self, prompt: str, model: str | None, schema: Mapping[str, Any] | None) -> Future[Any]:
-        if not isinstance(prompt, str):
-            raise TypeError(f"the prompt must be a str, not {type(prompt).__name__}")
-        return self._channel.call({"op": "llm_query", "model": _model(model), "schema": schema}, text=prompt)
+        _check_text("prompt", prompt)
+        header = {"op": "llm_query", "model": _model(model), "schema": _schema(schema)}
+        return self._channel.call(header, text=prompt)
 
     def _recurse(
         self, question: str, context: Any, model: str | None, schema: Mapping[str, Any] | None
     ) -> Future[Any]:
-        if not isinstance(question, str):
-            raise TypeError(f"the question must be a str, not {type(question).__name__}")
-        header = {"op": "rlm_query", "model": _model(model), "schema": schema}
+        _check_text("question", question)
+        header = {"op": "rlm_query", "model": _model(model), "schema": _schema(schema)}
         return self._channel.call(header, value=(question, context))
 
 
@@ -291,6 +314,28 @@ def _model(model: str | None) -> str | None:
     return model
 
 
+def _schema(schema: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    if schema is None:
+        return None
+    if not isinstance(schema, Mapping):
+        raise TypeError(f"schema must be a JSON Schema as a dict, or None, not {type(schema).__name__}")
+    return dict(schema)
+
+
+def _check_text(name: str, text: Any) -> None:
+    if not isinstance(text, str):
+        raise TypeError(f"the {name} must be a str, not {type(text).__name__}")
+
+
+def _check_batch(items: Iterable[Any]) -> None:
+    """Refuse a batch as a whole, before anything is sent, where it can be seen whole."""
+    if isinstance(items, str):
+        raise TypeError("a batch takes a list of prompts, not one str")
+    if isinstance(items, list | tuple):
+        for item in items:
+            _check_text("prompt", item[0] if isinstance(item, tuple) else item)
+
+
 def _pairs(questions: Sequence[str], contexts: Sequence[Any] | None) -> list[tuple[str, Any]]:
     questions = list(questions)
     given = [None] * len(questions) if contexts is None else list(contexts)
@@ -301,8 +346,7 @@ def _pairs(questions: Sequence[str], contexts: Sequence[Any] | None) -> list[tup
 
 def _gather(items: Iterable[Any], start: Callable[[Any], Future[Any]], return_exceptions: bool) -> list[Any]:
     """Start one call per item, at most WINDOW in flight; wait for all of them."""
-    if isinstance(items, str):
-        raise TypeError("a batch takes a list of prompts, not one str")
+    _check_batch(items)
     slots = threading.Semaphore(WINDOW)
     started: list[Future[Any]] = []
     for item in items:
@@ -315,8 +359,7 @@ def _gather(items: Iterable[Any], start: Callable[[Any], Future[Any]], return_ex
 async def _agather(
     items: Iterable[Any], start: Callable[[Any], Future[Any]], return_exceptions: bool
 ) -> list[Any]:
-    if isinstance(items, str):
-        raise TypeError("a batch takes a list of prompts, not one str")
+    _check_batch(items)
     slots = asyncio.Semaphore(WINDOW)
 
     async def one(item: Any) -> Any:
@@ -334,9 +377,9 @@ def _guarded(item: Any, start: Callable[[Any], Future[Any]]) -> Future[Any]:
     """A slot that cannot even be sent fails alone."""
     try:
         return start(item)
-    except SubcallError as error:
+    except (SubcallError, TypeError, ValueError) as error:
         failed: Future[Any] = Future()
-        failed.set_exception(error)
+        failed.set_exception(error if isinstance(error, SubcallError) else SubcallError(str(error)))
         return failed
 
 

@@ -101,7 +101,7 @@ ALLOWED = _names("""
     chmod fchmodat utime utimes dup dup2 dup3 pipe pipe2 close_range
     select pselect6 ppoll epoll_create epoll_create1 epoll_ctl epoll_wait epoll_pwait epoll_pwait2
     eventfd eventfd2 timerfd_create timerfd_settime timerfd_gettime signalfd signalfd4
-    sendmsg recvmsg shutdown getsockopt setsockopt getsockname getpeername
+    recvmsg shutdown getsockname getpeername
     rt_sigaction rt_sigprocmask rt_sigreturn rt_sigpending rt_sigtimedwait rt_sigsuspend sigaltstack
     kill tkill tgkill pause alarm getitimer setitimer
     timer_create timer_settime timer_gettime timer_getoverrun timer_delete
@@ -109,13 +109,13 @@ ALLOWED = _names("""
     sched_yield sched_getaffinity sched_setaffinity sched_getparam sched_getscheduler getpriority
     sched_get_priority_max sched_get_priority_min
     getpid getppid gettid getuid geteuid getgid getegid getresuid getresgid getgroups getpgrp getpgid getsid
-    setpgid setsid uname sysinfo getrlimit getrusage getrandom
+    uname sysinfo getrlimit getrusage getrandom
     set_robust_list get_robust_list rseq set_tid_address membarrier arch_prctl restart_syscall
     wait4 waitid exit exit_group
 """)
 
 DENIED = _names("""
-    socket connect accept accept4 bind listen execve execveat fork vfork ptrace
+    socket connect accept accept4 bind listen sendmsg setpgid setsid execve execveat fork vfork ptrace
     process_vm_readv process_vm_writev kcmp pidfd_open pidfd_getfd pidfd_send_signal process_madvise
     memfd_create memfd_secret
     unshare setns mount umount2 pivot_root chroot open_tree move_mount fsopen mount_setattr
@@ -140,8 +140,12 @@ _NAMESPACES = (
 )
 _IOCTLS = [0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451]
 """TCGETS and TIOCGWINSZ (isatty), FIONREAD, FIONBIO, FIONCLEX, FIOCLEX."""
-_FCNTLS = [0, 1, 2, 3, 4, 5, 6, 7, 36, 37, 38, 1030, 1032, 1034]
-"""Duplicating, flags, record locks, sizes and seals read; no leases, owners or pipe sizes."""
+_FCNTLS = [0, 1, 2, 3, 4, 5, 6, 7, 1030, 1032, 1034]
+"""Duplicating, flags, record locks (SQLite takes them), sizes and seals read; no leases, owners or pipe sizes."""
+_GETSOCKOPTS = [3, 4, 38, 39]
+"""TYPE, ERROR, PROTOCOL, DOMAIN: not PEERPIDFD, which is a handle of the host."""
+_SETSOCKOPTS = [9, 20, 21, 66, 67]
+"""KEEPALIVE and time-outs: no buffer sizes, which are kernel memory, and no filters."""
 _PRCTLS = [3, 15, 16, 23, 0x53564D41]
 """GET_DUMPABLE, SET_NAME, GET_NAME, CAPBSET_READ, SET_VMA (names of maps, by malloc)."""
 
@@ -212,6 +216,8 @@ _CONDITIONAL: dict[str, list[bytes]] = {
     "ioctl": _one_of(1, _IOCTLS, _ENOTTY),
     "fcntl": _one_of(1, _FCNTLS, _EPERM),
     "prctl": _one_of(0, _PRCTLS, _EPERM),
+    "getsockopt": _one_of(2, _GETSOCKOPTS, _EPERM),
+    "setsockopt": _one_of(2, _SETSOCKOPTS, _EPERM),
     # Of itself: pid 0, or 1, which every worker is in its own namespace. Hard limits only go down.
     "prlimit64": _one_of(0, [0, 1], _EPERM),
 }

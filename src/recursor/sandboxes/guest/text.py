@@ -20,13 +20,13 @@ _CONTINUATION = bytes(range(0x80, 0xC0))
 class Text:
     """UTF-8 bytes in a map, addressed by character.
 
-    `len`, indexing, slicing, `in`, `find`, `count`, `startswith`, `splitlines`, iteration over
-    lines (`lines()`) and chunks (`chunks(size)`) work as on a `str`, and so do `re.search`,
-    `re.match`, `re.findall`, `re.finditer` and the same methods of a `Text`. `str(text)` makes a
-    real `str` and needs the memory for it.
+    `len`, indexing, slicing, `in`, `find`, `count`, `startswith`, iteration over lines (`lines()`)
+    and chunks (`chunks(size)`) work as on a `str`, and so do `re.search`, `re.match`, `re.findall`,
+    `re.finditer` and the same methods of a `Text`. Every other method of `str`, and `str(text)`,
+    makes a real `str` and needs the memory for it.
 
-    A regular expression is tried on windows that grow while a match touches their end; a
-    lookahead beyond 64 Ki characters after a match, or a lookbehind beyond 1 Ki, is not seen.
+    A regular expression is tried on windows of 4 Mi characters: a match longer than that may be
+    missed, and so is what a lookahead sees beyond 64 Ki characters or a lookbehind beyond 1 Ki.
     """
 
     def __init__(self, data: mmap.mmap, length: int) -> None:
@@ -54,8 +54,11 @@ class Text:
         offset, left = block * BLOCK, position - self._starts[block]
         while offset < self._size and self._data[offset] & 0xC0 == 0x80:
             offset += 1
-        piece = self._data[offset : offset + 4 * left + 4].decode("utf-8", "surrogateescape")
-        return offset + len(piece[:left].encode("utf-8", "surrogateescape"))
+        stop = min(self._size, offset + 4 * left + 4)
+        while stop < self._size and self._data[stop] & 0xC0 == 0x80:
+            stop += 1
+        piece = self._decode(offset, stop)
+        return offset + len(piece[:left].encode("utf-8", "surrogatepass"))
 
     def _character(self, byte: int) -> int:
         """The character that starts at a byte offset."""
@@ -110,11 +113,18 @@ class Text:
         first, last, _ = slice(start, end).indices(self._length)
         return self._byte(first), self._byte(max(first, last))
 
+    def _beyond(self, start: int | None) -> bool:
+        return start is not None and start > self._length
+
     def find(self, part: str, start: int | None = None, end: int | None = None) -> int:
+        if self._beyond(start):
+            return -1
         found = self._data.find(_encoded(part), *self._span(start, end))
         return found if found < 0 else self._character(found)
 
     def rfind(self, part: str, start: int | None = None, end: int | None = None) -> int:
+        if self._beyond(start):
+            return -1
         found = self._data.rfind(_encoded(part), *self._span(start, end))
         return found if found < 0 else self._character(found)
 
@@ -126,6 +136,8 @@ class Text:
 
     def count(self, part: str, start: int | None = None, end: int | None = None) -> int:
         needle = _encoded(part)
+        if self._beyond(start):
+            return 0
         position, stop = self._span(start, end)
         if not needle:
             return len(self[start:end]) + 1
@@ -139,6 +151,8 @@ class Text:
         self, prefix: str | tuple[str, ...], start: int | None = None, end: int | None = None
     ) -> bool:
         options = prefix if isinstance(prefix, tuple) else (prefix,)
+        if self._beyond(start):
+            return False
         first, _, _ = slice(start, end).indices(self._length)
         return any(self[first:end][: len(option)] == option if end is not None
                    else self[first : first + len(option)] == option for option in options)  # fmt: skip
@@ -163,23 +177,11 @@ class Text:
         if start < self._size:
             yield self._decode(start, self._size)
 
-    def splitlines(self, keepends: bool = False) -> list[str]:
-        return str(self).splitlines(keepends)
-
-    def split(self, separator: str | None = None, maxsplit: int = -1) -> list[str]:
-        return str(self).split(separator, maxsplit)
-
-    def lower(self) -> str:
-        return str(self).lower()
-
-    def upper(self) -> str:
-        return str(self).upper()
-
-    def strip(self, characters: str | None = None) -> str:
-        return str(self).strip(characters)
-
-    def replace(self, old: str, new: str, count: int = -1) -> str:
-        return str(self).replace(old, new, count)
+    def __getattr__(self, name: str) -> Any:
+        """Every other method of `str`, on a real `str` made for it."""
+        if name.startswith("_") or not hasattr(str, name):
+            raise AttributeError(f"'Text' object has no attribute {name!r}")
+        return getattr(str(self), name)
 
     def finditer(self, pattern: str | re.Pattern[str], flags: int = 0) -> Iterator[Match]:
         """Matches in order, as `re.finditer` on the whole `str` would give them."""

@@ -15,15 +15,26 @@ from __future__ import annotations
 import base64
 import json
 import math
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable, Iterator
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from fractions import Fraction
+from time import monotonic
 from typing import Any
 
 MAX_DEPTH = 200
 MAX_CONTAINERS = 3_000_000
+MAX_ITEMS = 20_000_000
+MAX_BYTES = 1 << 29
+MAX_VALUES_BYTES = 1 << 26
+"""For the form "values", which takes many times its bytes in memory."""
+MAX_DIGITS = 4300
+"""Python's own bound on the digits of an int that it prints."""
+HASHING = 2.0
+"""Seconds within which a set or a dict must be built: hostile keys may all collide."""
 _SMALL_INT = 1 << 53
+_STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"')
 
 
 class NotPlain(TypeError):
@@ -42,7 +53,11 @@ def encode(value: Any) -> tuple[str, bytes]:
         return "text", str.encode(value, "utf-8", "surrogatepass")
     if isinstance(value, bytes | bytearray | memoryview):
         return "bytes", bytes(value)
-    return "values", json.dumps(_plain(value, [], set())).encode("ascii")
+    data = json.dumps(_plain(value, [], set())).encode("ascii")
+    problem = _too_much(data)
+    if problem:
+        raise NotPlain(f"the value has {problem}; return less of it, or one str")
+    return "values", data
 
 
 def decode(form: str, data: bytes) -> Any:
@@ -53,12 +68,26 @@ def decode(form: str, data: bytes) -> Any:
         return bytes(data)
     if form != "values":
         raise ValueError(f"unknown form {form!r}")
-    if data.count(b"{") + data.count(b"[") > MAX_CONTAINERS:
-        raise ValueError(f"more than {MAX_CONTAINERS:,} containers")
+    problem = _too_much(data)
+    if problem:
+        raise ValueError(problem)
     try:
         return _revive(json.loads(data), 0)
     except (TypeError, KeyError, ArithmeticError, RecursionError, AttributeError) as error:
         raise ValueError(f"not an encoded value: {type(error).__name__}") from None
+
+
+def _too_much(data: bytes) -> str:
+    """What makes the JSON too costly to hold; empty when nothing does."""
+    if len(data) > MAX_VALUES_BYTES:
+        return f"more than {MAX_VALUES_BYTES:,} bytes encoded"
+    if data.count(b"{") + data.count(b"[") > MAX_CONTAINERS or data.count(b",") > MAX_ITEMS:
+        outside = _STRINGS.sub(b"", data)
+        if outside.count(b"{") + outside.count(b"[") > MAX_CONTAINERS:
+            return f"more than {MAX_CONTAINERS:,} lists, dicts and the like"
+        if outside.count(b",") > MAX_ITEMS:
+            return f"more than {MAX_ITEMS:,} items"
+    return ""
 
 
 def _plain(value: Any, path: list[str], above: set[int]) -> Any:
@@ -67,6 +96,8 @@ def _plain(value: Any, path: list[str], above: set[int]) -> Any:
         return value
     if isinstance(value, int):
         number = int(value)
+        if number.bit_length() > MAX_DIGITS * 10 // 3:
+            raise NotPlain(f"{_where(path)} is an int of more than {MAX_DIGITS:,} digits; return hex(value)")
         return number if -_SMALL_INT < number < _SMALL_INT else {"$": ["int", hex(number)]}
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else {"$": ["float", repr(float(value))]}
@@ -137,12 +168,22 @@ def _revive(value: Any, depth: int) -> Any:
         raise ValueError("a tagged value has one key")
     name, data = value["$"]
     if name == "dict":
-        return {_revive(key, depth + 1): _revive(item, depth + 1) for key, item in data}
+        pairs = ((_revive(key, depth + 1), _revive(item, depth + 1)) for key, item in data)
+        return dict(_in_time(pairs))
     if name in _COLLECTIONS:
-        return _COLLECTIONS[name](_revive(item, depth + 1) for item in data)
+        return _COLLECTIONS[name](_in_time(_revive(item, depth + 1) for item in data))
     if not isinstance(data, str) or name not in _READERS:
         raise ValueError("an unknown tag")
     return _READERS[name](data)
+
+
+def _in_time(items: Iterable[Any]) -> Iterator[Any]:
+    """Pass items on; raise ValueError when who takes them needs too long."""
+    deadline = monotonic() + HASHING
+    for index, item in enumerate(items):
+        if index % 500 == 499 and monotonic() > deadline:
+            raise ValueError("its keys take too long to hash")
+        yield item
 
 
 def _where(path: list[str]) -> str:
@@ -163,6 +204,12 @@ def _advice(value: Any) -> str:
     if hasattr(type(value), "__next__"):
         return ", for instance with list(value)"
     return ""
+
+
+def _integer(text: str) -> int:
+    if len(text) > MAX_DIGITS:
+        raise ValueError("too many digits")
+    return int(text, 16)
 
 
 def _aware(value: datetime | time) -> str:
@@ -198,7 +245,7 @@ _SCALARS: list[tuple[Any, str, Callable[[Any], str]]] = [
     (complex, "complex", lambda value: f"{value.real!r},{value.imag!r}"),
 ]
 _READERS: dict[str, Callable[[str], Any]] = {
-    "int": lambda text: int(text, 16),
+    "int": _integer,
     "float": float,
     "bytes": _base64,
     "datetime": datetime.fromisoformat,

@@ -24,9 +24,11 @@ from . import contexts
 from .capture import KEEP, Capture
 from .channel import Channel, leave
 from .names import Names, Submitted, make_module
+from .values import encode
 
 _OURS = os.path.dirname(os.path.abspath(__file__))
 _MAX_ERROR = 6000
+MAX_DRAFT = 1 << 16
 _FLAGS = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
 
 
@@ -45,6 +47,7 @@ class Worker:
         self._namespace = self._module.__dict__
         self._names = Names(self._namespace, channel, self._submit)
         self._submission: dict[str, Any] | None = None
+        self._submitting = threading.Lock()
         self._cells = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self.running = False
@@ -95,8 +98,9 @@ class Worker:
         self._channel.send({"op": "drafted", "re": header["id"], "answer": sent})
 
     def _submit(self, value: Any) -> None:
-        if self._submission is None:
-            self._submission = self._channel.send_value(self._number, value)
+        with self._submitting:
+            if self._submission is None:
+                self._submission = self._channel.send_value(self._number, value)
 
     def _run(self, header: dict[str, Any], body: bytes) -> None:
         self._number = header["id"]
@@ -117,13 +121,24 @@ class Worker:
         except BaseException as raised:  # noqa: BLE001 - the model reads it; the REPL goes on
             error = _explain(raised)
         notes += self._names.restore()
+        form, draft = (None, b"") if self._submission else self._small_draft()
         head, omitted, tail = self._capture.take()
         done = {
             "op": "done", "re": self._number, "error": error and _printable(error), "notes": notes,
             "head": _printable(head), "omitted": omitted, "tail": _printable(tail),
-            "answer": self._submission,
+            "answer": self._submission, "draft": form,
         }  # fmt: skip
-        self._channel.send(done)
+        self._channel.send(done, draft)
+
+    def _small_draft(self) -> tuple[str | None, bytes]:
+        """(form, bytes) of the draft when it is small: the host keeps it, should this process die."""
+        content = self._names.answer.get("content")
+        try:
+            if content is None or _weight(content, MAX_DRAFT) > MAX_DRAFT:
+                return None, b""
+            return encode(content)
+        except Exception:  # noqa: BLE001 - a draft that cannot leave is no draft
+            return None, b""
 
     def _execute(self, source: str) -> None:
         self._cells += 1
@@ -201,6 +216,21 @@ def _strip(report: traceback.TracebackException, seen: set[int]) -> None:
 
 def _printable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _weight(value: Any, limit: int) -> int:
+    """About how many characters a value has; stops counting beyond the limit."""
+    if isinstance(value, str | bytes):
+        return len(value)
+    if not isinstance(value, list | tuple | dict | set | frozenset):
+        return 8
+    weight = 8 * len(value)
+    items = [*value.keys(), *value.values()] if isinstance(value, dict) and weight <= limit else value
+    for item in items if weight <= limit else ():
+        weight += _weight(item, limit - weight)
+        if weight > limit:
+            break
+    return weight
 
 
 def _no_input(prompt: object = "") -> NoReturn:  # noqa: ARG001

@@ -51,7 +51,7 @@ NOBODY = 65534
 INSIDE = 1000
 """The user and group that a worker sees itself as."""
 THREADS = 400
-OPEN_FILES = 1024
+OPEN_FILES = 256
 SCRATCH_FILES = 20_000
 STACK = 8 << 20
 RPC, AUX, REPORT = 3, 4, 5
@@ -371,6 +371,9 @@ class _Zygote:
             os._exit(1)
 
     def _lock_in(self, memory: int, scratch: int) -> None:
+        with _step("setsid"):
+            # kill(0) reaches a process group across pid namespaces: not the one of the template.
+            os.setsid()
         with suppress(OSError):  # a courtesy to the host when the machine runs out of memory
             self._proc.write("oom_score_adj", "500")
         user, group = os.getuid(), os.getgid()

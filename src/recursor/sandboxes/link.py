@@ -1,0 +1,315 @@
+"""The host's line to one worker: frames out, frames in, its calls and their replies.
+
+Nothing here outlives its worker: a new worker gets a new link, so that a reply to the old one can
+never reach it. Whatever breaks the protocol ends the worker; the loop is never kept busy by it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import socket
+import time
+from contextlib import suppress
+from typing import Any, Protocol, TypeVar
+
+from recursor.errors import RLMError, SandboxError
+from recursor.protocols import Subcalls
+from recursor.sandboxes import wire
+from recursor.sandboxes.guest import values
+from recursor.threads import in_thread
+from recursor.types import LlmQuery, RlmQuery, Subcall, ToolCall
+
+MAX_CALLS_IN_FLIGHT = 1024
+MAX_BYTES_IN_FLIGHT = 1 << 26
+MAX_UNREAD = 1 << 26
+"""Bytes that may wait for a worker that does not read."""
+MAX_RESULT = 1 << 28
+ENDING = 5.0
+"""Seconds that a cancelled call has to end: a tool may hold on to it."""
+DECODE_ASIDE = 1 << 16
+"""Bytes from which a value is decoded in a thread."""
+F = TypeVar("F", bound=wire.Frame)
+
+
+class Worker(Protocol):
+    """One running worker, as its sandbox hands it over."""
+
+    rpc: socket.socket
+    aux: socket.socket
+
+    @property
+    def output(self) -> int | None:
+        """Read end of the pipe that its stdout and stderr go to; None where there is none."""
+
+    def interrupt(self) -> None:
+        """Raise KeyboardInterrupt in its running block."""
+
+    def kill(self) -> None:
+        """End it now, with everything it started."""
+
+    def wait(self) -> str:
+        """Block until it is gone; return how it ended, as a person says it."""
+
+
+class Clock:
+    """Seconds a block has run by itself: it stands still while calls are in flight."""
+
+    def __init__(self) -> None:
+        self._ran = 0.0
+        self._since: float | None = time.monotonic()
+
+    def stop(self) -> None:
+        if self._since is not None:
+            self._ran += time.monotonic() - self._since
+            self._since = None
+
+    def start(self) -> None:
+        if self._since is None:
+            self._since = time.monotonic()
+
+    @property
+    def ran(self) -> float:
+        return self._ran + (time.monotonic() - self._since if self._since is not None else 0.0)
+
+
+class Link(asyncio.Protocol):
+    """Talks to one worker.
+
+    Attributes:
+        lost: set when the worker is gone, with what it did wrong (None: it just went).
+        clock: of the block that runs.
+        subcalls: who answers calls; None while no block runs.
+    """
+
+    def __init__(self, worker: Worker) -> None:
+        loop = asyncio.get_running_loop()
+        self.worker = worker
+        self.lost: asyncio.Future[str | None] = loop.create_future()
+        self.clock = Clock()
+        self.subcalls: Subcalls | None = None
+        self._decoder = wire.Decoder()
+        self._transport: asyncio.Transport | None = None
+        self._ready: asyncio.Future[None] = loop.create_future()
+        self._numbers = itertools.count(1)
+        self._expected: dict[int, tuple[type[Any], asyncio.Future[Any]]] = {}
+        self._parts: dict[int, bytearray] = {}
+        self._parts_size = 0
+        self._calls: dict[int, asyncio.Task[None]] = {}
+        self._bytes_in_flight = 0
+        self._printed = bytearray()
+        self._burial: asyncio.Future[str] | None = None
+
+    async def open(self, seconds: float) -> None:
+        """Connect, and wait until the worker is ready. Raises SandboxError when it is not in time."""
+        loop = asyncio.get_running_loop()
+        await loop.create_unix_connection(lambda: self, sock=self.worker.rpc)
+        if self.worker.output is not None:
+            loop.add_reader(self.worker.output, self._drain, self.worker.output)
+        if not await self.first(self._ready, seconds):
+            raise SandboxError(f"the worker did not start: {await self.bury('it said nothing in time')}")
+
+    def send(self, header: dict[str, Any], body: bytes = b"") -> None:
+        """Send one frame. A worker that does not read what it is sent is given up."""
+        if self._transport is None or self._transport.is_closing():
+            return
+        waiting = self._transport.get_write_buffer_size()
+        if waiting > MAX_UNREAD:
+            self.give_up("does not read what it asked for")
+        else:
+            self._transport.write(wire.encode(header, body))
+
+    def expect(
+        self, header: dict[str, Any], kind: type[F], body: bytes = b""
+    ) -> asyncio.Future[tuple[F, bytes]]:
+        """Send a command; return the future of the frame of this kind that answers it."""
+        number = next(self._numbers)
+        future: asyncio.Future[tuple[F, bytes]] = asyncio.get_running_loop().create_future()
+        self._expected[number] = kind, future
+        self.send({**header, "id": number}, body)
+        return future
+
+    async def first(self, future: asyncio.Future[Any], seconds: float | None) -> bool:
+        """Wait until the future is done, the worker is lost, or the time is up; return the first."""
+        waited: set[asyncio.Future[Any]] = {future, self.lost}
+        await asyncio.wait(waited, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        return future.done()
+
+    async def end_calls(self) -> None:
+        """Cancel the calls in flight and wait until they have ended; later ones are refused."""
+        self.subcalls = None
+        tasks = list(self._calls.values())
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=ENDING)
+        self._parts.clear()
+        self._parts_size = 0
+
+    def give_up(self, reason: str | None) -> None:
+        """Take the worker for lost, and kill it when it did something wrong."""
+        if not self.lost.done():
+            self.lost.set_result(reason)
+            if reason is not None:
+                self.worker.kill()
+
+    async def bury(self, reason: str | None) -> str:
+        """End the worker and free what it held, also when cancelled meanwhile; return how it ended."""
+        if self._burial is None:
+            self._burial = asyncio.ensure_future(self._bury(reason))
+        try:
+            return await asyncio.shield(self._burial)
+        except asyncio.CancelledError:
+            await asyncio.wait([self._burial])
+            raise
+
+    async def _bury(self, reason: str | None) -> str:
+        said = self.lost.result() if self.lost.done() else None
+        self.worker.kill()
+        await self.end_calls()
+        if self._transport is not None:
+            self._transport.abort()
+        else:
+            self.worker.rpc.close()
+        how = await in_thread(self.worker.wait)
+        if self.worker.output is not None:
+            self._drain(self.worker.output)
+            asyncio.get_running_loop().remove_reader(self.worker.output)
+            os.close(self.worker.output)
+        self.worker.aux.close()
+        self.give_up(None)
+        last = bytes(self._printed).decode("utf-8", "backslashreplace").strip()
+        return f"{said or reason or how}" + (f"; last words: {last[-800:]}" if last else "")
+
+    # From the socket ----------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def connection_lost(self, error: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
+        self.give_up(None)
+
+    def data_received(self, data: bytes) -> None:
+        if self.lost.done():
+            return
+        try:
+            for frame, body in self._decoder.feed(data):
+                self._take_frame(frame, body)
+        except wire.ProtocolError as error:
+            self.give_up(f"broke the protocol ({error})")
+
+    def _take_frame(self, frame: wire.Frame, body: bytes) -> None:
+        match frame:
+            case wire.Part(of=number):
+                self._parts_size += len(body)
+                self._parts.setdefault(number, bytearray()).extend(body)
+                if self._parts_size > wire.MAX_VALUE or len(self._parts) > 2 * MAX_CALLS_IN_FLIGHT:
+                    raise wire.ProtocolError("more value than may leave the REPL")
+            case wire.CallLlm() | wire.CallRlm() | wire.CallTool():
+                self._begin_call(frame, body)
+            case wire.Ready():
+                if self._ready.done():
+                    raise wire.ProtocolError("ready twice")
+                self._ready.set_result(None)
+            case _:
+                kind, future = self._expected.pop(frame.re, (None, None))
+                if isinstance(frame, wire.Failed) and kind is wire.Loaded:
+                    kind = wire.Failed
+                if kind is not type(frame) or future is None or future.done():
+                    raise wire.ProtocolError(f"an answer to a question that was not asked ({frame.re})")
+                carried = frame.answer if isinstance(frame, wire.Done | wire.Drafted) else None
+                future.set_result((frame, body if carried is None else self._carried(frame.re, carried)))
+
+    def _carried(self, number: int, carried: wire.Carried) -> bytes:
+        data = bytes(self._parts.pop(number, b""))
+        self._parts_size -= len(data)
+        if carried.size != len(data):
+            raise wire.ProtocolError("a value of another size than announced")
+        return data
+
+    def _drain(self, output: int) -> None:
+        data = b""
+        with suppress(BlockingIOError):
+            data = os.read(output, 65536)
+            if not data:
+                asyncio.get_running_loop().remove_reader(output)
+        self._printed = (self._printed + data)[-2000:]
+
+    # Calls --------------------------------------------------------------------------------------
+
+    def _begin_call(self, frame: wire.CallLlm | wire.CallRlm | wire.CallTool, body: bytes) -> None:
+        if frame.id in self._calls:
+            raise wire.ProtocolError("a call number twice")
+        if not isinstance(frame, wire.CallLlm):
+            body = self._carried(frame.id, frame.value)
+        if self.subcalls is None:
+            self._refuse(frame.id, "no block is running: calls from threads end with their block")
+            return
+        self.clock.stop()
+        self._bytes_in_flight += len(body)
+        task = asyncio.get_running_loop().create_task(self._answer(frame, body, self.subcalls))
+        self._calls[frame.id] = task
+        if len(self._calls) >= MAX_CALLS_IN_FLIGHT or self._bytes_in_flight >= MAX_BYTES_IN_FLIGHT:
+            assert self._transport is not None
+            self._transport.pause_reading()
+
+    async def _answer(
+        self, frame: wire.CallLlm | wire.CallRlm | wire.CallTool, body: bytes, subcalls: Subcalls
+    ) -> None:
+        try:
+            value = await subcalls.answer(await _subcall(frame, body))
+            form, data = values.encode(value)
+            if len(data) > MAX_RESULT:
+                raise SandboxError(
+                    f"the result has {len(data):,} bytes; at most {MAX_RESULT:,} can enter the REPL"
+                )
+        except RLMError as error:
+            self._refuse(frame.id, str(error))
+        except values.NotPlain as error:
+            self._refuse(frame.id, f"the result cannot enter the REPL: {error}")
+        except asyncio.CancelledError:
+            self._refuse(frame.id, "the call was cancelled")
+            raise
+        except Exception as error:  # noqa: BLE001 - the block waits for a reply, whatever went wrong
+            self._refuse(frame.id, f"the call failed: {type(error).__name__}: {error}")
+        else:
+            self.send({"op": "reply", "re": frame.id, "ok": True, "form": form}, data)
+        finally:
+            self._end_call(frame.id, len(body))
+
+    def _refuse(self, number: int, reason: str) -> None:
+        self.send({"op": "reply", "re": number, "ok": False}, reason[:10_000].encode("utf-8", "replace"))
+
+    def _end_call(self, number: int, size: int) -> None:
+        self._bytes_in_flight -= size
+        self._calls.pop(number, None)
+        if not self._calls:
+            self.clock.start()
+        if len(self._calls) < MAX_CALLS_IN_FLIGHT and self._bytes_in_flight < MAX_BYTES_IN_FLIGHT:
+            assert self._transport is not None
+            self._transport.resume_reading()
+
+
+async def decoded(form: str, data: bytes) -> Any:
+    """Decode a value from a sandbox. Raises ValueError when it is none."""
+    if len(data) > DECODE_ASIDE:
+        return await in_thread(values.decode, form, data)
+    return values.decode(form, data)
+
+
+async def _subcall(frame: wire.CallLlm | wire.CallRlm | wire.CallTool, body: bytes) -> Subcall:
+    if isinstance(frame, wire.CallLlm):
+        return LlmQuery(body.decode("utf-8", "replace"), frame.model, frame.schema)
+    try:
+        first, second = await decoded(frame.value.form, body)
+    except (TypeError, ValueError) as error:
+        raise SandboxError(f"the arguments could not be read: {error}") from None
+    if isinstance(frame, wire.CallTool):
+        if not isinstance(first, tuple) or not isinstance(second, dict):
+            raise SandboxError("the arguments of a tool are a tuple and a dict")
+        return ToolCall(frame.name, first, second)
+    if not isinstance(first, str):
+        raise SandboxError("the question must be a str")
+    return RlmQuery(first, second, frame.model, frame.schema)
