@@ -113,17 +113,19 @@ class Text:
         first, last, _ = slice(start, end).indices(self._length)
         return self._byte(first), self._byte(max(first, last))
 
-    def _beyond(self, start: int | None) -> bool:
-        return start is not None and start > self._length
+    def _beyond(self, start: int | None, end: int | None) -> bool:
+        """Whether a range is one in which `str` finds not even the empty text."""
+        first, last, _ = slice(start, end).indices(self._length)
+        return first > last or (start is not None and start > self._length)
 
     def find(self, part: str, start: int | None = None, end: int | None = None) -> int:
-        if self._beyond(start):
+        if self._beyond(start, end):
             return -1
         found = self._data.find(_encoded(part), *self._span(start, end))
         return found if found < 0 else self._character(found)
 
     def rfind(self, part: str, start: int | None = None, end: int | None = None) -> int:
-        if self._beyond(start):
+        if self._beyond(start, end):
             return -1
         found = self._data.rfind(_encoded(part), *self._span(start, end))
         return found if found < 0 else self._character(found)
@@ -136,7 +138,7 @@ class Text:
 
     def count(self, part: str, start: int | None = None, end: int | None = None) -> int:
         needle = _encoded(part)
-        if self._beyond(start):
+        if self._beyond(start, end):
             return 0
         position, stop = self._span(start, end)
         if not needle:
@@ -151,7 +153,7 @@ class Text:
         self, prefix: str | tuple[str, ...], start: int | None = None, end: int | None = None
     ) -> bool:
         options = prefix if isinstance(prefix, tuple) else (prefix,)
-        if self._beyond(start):
+        if self._beyond(start, end):
             return False
         first, _, _ = slice(start, end).indices(self._length)
         return any(self[first:end][: len(option)] == option if end is not None
