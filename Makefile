@@ -33,8 +33,10 @@ contracts: $(STAMP)
 	$(BIN)/lint-imports
 
 # Long; makes environments for the peers under .bench/ and writes benchmarks/results/.
+# With BOOKS=folder, of some 20 MB of Markdown, also the run over 331 MB.
 bench: $(STAMP)
 	$(BIN)/python benchmarks/core.py
+	$(if $(BOOKS),$(BIN)/python benchmarks/large.py $(BOOKS))
 
 # Resolves dependencies anew, for all platforms and Python versions, with hashes.
 lock: $(STAMP)
