@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import tables
-from environments import PEERS, ROOT, environment, machine
+from environments import PEERS, environment, machine
 from loopback import control, served
 from memory import Peak
 

@@ -23,8 +23,8 @@ class Limits:
         max_cell_time: seconds that one code block may run by itself, waiting for sub-calls aside.
         max_tokens: input and output tokens of all calls together.
         max_cost: US dollars; needs models whose price is known.
-        max_depth: levels of recursion; at this depth `rlm_query` is a plain call. 0 has no sub-RLMs
-            and no sub-calls below the root but plain ones; 1 is the paper's setting.
+        max_depth: depth at which `rlm_query` is a plain call; the root is depth 0. With 1, the paper's
+            setting, all sub-calls are plain; with 2 the root may start child RLMs, and so on.
 
     Raises:
         ConfigError: a bound that is no positive number.
