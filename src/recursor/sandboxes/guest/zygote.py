@@ -228,7 +228,7 @@ def _build_root(paths: list[str]) -> None:
             trees[path] = (linux.clone_tree(path), os.path.isdir(path))
     linux.mount("tmpfs", _ROOT, linux.MS_NOSUID | linux.MS_NODEV, "mode=755,size=1m,nr_inodes=4k")
     for path, (tree, is_directory) in trees.items():
-        place = _ROOT + path
+        place = _ROOT + _inside(path)
         _make_place(place, is_directory)
         device = linux.ATTR_NODEV if path not in DEVICES else 0
         linux.restrict_tree(tree, linux.ATTR_READ_ONLY | linux.ATTR_NOSUID | device)
@@ -239,6 +239,12 @@ def _build_root(paths: list[str]) -> None:
     os.makedirs(_ROOT + SCRATCH, exist_ok=True)
     linux.enter_root(_ROOT)
     linux.restrict_mount("/", linux.ATTR_READ_ONLY | linux.ATTR_NOSUID | linux.ATTR_NODEV)
+    sys.path[:] = map(_inside, sys.path)
+
+
+def _inside(path: str) -> str:
+    """Where the jail shows a path: a worker's own /tmp would hide what is below /tmp."""
+    return f"/packages{path}" if path.startswith(f"{SCRATCH}/") else path
 
 
 def _make_place(path: str, is_directory: bool) -> None:
