@@ -243,7 +243,7 @@ def require_key(endpoint: Endpoint, spec: str, names: tuple[str, ...]) -> None:
     if endpoint.key() is None:
         raise ConfigError(
             f'no key for "{spec}": set {" or ".join(names)}, put it in the keys file '
-            "(`recursor config` shows where), or pass api_key"
+            "(`recursor config path --keys` says where that is), or pass api_key"
         )
 
 
