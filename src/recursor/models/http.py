@@ -218,7 +218,9 @@ class Endpoint:
         except aiohttp.ClientSSLError as error:
             raise ModelError(f"no secure connection to {request.url}: {clip(str(error))}") from error
         except aiohttp.ClientConnectorError as error:
-            raise ModelError(f"no connection to {request.url}: {clip(str(error))}", retryable=True) from error
+            raise ModelError(
+                f"no connection to {request.url}: {clip(_reason(error.os_error))}", retryable=True
+            ) from error
         except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError) as error:
             raise ModelError(
                 f"the connection to {request.url} was cut: {clip(str(error))}", retryable=True
@@ -232,6 +234,11 @@ class Endpoint:
         if not key:
             return {}
         return {self._key_header: f"Bearer {key}" if self._key_header == "Authorization" else key}
+
+
+def _reason(error: OSError) -> str:
+    """What the system says: "Connection refused"."""
+    return os.strerror(error.errno) if error.errno and error.errno > 0 else str(error.strerror or error)
 
 
 def require_key(endpoint: Endpoint, spec: str, names: tuple[str, ...]) -> None:
