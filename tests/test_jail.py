@@ -325,11 +325,6 @@ DEADLY = {
     "dereferences null": ("ctypes.string_at(0)", "signal 11 (SIGSEGV)"),
     "leaves": ("os._exit(7)", "status 7"),
     "aborts": ("os.abort()", "signal"),
-    "recurses beyond the stack": (
-        # Beyond the stack in C: newer interpreters bound the recursion of their own calls.
-        "import sys\nx = ctypes.CFUNCTYPE(None)(lambda: x())\nsys.setrecursionlimit(10**9)\nx()",
-        "signal",
-    ),
     "makes a call of the x32 convention": (
         "libc.syscall(ctypes.c_long(0x40000000 + 39))",
         "signal 31 (SIGSYS)",

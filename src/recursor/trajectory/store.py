@@ -15,6 +15,7 @@ import queue
 import sqlite3
 import stat
 import threading
+import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -66,6 +67,8 @@ CREATE TABLE event (number INTEGER PRIMARY KEY, run_id TEXT NOT NULL, kind TEXT 
 CREATE INDEX event_run ON event (run_id);
 """
 MAX_CACHED_NODES = 4096
+BUSY = 30.0
+"""Seconds to wait for another process that writes."""
 _STOP = object()
 
 
@@ -195,9 +198,9 @@ def connect(path: Path, durability: str = "normal") -> sqlite3.Connection:
     with suppress(FileExistsError):
         # mknod, since closing any descriptor of the file would drop the locks of this process on it.
         os.mknod(path, stat.S_IFREG | 0o600)
-    connection = sqlite3.connect(path, timeout=30.0, isolation_level=None)
+    connection = sqlite3.connect(path, timeout=BUSY, isolation_level=None)
     try:
-        connection.execute("PRAGMA journal_mode=WAL")
+        _use_wal(connection)
         connection.execute(f"PRAGMA synchronous={'FULL' if durability == 'full' else 'NORMAL'}")
         connection.execute("BEGIN IMMEDIATE")
         if check_version(connection, path) == 0:
@@ -209,6 +212,20 @@ def connect(path: Path, durability: str = "normal") -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """Switch to the write-ahead log; SQLite's own waiting does not cover that switch."""
+    deadline = time.monotonic() + BUSY
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+        else:
+            return
 
 
 def check_version(connection: sqlite3.Connection, path: Path) -> int:
