@@ -383,6 +383,17 @@ def test_a_child_has_its_own_repl_and_context_and_its_cost_is_the_parents() -> N
     assert [(event.depth, event.parent_id) for event in started] == [(0, None), (1, done.run_id)]
 
 
+def test_a_child_that_asks_what_its_parent_asks_is_refused() -> None:
+    code = "try:\n    FINAL(rlm_query('same?', context[:size]))\nexcept SubcallError as error:\n    FINAL(str(error))"
+    root = ScriptedModel(lambda _: block(f"size = len(context)\n{code}"))
+    done = RLM(root, limits=Limits(max_depth=None)).completion("same?", "data")
+    assert "is being answered already" in done.answer
+    smaller = ScriptedModel(lambda _: block(f"size = len(context) // 2\n{code}"))
+    done = RLM(smaller, limits=Limits(max_depth=None)).completion("same?", "data")
+    assert "is being answered already" in done.answer  # at the empty text, four levels down
+    assert done.usage.calls == 4
+
+
 def test_tools_run_on_the_host_with_their_arguments_checked() -> None:
     seen: list[Any] = []
 

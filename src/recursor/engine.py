@@ -70,8 +70,10 @@ class Engine:
 
         Raises:
             ModelError: the root LM failed for good. SandboxError: no REPL could be had.
+            SubcallError: an ancestor asks the very same.
         """
-        run = Run(self, parent)
+        run = Run(self, question, contexts, parent)
+        await run.refuse_cycle()
         size = sum(source.size for source in contexts.values())
         repl = await self.sandbox.open(tools=list(self.tools), context_size=size)
         try:
@@ -91,16 +93,20 @@ class Engine:
 class Run:
     """One run of the loop, as its REPL sees it: implements `Subcalls`."""
 
-    def __init__(self, engine: Engine, parent: Run | None) -> None:
+    def __init__(
+        self, engine: Engine, question: str, contexts: Mapping[str, Source], parent: Run | None
+    ) -> None:
         self.id = uuid.uuid4().hex
         self.engine = engine
+        self.question = question
+        self.contexts = contexts
+        self.parent = parent
         self.depth: int = parent.depth + 1 if parent else 0
         self.ledger: Ledger = (
             parent.ledger.child(engine.limits) if parent else Ledger(engine.limits, time.monotonic)
         )
         self.settled: _Settled = parent.settled if parent else _Settled()
         """Of the whole tree."""
-        self._parent_id = parent.id if parent else None
         self._children = asyncio.Semaphore(MAX_CHILDREN)
 
     @property
@@ -108,6 +114,18 @@ class Run:
         """Whether a child of this run gets a REPL; at the depth limit it is a plain call."""
         deepest = self.engine.limits.max_depth
         return deepest is None or self.depth + 1 < deepest
+
+    async def refuse_cycle(self) -> None:
+        """Raise SubcallError when an ancestor has the same model, question and contexts: it would never end."""
+        ancestor = self.parent
+        while ancestor is not None:
+            same = ancestor.engine.model.name == self.engine.model.name and ancestor.question == self.question
+            if same and await in_thread(_equal, ancestor.contexts, self.contexts):
+                raise SubcallError(
+                    "this question over this context is being answered already, by the run that asks; "
+                    "ask about a smaller part, ask something else, or answer it in code"
+                )
+            ancestor = ancestor.parent
 
     async def answer(self, subcall: Subcall) -> Any:
         match subcall:
@@ -162,7 +180,7 @@ class Run:
     def started(self, question: str, infos: Sequence[Any], isolation: Any) -> RunStarted:
         engine = self.engine
         return RunStarted(
-            self.id, self._parent_id, self.depth, question, tuple(infos), engine.model.name,
+            self.id, self.parent.id if self.parent else None, self.depth, question, tuple(infos), engine.model.name,
             engine.sub_model.name, isolation, time.time(),
         )  # fmt: skip
 
@@ -286,6 +304,15 @@ class _Settled:
         for future in waiting:
             if not future.done():
                 future.set_result(None)
+
+
+def _equal(ones: Mapping[str, Source], others: Mapping[str, Source]) -> bool:
+    """Whether two runs have the same contexts, byte for byte."""
+    if {name: source.size for name, source in ones.items()} != {
+        name: source.size for name, source in others.items()
+    }:
+        return False
+    return all(source.digest() == others[name].digest() for name, source in ones.items())
 
 
 def _flattened(query: RlmQuery) -> LlmQuery:
