@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import Bench
-from recursor import RLM, ConfigError, Limits, ModelError, StopReason
+from recursor import RLM, ConfigError, Limits, ModelError, SandboxError, StopReason, tool
 from recursor.context import prepare
 from recursor.limits import FIRST_CALLS, Ledger
 from recursor.parse import blocks
@@ -227,7 +227,7 @@ async def test_a_call_of_a_thread_that_outlives_its_block_is_refused(isolated: B
 @pytest.mark.parametrize(
     "code",
     [
-        "FINAL(10**5000)",
+        "FINAL(10**4300)",
         "class L(list):\n    __hash__ = lambda s: 1\nFINAL({L([1]): 2})",
     ],
 )
@@ -303,6 +303,41 @@ def test_a_batch_stops_where_the_money_ends() -> None:
     assert done.cost is not None
     assert 1.0 <= done.cost <= 1.05 + 0.10
     assert FIRST_CALLS < 10
+
+
+def test_a_batch_that_fits_is_not_refused_for_what_a_dear_call_used_before() -> None:
+    dear = Reply(block("FINAL(len(llm_query_batched(['a'] * 200)))"), Usage(20_000, 100, calls=1), 0.1)
+    model = ScriptedModel(lambda m: dear if len(m) > 1 else Reply("x", Usage(90, 10, calls=1), 0.001))
+    assert RLM(model, limits=Limits(max_tokens=100_000, max_cost=2.0)).completion("?").answer == 200
+
+
+def test_a_call_that_the_code_gave_up_does_not_end_the_run() -> None:
+    code = (
+        "import asyncio\ntry: await asyncio.wait_for(allm_query('x'), .1)\nexcept asyncio.TimeoutError: pass"
+    )
+    sub = ScriptedModel(lambda _: "x", latency=60, name="sub")
+    root = ScriptedModel([block(code), block("FINAL(1)")])
+    assert RLM(root, sub_model=sub, limits=Limits(max_cost=5.0)).completion("?").answer == 1
+
+
+def test_large_results_at_once_arrive() -> None:
+    code = """
+from concurrent.futures import ThreadPoolExecutor
+with ThreadPoolExecutor(3) as pool:
+    print([len(found) for found in pool.map(lambda _: large(), range(3))])
+"""
+    assert "[60000000, 60000000, 60000000]" in told(
+        code, tools=[tool(name="large")(lambda: "x" * 60_000_000)]
+    )
+
+
+def test_a_context_that_went_is_a_sandbox_error_when_its_repl_must_be_born_again(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("text")
+    root = ScriptedModel([block("gone()\nimport os\nos._exit(3)"), block("FINAL(1)")])
+    with pytest.raises(SandboxError, match="could not be loaded") as caught:
+        RLM(root, tools=[tool(name="gone")(path.unlink)]).completion("?", path)
+    assert caught.value.run_id
 
 
 def test_max_cost_holds_for_a_model_that_says_no_price() -> None:

@@ -253,12 +253,12 @@ class _Metered:
         call_id, turn = uuid.uuid4().hex, run.ledger.turns
         if self.purpose == "root" and run.engine.stream:
             on_text = lambda text: sink.emit(ReplyText(run.id, turn, text))  # noqa: E731
-        elif self.purpose == "sub":
-            sink.emit(SubcallStarted(run.id, call_id, turn, self.name))
         began, started = time.time(), time.monotonic()
         reply: Reply | None = None
         unanswered, error = Reply("", Usage(calls=1), cost=None), "cancelled"  # it may have been paid for
         try:
+            if self.purpose == "sub":
+                sink.emit(SubcallStarted(run.id, call_id, turn, self.name))
             async with asyncio.timeout(run.ledger.time_left()) as bound:
                 reply = await self.model.query(messages, schema=schema, on_text=on_text)
         except TimeoutError as failure:

@@ -70,6 +70,10 @@ class Ledger:
         self.usage = Usage()
         self._priced = 0.0
         self._unpriced_calls = 0
+        self._unpriceable = False
+        """Whether a reply came without a price."""
+        self._assumed = 0.0
+        """Dollars that calls which were cut off may have cost."""
         self._clock = clock
         self._started = clock()
         self._parent = parent
@@ -107,7 +111,7 @@ class Ledger:
         """Reserve one call of a model; False asks to wait until another has settled.
 
         Raises:
-            LimitExceeded: what is used and what is out leave nothing for it.
+            LimitExceeded: what is used leaves nothing for it.
         """
         self.check()
         chain = list(self._chain())
@@ -121,14 +125,18 @@ class Ledger:
         """Count a call that was admitted; never raises, since it is paid for."""
         for ledger in self._chain():
             ledger._out[model] -= 1
-            if reply.usage.total_tokens:
+            answered = bool(reply.usage.total_tokens or reply.text)
+            if answered:
                 tokens, dollars = ledger._most.get(model, (0, 0.0))
                 ledger._most[model] = max(tokens, reply.usage.total_tokens), max(dollars, reply.cost or 0.0)
             ledger.usage += reply.usage
-            if reply.cost is None:
-                ledger._unpriced_calls += reply.usage.calls
-            else:
+            if reply.cost is not None:
                 ledger._priced += reply.cost
+                continue
+            ledger._unpriced_calls += reply.usage.calls
+            ledger._unpriceable = ledger._unpriceable or answered
+            if not answered:  # cut off: it may have been paid for
+                ledger._assumed += ledger._most.get(model, (0, 0.0))[1]
 
     def check(self) -> None:
         """Raise LimitExceeded when money, tokens or time are used up, here or above."""
@@ -147,23 +155,34 @@ class Ledger:
 
     def _check_tokens(self) -> None:
         bound, used = self.limits.max_tokens, self.usage.total_tokens
-        if bound is not None and used + sum(self._reserved(0)) >= bound:
+        if bound is not None and used >= bound:
             raise LimitExceeded(f"{used:,} of {bound:,} tokens are used", StopReason.MAX_TOKENS)
 
     def _check_cost(self) -> None:
         bound = self.limits.max_cost
         if bound is None:
             return
-        if self._unpriced_calls:
+        if self._unpriceable:
             reason = "the price of a call is not known, so max_cost cannot hold"
             raise LimitExceeded(reason, StopReason.MAX_COST)
-        if self._priced + sum(self._reserved(1)) >= bound:
-            raise LimitExceeded(f"${self._priced:.4f} of ${bound:g} are spent", StopReason.MAX_COST)
+        if self._spent >= bound:
+            raise LimitExceeded(f"${self._spent:.4f} of ${bound:g} are spent", StopReason.MAX_COST)
 
-    def _reserved(self, which: int) -> Iterator[float]:
-        """What the calls in flight stand for: tokens (0) or dollars (1)."""
-        return (count * self._most.get(model, (0, 0.0))[which] for model, count in self._out.items())
+    @property
+    def _spent(self) -> float:
+        return self._priced + self._assumed
 
     def _must_wait(self, model: str) -> bool:
-        bounded = self.limits.max_cost is not None or self.limits.max_tokens is not None
-        return bounded and model not in self._most and self._out.get(model, 0) >= FIRST_CALLS
+        """Whether calls in flight may need what is left; never without any in flight."""
+        tokens, dollars = self.limits.max_tokens, self.limits.max_cost
+        if (tokens is None and dollars is None) or not any(self._out.values()):
+            return False
+        if model not in self._most:
+            return self._out.get(model, 0) >= FIRST_CALLS
+        return (tokens is not None and self.usage.total_tokens + self._reserved(0) >= tokens) or (
+            dollars is not None and self._spent + self._reserved(1) >= dollars
+        )
+
+    def _reserved(self, which: int) -> float:
+        """What the calls in flight stand for: tokens (0) or dollars (1)."""
+        return sum(count * self._most.get(model, (0, 0.0))[which] for model, count in self._out.items())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,8 @@ from recursor.types import Schema
 MAX_SCHEMA = 16_384
 MAX_NESTING = 50
 MAX_STEPS = 100_000
+MAX_CHECK = 0.5
+"""Seconds."""
 _COSTLY = frozenset(
     (
         "pattern", "patternProperties", "propertyNames", "uniqueItems", "$schema", "$id", "$anchor",
@@ -127,11 +130,11 @@ def _counted(kind: Any) -> Any:
     """A validator class that gives up after MAX_STEPS keywords."""
     import jsonschema  # noqa: PLC0415
 
-    steps = itertools.count()
+    steps, deadline = itertools.count(), time.monotonic() + MAX_CHECK
 
     def counting(check: Any) -> Any:
         def counted(*arguments: Any) -> Any:
-            if next(steps) > MAX_STEPS:
+            if next(steps) > MAX_STEPS or time.monotonic() > deadline:
                 raise ValueError("it takes too many steps")
             return check(*arguments)
 

@@ -56,4 +56,10 @@ async def in_thread(
             loop.call_soon_threadsafe(settle)
 
     threading.Thread(target=work, daemon=True, name="recursor-blocking").start()
-    return await future
+    try:
+        return await future
+    except asyncio.CancelledError:
+        # The result was there, but the cancellation came before this could take it.
+        if discard is not None and future.done() and not future.cancelled() and future.exception() is None:
+            threading.Thread(target=discard, args=(future.result(),), daemon=True).start()
+        raise

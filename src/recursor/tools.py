@@ -35,6 +35,9 @@ class Tool:
     function: Callable[..., Any]
     signature: str
 
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function(*args, **kwargs)
+
     async def call(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Call the function, a sync one in a thread.
 
@@ -74,7 +77,11 @@ def tool(function: Callable[..., Any] | None = None, *, name: str | None = None)
     """
 
     def mark(marked: Callable[..., Any]) -> Callable[..., Any]:
-        marked.__recursor_tool__ = _made(marked, name)  # type: ignore[attr-defined]
+        made = _made(marked, name)
+        try:
+            marked.__recursor_tool__ = made  # type: ignore[attr-defined]
+        except AttributeError:  # a bound method carries nothing of its own
+            return made
         return marked
 
     return mark if function is None else mark(function)

@@ -26,6 +26,8 @@ MAX_BYTES_IN_FLIGHT = 1 << 26
 MAX_UNREAD = 1 << 26
 """Bytes that may wait for a worker that does not read."""
 MAX_RESULT = 1 << 28
+READING = 30.0
+"""Seconds that a worker has to read a large result before the next is sent."""
 ENDING = 5.0
 """Seconds that a cancelled call has to end: a tool may hold on to it."""
 DECODE_ASIDE = 1 << 16
@@ -108,7 +110,8 @@ class Link(asyncio.Protocol):
         if self.worker.output is not None:
             loop.add_reader(self.worker.output, self._drain, self.worker.output)
         if not await self.first(self._ready, seconds):
-            raise SandboxError(f"the worker did not start: {await self.bury('it said nothing in time')}")
+            late = None if self.lost.done() else "it said nothing in time"
+            raise SandboxError(f"the worker did not start: {await self.bury(late)}")
 
     def send(self, header: dict[str, Any], body: bytes = b"") -> None:
         """Send one frame. A worker that does not read what it is sent is given up."""
@@ -144,6 +147,9 @@ class Link(asyncio.Protocol):
             task.cancel()
         if tasks:
             await asyncio.wait(tasks, timeout=ENDING)
+            self._calls.clear()  # what holds on to a call holds up no later block
+            if self._transport is not None:
+                self._transport.resume_reading()
         self._parts.clear()
         self._parts_size = 0
 
@@ -275,9 +281,18 @@ class Link(asyncio.Protocol):
         except Exception as error:  # noqa: BLE001 - the block waits for a reply, whatever went wrong
             self._refuse(frame.id, f"the call failed: {type(error).__name__}: {error}")
         else:
+            await self._drained(READING)
             self.send({"op": "reply", "re": frame.id, "ok": True, "form": form}, data)
         finally:
             self._end_call(frame.id, len(body))
+
+    async def _drained(self, seconds: float) -> None:
+        """Wait until the worker has read most of what it was sent; `send` gives it up when it has not."""
+        deadline = time.monotonic() + seconds
+        while self._transport is not None and self._transport.get_write_buffer_size() > MAX_UNREAD:
+            if self.lost.done() or time.monotonic() > deadline:
+                return
+            await asyncio.sleep(0.005)
 
     def _refuse(self, number: int, reason: str) -> None:
         self.send({"op": "reply", "re": number, "ok": False}, reason[:10_000].encode("utf-8", "replace"))

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from recursor.errors import SandboxError
+from recursor.errors import RLMError, SandboxError
 from recursor.protocols import Source, Subcalls
 from recursor.sandboxes import wire
 from recursor.sandboxes.link import Clock, Link, Worker, decoded
@@ -164,7 +164,10 @@ class WireRepl:
         return stopped
 
     async def _load(self, link: Link, name: str, source: Source) -> ContextInfo:
-        descriptor = await in_thread(source.open, discard=os.close)
+        try:
+            descriptor = await in_thread(source.open, discard=os.close)
+        except (OSError, RLMError) as error:
+            raise SandboxError(f"`{name}` could not be loaded: {error}") from error
         try:
             socket.send_fds(link.worker.aux, [b"."], [descriptor])
         except OSError as error:
@@ -176,7 +179,8 @@ class WireRepl:
         header = {"op": "load", "name": name, "form": source.form, "size": source.size}
         loaded = link.expect(header, wire.Loaded)
         if not await link.first(loaded, START + source.size / LOAD_RATE):
-            raise SandboxError(f"`{name}` could not be loaded: {await self._bury(link, 'it took too long')}")
+            late = None if link.lost.done() else "it took too long"
+            raise SandboxError(f"`{name}` could not be loaded: {await self._bury(link, late)}")
         frame: wire.Loaded | wire.Failed
         frame, _ = loaded.result()
         if isinstance(frame, wire.Failed):

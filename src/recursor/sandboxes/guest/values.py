@@ -34,6 +34,7 @@ MAX_DIGITS = 4300
 HASHING = 2.0
 """Seconds within which a set or a dict must be built: hostile keys may all collide."""
 _SMALL_INT = 1 << 53
+_TOO_LONG = 10**MAX_DIGITS
 _STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"')
 
 
@@ -96,7 +97,7 @@ def _plain(value: Any, path: list[str], above: set[int]) -> Any:
         return value
     if isinstance(value, int):
         number = int(value)
-        if number.bit_length() > MAX_DIGITS * 10 // 3:
+        if abs(number) >= _TOO_LONG:
             raise NotPlain(f"{_where(path)} is an int of more than {MAX_DIGITS:,} digits; return hex(value)")
         return number if -_SMALL_INT < number < _SMALL_INT else {"$": ["int", hex(number)]}
     if isinstance(value, float):
@@ -209,7 +210,10 @@ def _advice(value: Any) -> str:
 def _integer(text: str) -> int:
     if len(text) > MAX_DIGITS:
         raise ValueError("too many digits")
-    return int(text, 16)
+    number = int(text, 16)
+    if abs(number) >= _TOO_LONG:
+        raise ValueError("too many digits")
+    return number
 
 
 def _aware(value: datetime | time) -> str:
