@@ -570,6 +570,7 @@ import threading
 from recursor import RLM
 from recursor.testing import ScriptedModel
 rlm = RLM(ScriptedModel(lambda _: "```repl\\nFINAL(7)\\n```", latency=0.5))
+rlm.completion("The first of a process starts what all share.")
 threading.Thread(target=lambda: print(rlm.completion("?").answer)).start()
 """
     done = subprocess.run(

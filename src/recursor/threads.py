@@ -55,11 +55,19 @@ async def in_thread(
         with suppress(RuntimeError):  # the loop is gone, and everybody with it
             loop.call_soon_threadsafe(settle)
 
-    threading.Thread(target=work, daemon=True, name="recursor-blocking").start()
+    try:
+        threading.Thread(target=work, daemon=True, name="recursor-blocking").start()
+    except RuntimeError:  # Python 3.12 starts none once the main thread has ended
+        work()
     try:
         return await future
     except asyncio.CancelledError:
-        # The result was there, but the cancellation came before this could take it.
-        if discard is not None and future.done() and not future.cancelled() and future.exception() is None:
-            threading.Thread(target=discard, args=(future.result(),), daemon=True).start()
+        if discard is not None:
+            _discard_late(future, discard)
         raise
+
+
+def _discard_late(future: asyncio.Future[T], discard: Callable[[T], object]) -> None:
+    """Discard a result that was there, but that a cancellation came before."""
+    if future.done() and not future.cancelled() and future.exception() is None:
+        threading.Thread(target=discard, args=(future.result(),), daemon=True).start()
