@@ -43,17 +43,8 @@ async def in_thread(
         except BaseException as raised:  # noqa: BLE001 - it goes to who waits
             error = raised
 
-        def settle() -> None:
-            if future.done():
-                if error is None and discard is not None:
-                    threading.Thread(target=discard, args=(value,), daemon=True).start()
-            elif error is None:
-                future.set_result(value)
-            else:
-                future.set_exception(error)
-
         with suppress(RuntimeError):  # the loop is gone, and everybody with it
-            loop.call_soon_threadsafe(settle)
+            loop.call_soon_threadsafe(_settle, future, value, error, discard)
 
     try:
         threading.Thread(target=work, daemon=True, name="recursor-blocking").start()
@@ -65,6 +56,18 @@ async def in_thread(
         if discard is not None:
             _discard_late(future, discard)
         raise
+
+
+def _settle(
+    future: asyncio.Future[T], value: T, error: BaseException | None, discard: Callable[[T], object] | None
+) -> None:
+    if not future.done():
+        if error is None:
+            future.set_result(value)
+        else:
+            future.set_exception(error)
+    elif error is None and discard is not None:
+        threading.Thread(target=discard, args=(value,), daemon=True).start()
 
 
 def _discard_late(future: asyncio.Future[T], discard: Callable[[T], object]) -> None:
