@@ -13,9 +13,11 @@ from typing import Annotated, Any, TypeAlias
 
 import msgspec
 
+from recursor.sandboxes.guest import values
+
 MAX_HEADER = 1 << 20
 MAX_BODY = 1 << 24
-MAX_VALUE = 1 << 29
+MAX_VALUE = values.MAX_BYTES
 Number: TypeAlias = Annotated[int, msgspec.Meta(ge=-(1 << 53), le=1 << 53)]
 Size: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
 _HEAD = struct.Struct("<II")
@@ -102,11 +104,6 @@ class Decoder:
 
     def __init__(self) -> None:
         self._buffer = bytearray()
-
-    @property
-    def pending(self) -> int:
-        """Bytes that wait for the rest of their frame."""
-        return len(self._buffer)
 
     def feed(self, data: bytes) -> Iterator[tuple[Frame, bytes]]:
         """Yield the frames that are complete now, with their bodies.
