@@ -12,7 +12,7 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 from recursor import loop, prompt
 from recursor.context import Source, prepare
@@ -23,11 +23,13 @@ from recursor.schema import ANYTHING, Shape, shape
 from recursor.threads import in_thread
 from recursor.tools import Tool
 from recursor.types import (
+    Batch,
     Completion,
     ContextHashed,
     LlmQuery,
     Message,
     ModelCalled,
+    Purpose,
     Reply,
     ReplyText,
     RlmQuery,
@@ -137,6 +139,8 @@ class Run:
                 return await self._ask(_flattened(subcall))
             case ToolCall():
                 return await self._use(subcall)
+            case Batch():
+                return None
 
     async def _ask(self, query: LlmQuery) -> Any:
         model = self.metered(self._choose(query.model), "sub")
@@ -174,7 +178,7 @@ class Run:
             )
         return known[name]
 
-    def metered(self, model: Model, purpose: Literal["root", "sub"]) -> Model:
+    def metered(self, model: Model, purpose: Purpose) -> Model:
         return _Metered(self, model, purpose)
 
     def started(self, question: str, infos: Sequence[Any], isolation: Any) -> RunStarted:
@@ -234,7 +238,7 @@ class _Metered:
 
     run: Run
     model: Model
-    purpose: Literal["root", "sub"]
+    purpose: Purpose
 
     @property
     def name(self) -> str:

@@ -46,7 +46,7 @@ class Subcalls(Protocol):
     """The engine, as seen from a REPL."""
 
     async def answer(self, subcall: Subcall) -> Any:
-        """Return a plain value (see `recursor.sandboxes.guest.values`) for one sub-call.
+        """Return a plain value (see `recursor.sandboxes.guest.values`) for one sub-call; None for a batch.
 
         Raises:
             RLMError: the sub-call failed; its text is raised in the REPL as `SubcallError`.
@@ -84,7 +84,13 @@ class Repl(Protocol):
         """Bind a reserved name to the source's value. Raises SandboxError when it cannot be read."""
 
     async def execute(
-        self, code: str, subcalls: Subcalls, *, max_time: float | None = None, max_wall: float | None = None
+        self,
+        code: str,
+        subcalls: Subcalls,
+        *,
+        max_time: float | None = None,
+        max_wall: float | None = None,
+        readings: Sequence[float] = (),
     ) -> Execution:
         """Run one code block to its end, answering its sub-calls meanwhile.
 
@@ -93,6 +99,8 @@ class Repl(Protocol):
                 sub-calls does not count. None is no bound. At the bound the block is
                 interrupted (state kept), then killed (state lost, and a note says so).
             max_wall: seconds that it may take in all; the same happens then.
+            readings: what clocks showed when the block was executed before (`Execution.readings`);
+                they show it again, in order, and go on from there.
 
         Returns always, whatever the code does; cancelling it kills what runs.
 
@@ -110,12 +118,21 @@ class Repl(Protocol):
 class Sandbox(Protocol):
     """Where REPLs come from. Holds what is worth sharing between them."""
 
-    async def open(self, *, tools: Sequence[str] = (), context_size: int = 0) -> Repl:
+    async def open(
+        self,
+        *,
+        tools: Sequence[str] = (),
+        context_size: int = 0,
+        seed: int = 0,
+        asynchronous: bool = False,
+    ) -> Repl:
         """Start a REPL.
 
         Args:
             tools: names of host functions to bind.
             context_size: bytes that will be loaded, so that memory bounds leave room for them.
+            seed: of all randomness in it: the same seed and the same code give the same values.
+            asynchronous: whether `llm_query` and its like are for `await`, as their twins are.
 
         Raises:
             IsolationUnavailable: the wanted isolation cannot be had; the text names the remedy.

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal, TypeAlias
 
+Purpose: TypeAlias = Literal["root", "sub", "compaction"]
+"""What a model call is for: the next reply of the root LM, a plain sub-call, a summary of old turns."""
 Role: TypeAlias = Literal["system", "user", "assistant"]
 Schema: TypeAlias = Mapping[str, Any]
 """A JSON Schema (draft 2020-12) as Python values."""
@@ -23,6 +25,8 @@ class StopReason(StrEnum):
     MAX_TIME = "max_time"
     MAX_TOKENS = "max_tokens"
     MAX_COST = "max_cost"
+    MAX_CALLS = "max_calls"
+    MAX_ERRORS = "max_errors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +123,8 @@ class Execution:
     submission: Submission | None = None
     duration: float = 0.0
     """Seconds."""
+    readings: tuple[float, ...] = ()
+    """What its clocks showed, in order: a block that is executed again reads the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,8 +218,15 @@ class RlmQuery:
 
     question: str
     context: Any = None
+    """A plain value, or a `Source` that came from the REPL without being read."""
     model: str | None = None
     schema: Schema | None = None
+    tools: tuple[str, ...] = ()
+    """Names of the parent's tools that the child gets."""
+    instruction: str | None = None
+    """Added to what the child's root LM is told."""
+    limits: Mapping[str, Any] | None = None
+    """Fields of `Limits` for the child; it draws from its parent's in any case."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +238,17 @@ class ToolCall:
     kwargs: Mapping[str, Any] = field(default_factory=dict)
 
 
-Subcall: TypeAlias = LlmQuery | RlmQuery | ToolCall
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Says that this many calls will follow, so that they can be refused as a whole."""
+
+    count: int
+    recursive: bool = False
+    """Whether they are child runs."""
+    model: str | None = None
+
+
+Subcall: TypeAlias = LlmQuery | RlmQuery | ToolCall | Batch
 
 
 # Events: what a sink sees, in order -----------------------------------------------------------
@@ -254,7 +277,7 @@ class ModelCalled:
     run_id: str
     call_id: str
     turn: int
-    purpose: Literal["root", "sub"]
+    purpose: Purpose
     model: str
     messages: tuple[Message, ...]
     reply: Reply | None
@@ -262,6 +285,35 @@ class ModelCalled:
     time: float
     """Seconds since the epoch, at the start of the call."""
     duration: float
+
+
+@dataclass(frozen=True, slots=True)
+class CallRetried:
+    """An attempt of a model call failed, and it will be made again."""
+
+    run_id: str
+    call_id: str
+    turn: int
+    model: str
+    attempt: int
+    """The one that failed, counted from 1."""
+    error: str
+    wait: float
+    """Seconds until the next attempt."""
+    time: float
+    """Seconds since the epoch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Compacted:
+    """Older turns of the root LM's history were replaced by a summary: a new branch begins."""
+
+    run_id: str
+    turn: int
+    """The last turn that the summary stands for."""
+    tokens: int
+    """Of the prompt that was too long; 0 when the provider refused it and none is known."""
+    summary: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,5 +367,13 @@ class RunEnded:
 
 
 Event: TypeAlias = (
-    RunStarted | ModelCalled | ReplyText | SubcallStarted | BlockExecuted | ContextHashed | RunEnded
+    RunStarted
+    | ModelCalled
+    | CallRetried
+    | Compacted
+    | ReplyText
+    | SubcallStarted
+    | BlockExecuted
+    | ContextHashed
+    | RunEnded
 )

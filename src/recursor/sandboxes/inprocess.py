@@ -44,7 +44,14 @@ ISOLATION = Isolation(
 class InProcessSandbox:
     """Runs code of models in this process, without any isolation. For debugging only."""
 
-    async def open(self, *, tools: Sequence[str] = (), context_size: int = 0) -> Repl:  # noqa: ARG002
+    async def open(
+        self,
+        *,
+        tools: Sequence[str] = (),
+        context_size: int = 0,  # noqa: ARG002
+        seed: int = 0,  # noqa: ARG002
+        asynchronous: bool = False,  # noqa: ARG002
+    ) -> Repl:
         async def spawn() -> Worker:
             return _Thread()
 

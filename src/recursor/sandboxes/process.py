@@ -34,7 +34,14 @@ class ProcessSandbox:
         self._memory = memory
         self._scratch = scratch
 
-    async def open(self, *, tools: Sequence[str] = (), context_size: int = 0) -> Repl:
+    async def open(
+        self,
+        *,
+        tools: Sequence[str] = (),
+        context_size: int = 0,
+        seed: int = 0,  # noqa: ARG002
+        asynchronous: bool = False,  # noqa: ARG002
+    ) -> Repl:
         memory = self._memory + PER_CONTEXT_BYTE * context_size
         zygote = await in_thread(jail.shared)
 

@@ -68,7 +68,13 @@ class WireRepl:
         return info
 
     async def execute(
-        self, code: str, subcalls: Subcalls, *, max_time: float | None = None, max_wall: float | None = None
+        self,
+        code: str,
+        subcalls: Subcalls,
+        *,
+        max_time: float | None = None,
+        max_wall: float | None = None,
+        readings: Sequence[float] = (),  # noqa: ARG002
     ) -> Execution:
         started = time.monotonic()
         link = await self._alive()
