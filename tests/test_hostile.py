@@ -20,7 +20,6 @@ from hypothesis import strategies as st
 from conftest import Bench
 from recursor import RLM, ConfigError, Limits, ModelError, SandboxError, StopReason, tool
 from recursor.context import prepare
-from recursor.limits import FIRST_CALLS, Ledger
 from recursor.parse import blocks
 from recursor.sandboxes import wire
 from recursor.sandboxes.guest import text as guest_text
@@ -301,8 +300,7 @@ def test_a_batch_stops_where_the_money_ends() -> None:
     )
     done = RLM(root, sub_model=sub, limits=Limits(max_cost=1.05)).completion("?")
     assert done.cost is not None
-    assert 1.0 <= done.cost <= 1.05 + 0.10
-    assert FIRST_CALLS < 10
+    assert 1.0 - 1e-9 <= done.cost <= 1.05
 
 
 def test_a_batch_that_fits_is_not_refused_for_what_a_dear_call_used_before() -> None:
@@ -357,30 +355,6 @@ def test_calls_that_were_cut_off_are_counted_as_unknown() -> None:
         "?"
     )
     assert (done.usage.calls, done.cost) == (7, None)
-
-
-@given(
-    st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 50), st.floats(0, 1)), max_size=60),
-    st.integers(1, 500),
-)
-def test_a_parents_ledger_holds_what_its_children_used_in_any_order(
-    calls: list[tuple[str, int, float]], bound: int
-) -> None:
-    parent = Ledger(Limits(max_tokens=bound), lambda: 0.0)
-    children = [parent.child(Limits()), parent.child(Limits())]
-    used = 0
-    for number, (model, tokens, cost) in enumerate(calls):
-        child = children[number % 2]
-        try:
-            admitted = child.admit(model)
-        except Exception as error:
-            assert used >= bound
-            assert "tokens are used" in str(error)
-            return
-        assert admitted
-        child.settle(model, Reply("", Usage(tokens, 0, calls=1), cost))
-        used += tokens
-        assert parent.usage.total_tokens == used == sum(child.usage.total_tokens for child in children)
 
 
 # Contexts and texts ---------------------------------------------------------------------------

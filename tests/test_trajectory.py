@@ -72,6 +72,7 @@ def test_a_run_can_be_read_back(tmp_path: Path) -> None:
         assert (run.stop_reason, run.turns, run.cost) == (StopReason.ANSWERED, 3, 0.0)
         assert run.usage is not None
         assert run.usage.calls == 5
+        assert run.isolation is not None
         assert run.isolation.isolated
         assert run.contexts[0].info.size == "4 characters"
         assert str(run.contexts[0].digest).startswith("sha256:3a6eb0790f39ac87c94f3856b2dd2c5d")

@@ -10,15 +10,18 @@ import contextlib
 import json
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from recursor import loop, prompt
+from recursor.calls import Caller, Metered, digest
 from recursor.context import Source, prepare
-from recursor.errors import LimitExceeded, ModelError, RLMError, SubcallError, TrajectoryError
-from recursor.limits import Ledger, Limits
-from recursor.protocols import Model, Sandbox, Sink
+from recursor.errors import ConfigError, RLMError, SubcallError, TrajectoryError
+from recursor.ledger import Call, Ledger
+from recursor.limits import Limits
+from recursor.protocols import Journal, Model, Repl, Sandbox, Sink
+from recursor.replay import Replay, ReplayedRepl, Tally
 from recursor.schema import ANYTHING, Shape, shape
 from recursor.threads import in_thread
 from recursor.tools import Tool
@@ -26,25 +29,35 @@ from recursor.types import (
     Batch,
     Completion,
     ContextHashed,
+    ContextInfo,
     LlmQuery,
     Message,
-    ModelCalled,
     Purpose,
     Reply,
-    ReplyText,
     RlmQuery,
     RunEnded,
     RunStarted,
-    Schema,
     StopReason,
     Subcall,
-    SubcallStarted,
     ToolCall,
-    Usage,
+    ToolCalled,
 )
 
-MAX_CHILDREN = 16
-"""Child runs of one run that are at work at once: each has a process of its own."""
+MAX_CHILDREN = 64
+"""Child runs of one tree that are at work at once, beside one of each run: each has a process of its own."""
+DIGEST_AHEAD = 1 << 24
+"""Bytes of a context up to which a child's place in the tree goes by its digest; above, by its size."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What one run is asked."""
+
+    question: str
+    contexts: Mapping[str, Source] = field(default_factory=dict)
+    expected: Shape = ANYTHING
+    instruction: str = ""
+    """Added to what the root LM is told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,58 +71,78 @@ class Engine:
     dialect: prompt.Dialect
     tools: Mapping[str, Tool]
     sink: Sink
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """How it was asked for, for the record."""
     stream: bool = False
     """Whether the root LM's replies are asked for and emitted piece by piece."""
 
-    async def complete(
-        self,
-        question: str,
-        contexts: Mapping[str, Source],
-        expected: Shape = ANYTHING,
-        parent: Run | None = None,
-    ) -> Completion:
+    async def complete(self, task: Task, at: Place | None = None) -> Completion:
         """Answer one question in a REPL of its own; children come back here with their parent.
+
+        Args:
+            at: where in a tree of runs; None begins one.
 
         Raises:
             ModelError: the root LM failed for good. SandboxError: no REPL could be had.
             SubcallError: an ancestor asks the very same.
         """
-        run = Run(self, question, contexts, parent)
+        run = Run(self, task, at or Place(uuid.uuid4().hex))
         await run.refuse_cycle()
-        size = sum(source.size for source in contexts.values())
-        repl = await self.sandbox.open(tools=list(self.tools), context_size=size)
+        size = sum(source.size for source in task.contexts.values())
+        repl = await self.sandbox.open(
+            tools=list(self.tools), context_size=size, seed=run.seed, asynchronous=False
+        )
         try:
-            infos = [await repl.load(name, source) for name, source in contexts.items()]
+            infos = [await repl.load(name, source) for name, source in task.contexts.items()]
             opening = prompt.opening(
-                self.dialect, question, infos, tools=[tool.signature for tool in self.tools.values()],
-                recursive=run.may_recurse, expected=expected.text,
+                self.dialect, task.question, infos, tools=[tool.signature for tool in self.tools.values()],
+                recursive=run.may_recurse, expected=task.expected.text,
             )  # fmt: skip
-            root = run.metered(self.model, "root")
-            parts = loop.Parts(run.id, root, repl, run, run.ledger, self.sink, self.dialect, expected.accept)
-            started = run.started(question, infos, repl.isolation)
-            return await run.recorded(started, contexts, lambda: loop.run(opening, parts))
+            parts = loop.Parts(
+                run.id, run.metered(self.model, "root"), run.replayed(repl), run, run.ledger, self.sink, self.dialect,
+                task.expected.accept,
+            )  # fmt: skip
+            return await run.recorded(run.started(infos, repl), lambda: loop.run(opening, parts))
         finally:
             await repl.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a run is in a tree of runs, and what the tree shares."""
+
+    run_id: str
+    parent: Run | None = None
+    journal: Journal | None = None
+    """What earlier attempts at the tree recorded; None for a first one."""
+    tally: Tally = field(default_factory=Tally)
+    children: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_CHILDREN))
 
 
 class Run:
     """One run of the loop, as its REPL sees it: implements `Subcalls`."""
 
-    def __init__(
-        self, engine: Engine, question: str, contexts: Mapping[str, Source], parent: Run | None
-    ) -> None:
-        self.id = uuid.uuid4().hex
+    def __init__(self, engine: Engine, task: Task, at: Place) -> None:
+        self.id = at.run_id
         self.engine = engine
-        self.question = question
-        self.contexts = contexts
-        self.parent = parent
+        self.task = task
+        self.at = at
+        parent = at.parent
         self.depth: int = parent.depth + 1 if parent else 0
         self.ledger: Ledger = (
             parent.ledger.child(engine.limits) if parent else Ledger(engine.limits, time.monotonic)
         )
-        self.settled: _Settled = parent.settled if parent else _Settled()
-        """Of the whole tree."""
-        self._children = asyncio.Semaphore(MAX_CHILDREN)
+        self.replay: Replay = Replay(
+            at.journal, at.run_id, self.ledger, at.tally, engine.sink.emit,
+            paid=parent is not None and parent.replay.paid,
+        )  # fmt: skip
+        self.caller = Caller(self.id, self.ledger, self.replay, engine.sink, engine.stream)
+        self._first_child_is_free = True
+
+    @property
+    def seed(self) -> int:
+        """Of the randomness in its REPL: the same when it is resumed."""
+        return int.from_bytes(digest(self.id, "seed")[:6])
 
     @property
     def may_recurse(self) -> bool:
@@ -117,17 +150,29 @@ class Run:
         deepest = self.engine.limits.max_depth
         return deepest is None or self.depth + 1 < deepest
 
+    def metered(self, model: Model, purpose: Purpose) -> Model:
+        return Metered(model, self.caller, purpose)
+
+    def replayed(self, repl: Repl) -> Repl:
+        return ReplayedRepl(repl, self.replay, self.ledger) if self.replay.active else repl
+
     async def refuse_cycle(self) -> None:
         """Raise SubcallError when an ancestor has the same model, question and contexts: it would never end."""
-        ancestor = self.parent
-        while ancestor is not None:
-            same = ancestor.engine.model.name == self.engine.model.name and ancestor.question == self.question
-            if same and await in_thread(_equal, ancestor.contexts, self.contexts):
+        above = self.at.parent
+        while above is not None:
+            same = (
+                above.engine.model.name == self.engine.model.name
+                and above.task.question == self.task.question
+                and above.task.instruction == self.task.instruction
+            )
+            if same and await in_thread(_equal, above.task.contexts, self.task.contexts):
                 raise SubcallError(
                     "this question over this context is being answered already, by the run that asks; "
                     "ask about a smaller part, ask something else, or answer it in code"
                 )
-            ancestor = ancestor.parent
+            above = above.at.parent
+
+    # Sub-calls ----------------------------------------------------------------------------------
 
     async def answer(self, subcall: Subcall) -> Any:
         match subcall:
@@ -136,11 +181,11 @@ class Run:
             case RlmQuery() if self.may_recurse:
                 return await self._recurse(subcall)
             case RlmQuery():
-                return await self._ask(_flattened(subcall))
+                return await self._ask(await _flattened(subcall))
             case ToolCall():
                 return await self._use(subcall)
             case Batch():
-                return None
+                return self._announced(subcall)
 
     async def _ask(self, query: LlmQuery) -> Any:
         model = self.metered(self._choose(query.model), "sub")
@@ -153,11 +198,19 @@ class Run:
 
     async def _recurse(self, query: RlmQuery) -> Any:
         """The recursion: a child run, in a REPL of its own, paid for by this one."""
-        engine = replace(self.engine, model=self._choose(query.model), tools={})
-        contexts = {} if query.context is None else {"context": await in_thread(prepare, query.context)}
-        expected = shape(query.schema, trusted=False)
-        async with self._children:
-            child = await engine.complete(query.question, contexts, expected, parent=self)
+        engine = replace(
+            self.engine,
+            model=self._choose(query.model),
+            tools=self._passed_on(query.tools),
+            limits=self._limits_for(query),
+        )
+        contexts = {} if query.context is None else {"context": await in_thread(_source, query.context)}
+        task = Task(query.question, contexts, shape(query.schema, trusted=False), query.instruction or "")
+        child_id = self.caller.place(await in_thread(_identity, engine, task, query))
+        child = self.replay.child(child_id)
+        if child is None:
+            async with self._child_slot():
+                child = await engine.complete(task, replace(self.at, run_id=child_id, parent=self))
         if child.answer is None and child.stop_reason is not StopReason.ANSWERED:
             raise SubcallError(f"the child RLM ended without an answer: {child.stop_reason}")
         return child.answer
@@ -166,7 +219,38 @@ class Run:
         tool = self.engine.tools.get(call.name)
         if tool is None:
             raise SubcallError(f"there is no tool {call.name!r}")
-        return await tool.call(call.args, call.kwargs)
+        turn, began, started = self.ledger.turns, time.time(), time.monotonic()
+        call_id = self.caller.place(digest("tool", call.name, repr(call.args), repr(call.kwargs)))
+        found = self.replay.result(call_id, turn)
+        if found is not None:
+            result, error = found
+            if error is not None:
+                raise SubcallError(error)
+            return result
+        result, error, cut = None, "cancelled", True
+        try:
+            result, error = await tool.call(call.args, call.kwargs), None
+        except RLMError as failure:
+            error, cut = str(failure), False
+            raise
+        finally:
+            self.engine.sink.emit(
+                ToolCalled(
+                    self.id, call_id, turn, call.name, call.args, call.kwargs, result, error, began,
+                    time.monotonic() - started, cut and error is not None,
+                )
+            )  # fmt: skip
+        await self.engine.sink.flush()
+        return result
+
+    def _announced(self, batch: Batch) -> None:
+        """Refuse a batch as a whole that cannot be paid for, while none of it is."""
+        recursive = batch.recursive and self.may_recurse
+        model = self._choose(batch.model)
+        if not self.replay.active:
+            self.ledger.refuse_batch(
+                batch.count, Call(model.name, "root" if recursive else "sub", self.depth + recursive)
+            )
 
     def _choose(self, name: str | None) -> Model:
         if name is None:
@@ -178,19 +262,48 @@ class Run:
             )
         return known[name]
 
-    def metered(self, model: Model, purpose: Purpose) -> Model:
-        return _Metered(self, model, purpose)
+    def _passed_on(self, names: Sequence[str]) -> dict[str, Tool]:
+        unknown = [name for name in names if name not in self.engine.tools]
+        if unknown:
+            raise SubcallError(f"there is no tool {unknown[0]!r} to pass on")
+        return {name: self.engine.tools[name] for name in names}
 
-    def started(self, question: str, infos: Sequence[Any], isolation: Any) -> RunStarted:
-        engine = self.engine
+    def _limits_for(self, query: RlmQuery) -> Limits:
+        """The limits of a child: those of this run, but for what was asked. It draws from this run's in any case."""
+        own = self.engine.limits
+        try:
+            asked = own.with_changes(query.limits or {})
+        except ConfigError as error:
+            raise SubcallError(f"limits: {error}") from None
+        if "max_depth" not in (query.limits or {}) or asked.max_depth is None:
+            return replace(asked, max_depth=own.max_depth)
+        deepest = self.depth + 1 + asked.max_depth
+        return replace(asked, max_depth=deepest if own.max_depth is None else min(own.max_depth, deepest))
+
+    @contextlib.asynccontextmanager
+    async def _child_slot(self) -> AsyncIterator[None]:
+        """Wait for room for a child. Each run has it for one, so that no run waits for its own children's room."""
+        if self._first_child_is_free:
+            self._first_child_is_free = False
+            try:
+                yield
+            finally:
+                self._first_child_is_free = True
+        else:
+            async with self.at.children:
+                yield
+
+    # The record ---------------------------------------------------------------------------------
+
+    def started(self, infos: Sequence[ContextInfo], repl: Repl) -> RunStarted:
+        engine, parent = self.engine, self.at.parent
         return RunStarted(
-            self.id, self.parent.id if self.parent else None, self.depth, question, tuple(infos), engine.model.name,
-            engine.sub_model.name, isolation, time.time(),
+            self.id, parent.id if parent else None, self.depth, self.task.question, tuple(infos), engine.model.name,
+            engine.sub_model.name, repl.isolation, time.time(), resumed=self.replay.active,
+            settings={} if parent else {**engine.settings, "schema": self.task.expected.json_schema},
         )  # fmt: skip
 
-    async def recorded(
-        self, started: RunStarted, contexts: Mapping[str, Source], work: Callable[[], Awaitable[Completion]]
-    ) -> Completion:
+    async def recorded(self, started: RunStarted, work: Callable[[], Awaitable[Completion]]) -> Completion:
         """Do the work between the events of its start and its end.
 
         Raises:
@@ -202,8 +315,10 @@ class Run:
         hashing: asyncio.Future[None] | None = None
         try:
             await sink.flush()
-            hashing = asyncio.ensure_future(self._hash(contexts))
-            completion = await work()
+            hashing = asyncio.ensure_future(self._hash())
+            completion = replace(
+                await work(), replayed=self.at.tally.replayed, diverged_at=self.replay.diverged_at
+            )
             await hashing
         except BaseException as error:
             if hashing is not None:
@@ -222,92 +337,14 @@ class Run:
             raise
         return completion
 
-    async def _hash(self, contexts: Mapping[str, Source]) -> None:
+    async def _hash(self) -> None:
         """Emit the digests of the contexts, off the run's own path."""
-        for name, source in contexts.items():
+        for name, source in self.task.contexts.items():
             try:
-                digest = await in_thread(source.digest)
+                found = await in_thread(source.digest)
             except (OSError, ValueError, RLMError):
                 continue  # a file that went, a value that was changed: what the REPL has is not known any more
-            self.engine.sink.emit(ContextHashed(self.id, name, digest))
-
-
-@dataclass(frozen=True, slots=True)
-class _Metered:
-    """A Model that checks the ledger, counts, and records, for one run and purpose."""
-
-    run: Run
-    model: Model
-    purpose: Purpose
-
-    @property
-    def name(self) -> str:
-        return self.model.name
-
-    async def query(
-        self,
-        messages: Sequence[Message],
-        *,
-        schema: Schema | None = None,
-        on_text: Callable[[str], None] | None = None,
-    ) -> Reply:
-        run, sink = self.run, self.run.engine.sink
-        while not run.ledger.admit(self.name):
-            await run.settled.wait()
-        call_id, turn = uuid.uuid4().hex, run.ledger.turns
-        if self.purpose == "root" and run.engine.stream:
-            on_text = lambda text: sink.emit(ReplyText(run.id, turn, text))  # noqa: E731
-        began, started = time.time(), time.monotonic()
-        reply: Reply | None = None
-        unanswered, error = Reply("", Usage(calls=1), cost=None), "cancelled"  # it may have been paid for
-        try:
-            if self.purpose == "sub":
-                sink.emit(SubcallStarted(run.id, call_id, turn, self.name))
-            async with asyncio.timeout(run.ledger.time_left()) as bound:
-                reply = await self.model.query(messages, schema=schema, on_text=on_text)
-        except TimeoutError as failure:
-            error = "the time of the run was up" if bound.expired() else str(failure) or "timed out"
-            if bound.expired():
-                raise LimitExceeded("the time is up", StopReason.MAX_TIME) from None
-            raise ModelError(f"{self.name}: {error}", retryable=True) from failure
-        except ModelError as failure:
-            unanswered, error = replace(unanswered, cost=0.0), str(failure)
-            raise
-        except (
-            SystemExit,
-            KeyboardInterrupt,
-        ) as failure:  # from a model's own code: the event loop must go on
-            error = f"{type(failure).__name__}: {failure}"
-            raise ModelError(f"{self.name}: {error}") from failure
-        finally:
-            run.ledger.settle(self.name, unanswered if reply is None else reply)
-            run.settled.set()
-            sink.emit(
-                ModelCalled(
-                    run.id, call_id, turn, self.purpose, self.name, tuple(messages), reply,
-                    None if reply is not None else error, began, time.monotonic() - started,
-                )
-            )  # fmt: skip
-        await sink.flush()
-        return reply
-
-
-class _Settled:
-    """Wakes all that wait for a call to settle."""
-
-    def __init__(self) -> None:
-        self._waiting: list[asyncio.Future[None]] = []
-
-    async def wait(self) -> None:
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(future)
-        await future
-
-    def set(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        for future in waiting:
-            if not future.done():
-                future.set_result(None)
+            self.engine.sink.emit(ContextHashed(self.id, name, found))
 
 
 def _equal(ones: Mapping[str, Source], others: Mapping[str, Source]) -> bool:
@@ -319,17 +356,31 @@ def _equal(ones: Mapping[str, Source], others: Mapping[str, Source]) -> bool:
     return all(source.digest() == others[name].digest() for name, source in ones.items())
 
 
-def _flattened(query: RlmQuery) -> LlmQuery:
+def _identity(engine: Engine, task: Task, query: RlmQuery) -> bytes:
+    """What a child is asked, as a digest."""
+    parts = [engine.model.name, task.question, task.instruction, task.expected.text, ",".join(engine.tools)]
+    parts.append(json.dumps(query.limits, sort_keys=True, default=repr))
+    for source in task.contexts.values():
+        parts += [source.form, str(source.size), source.digest() if source.size <= DIGEST_AHEAD else ""]
+    return digest("child", *parts)
+
+
+def _source(context: Any) -> Source:
+    return context if isinstance(context, Source) else prepare(context)
+
+
+async def _flattened(query: RlmQuery) -> LlmQuery:
     """A child at the depth limit: one prompt with the context in it."""
     context = query.context
+    question = f"{query.instruction}\n\n{query.question}" if query.instruction else query.question
     if context is None:
-        return LlmQuery(query.question, query.model, query.schema)
+        return LlmQuery(question, query.model, query.schema)
     if not isinstance(context, str):
         try:
             context = json.dumps(context, ensure_ascii=False, default=repr)
         except (TypeError, ValueError):
             context = repr(context)
-    return LlmQuery(f"{query.question}\n\n{context}", query.model, query.schema)
+    return LlmQuery(f"{question}\n\n{context}", query.model, query.schema)
 
 
 def _structured(reply: Reply, expected: Shape) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 
 from recursor import parse, prompt
 from recursor.errors import LimitExceeded
-from recursor.limits import Ledger
+from recursor.ledger import Ledger
 from recursor.protocols import Model, Repl, Sink, Subcalls
 from recursor.types import (
     BlockExecuted,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from recursor.limits import Ledger
+from recursor.ledger import Ledger
 from recursor.types import ContextInfo, Execution, Message, Output, Turn
 
 MAX_OUTPUT = 10_000

@@ -8,7 +8,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from recursor.types import ContextInfo, Event, Execution, Isolation, Message, Reply, Schema, Subcall
+from recursor.errors import ModelError
+from recursor.types import (
+    Completion,
+    ContextInfo,
+    Event,
+    Execution,
+    Isolation,
+    Message,
+    Reply,
+    Schema,
+    Subcall,
+    Usage,
+)
 
 
 @runtime_checkable
@@ -137,6 +149,35 @@ class Sandbox(Protocol):
         Raises:
             IsolationUnavailable: the wanted isolation cannot be had; the text names the remedy.
         """
+
+
+class Journal(Protocol):
+    """What earlier attempts at a run recorded. Reads only, and fast, since an event loop waits for it.
+
+    Calls, tools and children are found by an id that stands for a place in the tree of runs: see
+    `recursor.calls`.
+    """
+
+    def reply(self, call_id: str) -> Reply | ModelError | None:
+        """The reply to a model call, or the error that it ended in; None when neither is known."""
+
+    def result(self, call_id: str) -> tuple[Any, str | None] | None:
+        """Result and error of a tool call; None when it did not end."""
+
+    def child(self, run_id: str) -> Completion | None:
+        """The completion of a run that answered; None when it did not."""
+
+    def turns(self, run_id: str) -> int:
+        """Turns of a run for which there is a root reply; 0 for a run that is not known."""
+
+    def status(self, run_id: str, turn: int) -> str | None:
+        """What a turn's prompt ended in: the state of the limits. None when there was no such turn."""
+
+    def readings(self, run_id: str, turn: int, block: int) -> tuple[float, ...]:
+        """What the clocks of a block showed; empty when it did not end."""
+
+    def spent(self, run_id: str) -> tuple[Usage, float | None]:
+        """What the calls of a run and its children used and cost; None when any price is unknown."""
 
 
 @runtime_checkable

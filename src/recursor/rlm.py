@@ -8,16 +8,16 @@ and `stream` wait for them from the caller's own loop.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 from recursor import background, models, plugins, prompts
-from recursor.context import Source, prepare
-from recursor.engine import Engine
+from recursor.engine import Engine, Place, Task
 from recursor.errors import ConfigError
+from recursor.inputs import inputs, recorded_inputs
 from recursor.limits import Limits
-from recursor.prompt import MAX_QUESTION
 from recursor.protocols import Model, Sandbox, Sink
 from recursor.schema import shape
 from recursor.sinks import Fanout, QueueSink
@@ -40,6 +40,7 @@ class RLM:
         limits: bounds of each run.
         tools: host functions that code in the REPL may call; see `tool`.
         dialect: prompt text and answer form; "default".
+        instruction: added to what the root LM is told.
         store: where runs are recorded: a path of a SQLite file, or a `Store`; None records nothing.
         sinks: further receivers of events.
         base_url: the endpoint of both models, for specs.
@@ -58,6 +59,7 @@ class RLM:
         limits: Limits = Limits(),  # noqa: B008 - frozen
         tools: Iterable[Callable[..., Any] | Tool] = (),
         dialect: str = "default",
+        instruction: str = "",
         store: Any = None,
         sinks: Sequence[Sink] = (),
         base_url: str | None = None,
@@ -69,7 +71,8 @@ class RLM:
         sub = root if sub_model is None else _model(sub_model, "sub_model", base_url, api_key)
         if limits.max_cost is not None:
             _check_prices(root, sub)
-        recorded = _store(store)
+        self._store = _store(store)
+        self._instruction = instruction
         self._engine = Engine(
             model=root,
             sub_model=sub,
@@ -77,8 +80,12 @@ class RLM:
             limits=limits,
             dialect=prompts.load(dialect),
             tools=collect(tools),
-            sink=Fanout([*([recorded] if recorded else []), *sinks]),
-        )
+            sink=Fanout([*([self._store] if self._store else []), *sinks]),
+            settings={
+                "model": root.name, "sub_model": sub.name, "base_url": base_url, "dialect": dialect,
+                "sandbox": sandbox if isinstance(sandbox, str) else type(sandbox).__name__, "limits": asdict(limits),
+            },
+        )  # fmt: skip
 
     def completion(
         self,
@@ -120,6 +127,34 @@ class RLM:
         """`completion` for `await`. Cancelling it stops the run and leaves nothing behind."""
         return await background.arun(lambda: self._complete(question, context, messages, schema))
 
+    def resume(
+        self, run_id: str, context: Any = None, *, messages: Any = None, schema: Any = None
+    ) -> Completion:
+        """Go on with a run that was cut off, or that a limit ended; nothing recorded is paid twice.
+
+        The code of each recorded turn is executed again, since that makes the variables of the REPL; its model
+        calls, tools, clocks and randomness are answered from the record. From the first call that
+        was not recorded on it goes on as any run, under this RLM's limits. A run that answered
+        gives its answer again.
+
+        Args:
+            run_id: as in `Completion.run_id`, or the beginning of it. The run of a child stands for its root.
+            context: what the run was given, unless that was a file or folder that is still there.
+            messages: what the run was given, if it was.
+            schema: None takes the JSON Schema that was recorded.
+
+        Raises:
+            ConfigError: no store, other models than recorded, or another context.
+            TrajectoryError: the store holds no such run.
+        """
+        return background.run(lambda: self._resume(run_id, context, messages, schema))
+
+    async def aresume(
+        self, run_id: str, context: Any = None, *, messages: Any = None, schema: Any = None
+    ) -> Completion:
+        """`resume` for `await`."""
+        return await background.arun(lambda: self._resume(run_id, context, messages, schema))
+
     async def stream(
         self,
         question: str | None = None,
@@ -127,15 +162,25 @@ class RLM:
         *,
         messages: Sequence[Mapping[str, Any]] | None = None,
         schema: Any = None,
+        resume: str | None = None,
     ) -> AsyncGenerator[Event, None]:
         """Yield events while the run goes; the last is `RunEnded`, with the completion.
 
         Closing the iterator stops the run. Raises what `completion` raises.
+
+        Args:
+            resume: the id of a run to go on with, in place of a question; see `resume`.
         """
+        if (resume is None) == (question is None and messages is None):
+            raise ConfigError("pass a question, messages, or the id of a run to resume")
         queue = QueueSink(asyncio.get_running_loop())
-        run = asyncio.ensure_future(
-            background.arun(lambda: self._complete(question, context, messages, schema, queue))
-        )
+
+        def work() -> Coroutine[Any, Any, Completion]:
+            if resume is not None:
+                return self._resume(resume, context, messages, schema, queue)
+            return self._complete(question, context, messages, schema, queue)
+
+        run = asyncio.ensure_future(background.arun(work))
         run.add_done_callback(lambda _: queue.end())
         try:
             async for event in queue:
@@ -149,11 +194,43 @@ class RLM:
         self, question: Any, context: Any, messages: Any, schema: Any, watcher: QueueSink | None = None
     ) -> Completion:
         expected = shape(schema)
-        text, contexts = await in_thread(_inputs, question, context, messages)
-        engine = self._engine
-        if watcher is not None:
-            engine = replace(engine, sink=Fanout([engine.sink, watcher]), stream=True)
-        return await engine.complete(text, contexts, expected)
+        text, contexts = await in_thread(inputs, question, context, messages)
+        return await self._watched(watcher).complete(Task(text, contexts, expected, self._instruction))
+
+    async def _resume(
+        self, run_id: str, context: Any, messages: Any, schema: Any, watcher: QueueSink | None = None
+    ) -> Completion:
+        from recursor.trajectory.journal import StoreJournal  # noqa: PLC0415 - imports sqlite3
+
+        path = getattr(self._store, "path", None)
+        if not isinstance(path, Path):
+            raise ConfigError("resume needs the store that recorded the run: RLM(..., store=path)")
+        journal = await in_thread(StoreJournal, path, discard=StoreJournal.close)
+        try:
+            run = await in_thread(journal.root, run_id)
+            self._check_models(run.model, run.sub_model)
+            expected = shape(run.settings.get("schema") if schema is None else schema)
+            done = journal.child(run.id)
+            if done is not None and watcher is None:
+                return replace(done, answer=expected.accept(done.answer))
+            text, contexts = await in_thread(recorded_inputs, run, context, messages)
+            task = Task(text, contexts, expected, self._instruction)
+            return await self._watched(watcher).complete(task, Place(run.id, journal=journal))
+        finally:
+            journal.close()
+
+    def _watched(self, watcher: QueueSink | None) -> Engine:
+        if watcher is None:
+            return self._engine
+        return replace(self._engine, sink=Fanout([self._engine.sink, watcher]), stream=True)
+
+    def _check_models(self, model: str, sub_model: str) -> None:
+        for kind, was, now in (
+            ("model", model, self._engine.model.name),
+            ("sub_model", sub_model, self._engine.sub_model.name),
+        ):
+            if was != now:
+                raise ConfigError(f"the run was made with {kind} {was!r}, and this RLM has {now!r}")
 
 
 def _model(model: Any, name: str, base_url: str | None, api_key: str | None) -> Model:
@@ -190,39 +267,3 @@ def _check_prices(*chosen: Model) -> None:
                 f"limits.max_cost needs a known price, and there is none for {model.name!r}: "
                 "use max_tokens instead, or a model with a price"
             )
-
-
-def _inputs(question: Any, context: Any, messages: Any) -> tuple[str, dict[str, Source]]:
-    """Check what a caller passed; return the question and the sources by variable name."""
-    contexts: dict[str, Source] = {}
-    if messages is not None:
-        if question is not None:
-            raise ConfigError("pass a question or messages, not both")
-        question = _last_user_text(messages)
-        contexts["messages"] = prepare([dict(message) for message in messages])
-    if not isinstance(question, str) or not question.strip():
-        raise ConfigError("the question must be a text that is not empty")
-    if context is not None:
-        contexts["context"] = prepare(context)
-    if len(question) > MAX_QUESTION:
-        contexts["question"] = prepare(question)
-    return question, contexts
-
-
-def _last_user_text(messages: Any) -> str:
-    if isinstance(messages, str | Mapping) or not isinstance(messages, Sequence) or not messages:
-        raise ConfigError("messages must be a list of {'role': ..., 'content': ...}, with at least one")
-    for index, message in enumerate(messages):
-        if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
-            raise ConfigError(f"messages[{index}] must be a mapping with a role and a content")
-    for message in reversed(messages):
-        if message["role"] == "user":
-            return _text_of(message.get("content"))
-    raise ConfigError("messages hold no user message to take the question from")
-
-
-def _text_of(content: Any) -> str:
-    if isinstance(content, str):
-        return content
-    parts = content if isinstance(content, Sequence) else []
-    return "\n".join(str(part.get("text", "")) for part in parts if isinstance(part, Mapping))

@@ -198,6 +198,11 @@ class Completion:
     """Seconds."""
     model: str
     isolation: Isolation | None = None
+    """None when it was answered without a REPL."""
+    replayed: int = 0
+    """Model calls, children's included, whose replies were recorded by an earlier attempt at this run."""
+    diverged_at: int | None = None
+    """The first turn, where it was resumed, that did not go as recorded; None when all did."""
 
 
 # Sub-calls: what code in a REPL asks of the engine -------------------------------------------
@@ -265,9 +270,17 @@ class RunStarted:
     contexts: tuple[ContextInfo, ...]
     model: str
     sub_model: str
-    isolation: Isolation
+    isolation: Isolation | None
+    """None when it is answered without a REPL."""
     time: float
     """Seconds since the epoch."""
+    strategy: Literal["rlm", "direct"] = "rlm"
+    reason: str = ""
+    """Why the strategy was chosen."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """How the run was asked for, as JSON: what it takes to resume it."""
+    resumed: bool = False
+    """Whether an earlier attempt at this very run was recorded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,6 +298,12 @@ class ModelCalled:
     time: float
     """Seconds since the epoch, at the start of the call."""
     duration: float
+    cut: bool = False
+    """Whether it was cut off, so that it may have been paid for; False for one that failed by itself."""
+    request: str = ""
+    """Hexadecimal digest of all that the reply depends on: model, options, messages, schema."""
+    cached: bool = False
+    """Whether the reply was recorded by another run, and nothing was paid now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,6 +321,35 @@ class CallRetried:
     """Seconds until the next attempt."""
     time: float
     """Seconds since the epoch."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCalled:
+    """Code in the REPL called a function of the host."""
+
+    run_id: str
+    call_id: str
+    turn: int
+    name: str
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    result: Any
+    """None when it failed."""
+    error: str | None
+    time: float
+    """Seconds since the epoch, at the start of the call."""
+    duration: float
+    cut: bool = False
+    """Whether it was cut off: what it did is not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Diverged:
+    """A resumed run does not go as recorded any more; from here on calls are made and paid for."""
+
+    run_id: str
+    turn: int
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -370,6 +418,8 @@ Event: TypeAlias = (
     RunStarted
     | ModelCalled
     | CallRetried
+    | ToolCalled
+    | Diverged
     | Compacted
     | ReplyText
     | SubcallStarted

@@ -223,7 +223,8 @@ def describe(event: Event, tally: Tally) -> Iterator[Line]:
         return
     match event:
         case RunStarted():
-            yield "dim", f"run {event.run_id} · {clean(event.model)} · sandbox {event.isolation.sandbox}"
+            where = f"sandbox {event.isolation.sandbox}" if event.isolation else "answered directly"
+            yield "dim", f"run {event.run_id} · {clean(event.model)} · {where}"
             for info in event.contexts:
                 source = f", from {info.source}" if info.source else ""
                 yield "dim", preview(f"{info.name}: {info.type}, {info.size}{source}", 200)

@@ -115,7 +115,8 @@ def _story(recorded: view.Trajectories, run: view.RecordedRun, lines: int) -> It
     sub = f", sub-calls by {run.sub_model}" if run.sub_model != run.model else ""
     yield f"run       {run.id}" + (f", child of {run.parent_id}" if run.parent_id else "")
     yield f"question  {preview(run.question, 400)}"
-    yield f"by        {run.model}{sub}, sandbox {run.isolation.sandbox}, {when}"
+    where = f"sandbox {run.isolation.sandbox}" if run.isolation else "answered directly"
+    yield f"by        {run.model}{sub}, {where}, {when}"
     for context in run.contexts:
         info = context.info
         source = f", from {info.source}" if info.source else ""

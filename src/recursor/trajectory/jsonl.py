@@ -7,31 +7,43 @@ written as what it adds to the prompt before.
 from __future__ import annotations
 
 import json
+import re
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, replace
 from typing import IO, Any
 
 from recursor.errors import TrajectoryError
 from recursor.sandboxes.guest import values
 from recursor.trajectory.packing import dumps, represent
-from recursor.trajectory.view import RecordedCall, RecordedExecution, RecordedRun, Trajectories
+from recursor.trajectory.view import RecordedCall, RecordedExecution, RecordedRun, RecordedTool, Trajectories
 from recursor.types import (
     BlockExecuted,
+    CallRetried,
+    Compacted,
     Completion,
     ContextHashed,
+    Diverged,
     Event,
     Message,
     ModelCalled,
     Reply,
+    ReplyText,
     RunEnded,
     RunStarted,
     StopReason,
+    SubcallStarted,
     Submission,
+    ToolCalled,
     Usage,
 )
 
-VERSION = 1
+VERSION = 2
+_NOTES: dict[str, Callable[..., Event]] = {
+    "CallRetried": CallRetried,
+    "Compacted": Compacted,
+    "Diverged": Diverged,
+}
 
 
 class JsonlSink:
@@ -114,20 +126,24 @@ class _Lines:
 
     def line(self, event: Event) -> dict[str, Any] | None:
         """Return the object for an event; None when it is not recorded."""
+        fields: dict[str, Any]
         match event:
+            case ReplyText() | SubcallStarted():
+                return None
             case RunStarted():
                 fields = {**asdict(event), "contexts": [asdict(info) for info in event.contexts]}
-                return _line("run_started", fields)
             case ModelCalled():
-                return _line("model_called", self._called(event))
+                fields = self._called(event)
             case BlockExecuted():
-                return _line("block_executed", _executed(event))
-            case ContextHashed():
-                return _line("context_hashed", asdict(event))
+                fields = _executed(event)
+            case ToolCalled():
+                fields = json.loads(dumps(asdict(event)))
             case RunEnded():
                 self._prompts.pop(event.run_id, None)
-                return _line("run_ended", _ended(event))
-        return None
+                fields = _ended(event)
+            case _:
+                fields = asdict(event)
+        return {"v": VERSION, "event": _name(type(event)), **fields}
 
     def _called(self, event: ModelCalled) -> dict[str, Any]:
         same = 0
@@ -139,12 +155,13 @@ class _Lines:
             "run_id": event.run_id, "call_id": event.call_id, "turn": event.turn, "purpose": event.purpose,
             "model": event.model, "messages_from": same, "new_messages": [asdict(m) for m in event.messages[same:]],
             "reply": event.reply and _reply(event.reply), "error": event.error, "time": event.time,
-            "duration": event.duration,
+            "duration": event.duration, "cut": event.cut, "request": event.request, "cached": event.cached,
         }  # fmt: skip
 
 
-def _line(name: str, fields: dict[str, Any]) -> dict[str, Any]:
-    return {"v": VERSION, "event": name, **fields}
+def _name(kind: type) -> str:
+    """RunStarted -> run_started."""
+    return re.sub(r"(?<=.)(?=[A-Z])", "_", kind.__name__).lower()
 
 
 def _reply(reply: Reply) -> dict[str, Any]:
@@ -161,6 +178,7 @@ def _executed(event: BlockExecuted) -> dict[str, Any]:
         "run_id": event.run_id, "turn": event.turn, "block": event.block, "code": execution.code,
         "output": asdict(execution.output), "error": execution.error, "notes": list(execution.notes),
         "submitted": execution.submission is not None, "duration": execution.duration,
+        "readings": list(execution.readings),
     }  # fmt: skip
 
 
@@ -176,6 +194,7 @@ def _ended(event: RunEnded) -> dict[str, Any]:
         fields["completion"] = {
             "answer": _answer(done.answer), "stop_reason": str(done.stop_reason), "usage": asdict(done.usage),
             "cost": done.cost, "turns": done.turns, "duration": done.duration, "model": done.model,
+            "replayed": done.replayed, "diverged_at": done.diverged_at,
         }  # fmt: skip
     return fields
 
@@ -194,6 +213,8 @@ def _answer(answer: Any) -> Any:
 def _events(trajectories: Trajectories, run: RecordedRun) -> Iterator[Event]:
     """The events of a run as they were emitted; those of its children follow the start."""
     calls = {call.id: call for call in trajectories.calls(run.id)}
+    tools = {tool.id: tool for tool in trajectories.tools(run.id)}
+    notes = {kind: iter(trajectories.notes(run.id, kind)) for kind in _NOTES}
     executions = {f"{found.turn}.{found.block}": found for found in trajectories.executions(run.id)}
     for kind, subject in trajectories.events(run.id):
         match kind:
@@ -201,12 +222,16 @@ def _events(trajectories: Trajectories, run: RecordedRun) -> Iterator[Event]:
                 infos = tuple(context.info for context in run.contexts)
                 yield RunStarted(
                     run.id, run.parent_id, run.depth, run.question, infos, run.model, run.sub_model, run.isolation,
-                    run.started,
+                    run.started, run.strategy, run.reason, run.settings,
                 )  # fmt: skip
                 for child in trajectories.children(run.id):
                     yield from _events(trajectories, child)
             case "ModelCalled":
                 yield _model_called(trajectories, calls[str(subject)])
+            case "ToolCalled":
+                yield _tool_called(tools[str(subject)])
+            case "CallRetried" | "Compacted" | "Diverged":
+                yield _NOTES[kind](**next(notes[kind]))
             case "BlockExecuted":
                 yield _block_executed(executions[str(subject)])
             case "ContextHashed":
@@ -220,11 +245,20 @@ def _model_called(trajectories: Trajectories, call: RecordedCall) -> ModelCalled
     reply = None
     if call.reply is not None:
         usage = call.usage or Usage()
-        reply = Reply(call.reply, usage, call.cost, call.model, call.finish_reason, call.reasoning, call.raw)
+        reply = Reply(
+            call.reply, usage, call.cost, call.reply_model, call.finish_reason, call.reasoning, call.raw
+        )
     purpose: Any = call.purpose
     return ModelCalled(
         call.run_id, call.id, call.turn, purpose, call.model, trajectories.messages(call), reply, call.error,
-        call.started, call.duration,
+        call.started, call.duration, call.cut, call.request, call.cached,
+    )  # fmt: skip
+
+
+def _tool_called(tool: RecordedTool) -> ToolCalled:
+    return ToolCalled(
+        tool.run_id, tool.id, tool.turn, tool.name, tool.args, tool.kwargs, tool.result, tool.error, tool.started,
+        tool.duration, tool.cut,
     )  # fmt: skip
 
 
@@ -240,6 +274,6 @@ def _run_ended(run: RecordedRun) -> RunEnded:
     if run.stop_reason is not None:
         completion = Completion(
             run.answer, StopReason(run.stop_reason), run.usage or Usage(), run.cost, run.id, run.turns or 0,
-            run.duration or 0.0, run.model,
+            run.duration or 0.0, run.model, run.isolation, run.replayed, run.diverged_at,
         )  # fmt: skip
     return RunEnded(run.id, completion, run.error, run.ended or 0.0)

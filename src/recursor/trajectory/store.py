@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -29,22 +30,30 @@ from recursor.protocols import Sink
 from recursor.trajectory.packing import dumps, pack, pack_value
 from recursor.types import (
     BlockExecuted,
+    CallRetried,
+    Compacted,
     ContextHashed,
+    Diverged,
     Event,
     Message,
     ModelCalled,
+    ReplyText,
     RunEnded,
     RunStarted,
+    SubcallStarted,
+    ToolCalled,
 )
 
-VERSION = 1
+VERSION = 2
 SCHEMA = """
 CREATE TABLE run (
   id TEXT PRIMARY KEY, parent_id TEXT, depth INTEGER NOT NULL, question BLOB NOT NULL, model TEXT NOT NULL,
-  sub_model TEXT NOT NULL, isolation TEXT NOT NULL, started REAL NOT NULL, ended REAL, stop_reason TEXT,
-  answer_form TEXT, answer BLOB, error BLOB, turns INTEGER, duration REAL, usage TEXT, cost REAL
+  sub_model TEXT NOT NULL, isolation TEXT NOT NULL, started REAL NOT NULL, strategy TEXT NOT NULL, reason BLOB NOT NULL,
+  settings BLOB NOT NULL, ended REAL, stop_reason TEXT, answer_form TEXT, answer BLOB, error BLOB, turns INTEGER,
+  duration REAL, usage TEXT, cost REAL, replayed INTEGER, diverged_at INTEGER
 );
 CREATE INDEX run_started ON run (started);
+CREATE INDEX run_parent ON run (parent_id);
 CREATE TABLE context (
   run_id TEXT NOT NULL, name TEXT NOT NULL, type TEXT NOT NULL, size TEXT NOT NULL, preview BLOB NOT NULL,
   source BLOB NOT NULL, digest TEXT, PRIMARY KEY (run_id, name)
@@ -54,16 +63,26 @@ CREATE TABLE node (
 ) WITHOUT ROWID;
 CREATE TABLE call (
   id TEXT PRIMARY KEY, run_id TEXT NOT NULL, turn INTEGER NOT NULL, purpose TEXT NOT NULL, model TEXT NOT NULL,
-  leaf BLOB NOT NULL, reply BLOB, reasoning BLOB, raw BLOB, finish_reason TEXT, usage TEXT, cost REAL, error BLOB,
-  started REAL NOT NULL, duration REAL NOT NULL
+  leaf BLOB NOT NULL, reply BLOB, reasoning BLOB, raw BLOB, reply_model TEXT, finish_reason TEXT, usage TEXT,
+  cost REAL, error BLOB, started REAL NOT NULL, duration REAL NOT NULL, cut INTEGER NOT NULL, request BLOB NOT NULL,
+  cached INTEGER NOT NULL
 );
-CREATE INDEX call_run ON call (run_id);
+CREATE INDEX call_run ON call (run_id, purpose, turn);
+CREATE INDEX call_request ON call (request) WHERE reply IS NOT NULL AND NOT cached;
+CREATE TABLE tool (
+  id TEXT PRIMARY KEY, run_id TEXT NOT NULL, turn INTEGER NOT NULL, name TEXT NOT NULL, arguments_form TEXT NOT NULL,
+  arguments BLOB NOT NULL, result_form TEXT NOT NULL, result BLOB NOT NULL, error BLOB, started REAL NOT NULL,
+  duration REAL NOT NULL, cut INTEGER NOT NULL
+);
+CREATE INDEX tool_run ON tool (run_id);
 CREATE TABLE execution (
   run_id TEXT NOT NULL, turn INTEGER NOT NULL, block INTEGER NOT NULL, code BLOB NOT NULL, head BLOB NOT NULL,
   omitted INTEGER NOT NULL, tail BLOB NOT NULL, error BLOB, notes TEXT NOT NULL, submitted INTEGER NOT NULL,
-  duration REAL NOT NULL, PRIMARY KEY (run_id, turn, block)
+  duration REAL NOT NULL, readings BLOB NOT NULL, PRIMARY KEY (run_id, turn, block)
 ) WITHOUT ROWID;
-CREATE TABLE event (number INTEGER PRIMARY KEY, run_id TEXT NOT NULL, kind TEXT NOT NULL, subject TEXT);
+CREATE TABLE event (
+  number INTEGER PRIMARY KEY, run_id TEXT NOT NULL, kind TEXT NOT NULL, subject TEXT, data BLOB
+);
 CREATE INDEX event_run ON event (run_id);
 """
 MAX_CACHED_NODES = 4096
@@ -104,7 +123,7 @@ class Store:
 
     def emit(self, event: Event) -> None:
         """Queue one event. A failure to write is raised by the next `flush`."""
-        if isinstance(event, RunStarted | ModelCalled | BlockExecuted | ContextHashed | RunEnded):
+        if not isinstance(event, ReplyText | SubcallStarted):
             self._start()
             self._queue.put(event)
 
@@ -239,6 +258,11 @@ def check_version(connection: sqlite3.Connection, path: Path) -> int:
         raise TrajectoryError(
             f"{path} was written by a newer recursor (format {version}, this one knows {VERSION})"
         )
+    if 0 < version < VERSION:
+        raise TrajectoryError(
+            f"{path} was written by an older recursor (format {version}, this one knows {VERSION}): "
+            "move it away, and a new one is made"
+        )
     if version == 0 and tables:
         raise TrajectoryError(f"{path} is a SQLite file, but not a store of runs")
     return version
@@ -250,6 +274,7 @@ class _Writer:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self.connection = connection
         self._nodes: dict[tuple[bytes, Message], bytes] = {}
+        self._resumed: set[str] = set()
 
     def write(self, events: Sequence[Event]) -> Exception | None:
         """Commit the events; return the error of the last that had to be left out.
@@ -281,13 +306,16 @@ class _Writer:
             raise
 
     def _one(self, event: Event) -> None:
-        subject = None
+        subject, data = None, None
         match event:
             case RunStarted():
                 self._started(event)
             case ModelCalled():
                 subject = event.call_id
                 self._called(event)
+            case ToolCalled():
+                subject = event.call_id
+                self._used(event)
             case BlockExecuted():
                 subject = f"{event.turn}.{event.block}"
                 self._executed(event)
@@ -297,30 +325,43 @@ class _Writer:
                     "UPDATE context SET digest = ? WHERE run_id = ? AND name = ?",
                     (event.digest, event.run_id, subject),
                 )
+            case CallRetried() | Compacted() | Diverged():
+                data = pack(dumps(asdict(event)))
             case RunEnded():
                 self._ended(event)
-        self.connection.execute(
-            "INSERT INTO event (run_id, kind, subject) VALUES (?, ?, ?)",
-            (event.run_id, type(event).__name__, subject),
-        )
+        row = (event.run_id, type(event).__name__, subject, data)
+        if event.run_id in self._resumed and data is None:  # what is recorded again stays where it was
+            where = "run_id = ? AND kind = ? AND subject IS ?"
+            if self.connection.execute(f"SELECT 1 FROM event WHERE {where}", row[:3]).fetchone():  # noqa: S608 - ours
+                return
+        self.connection.execute("INSERT INTO event (run_id, kind, subject, data) VALUES (?, ?, ?, ?)", row)
 
     def _insert(self, table: str, *row: Any) -> None:
         places = ", ".join("?" * len(row))
-        self.connection.execute(f"INSERT INTO {table} VALUES ({places})", row)  # noqa: S608 - our own table names
+        self.connection.execute(
+            f"INSERT OR REPLACE INTO {table} VALUES ({places})",  # noqa: S608 - our own table names
+            row,
+        )
 
     def _started(self, event: RunStarted) -> None:
         self.connection.execute(
-            "INSERT INTO run (id, parent_id, depth, question, model, sub_model, isolation, started) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO run (id, parent_id, depth, question, model, sub_model, isolation, started, strategy, reason, "
+            "settings) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET ended = NULL, "
+            "error = NULL, stop_reason = NULL, answer_form = NULL, answer = NULL, settings = excluded.settings",
             (
                 event.run_id, event.parent_id, event.depth, pack(event.question), _label(event.model),
-                _label(event.sub_model),
-                _json(event.isolation), event.time,
+                _label(event.sub_model), _json(event.isolation), event.time, event.strategy,
+                pack(event.reason), pack(dumps(event.settings)),
             ),
         )  # fmt: skip
+        if event.resumed:
+            self._resumed.add(event.run_id)
         for info in event.contexts:
             labels = map(_label, (info.name, info.type, info.size))
-            self._insert("context", event.run_id, *labels, pack(info.preview), pack(info.source), None)
+            self.connection.execute(
+                "INSERT OR IGNORE INTO context VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (event.run_id, *labels, pack(info.preview), pack(info.source), None),
+            )
 
     def _called(self, event: ModelCalled) -> None:
         reply = event.reply
@@ -328,9 +369,17 @@ class _Writer:
             "call", event.call_id, event.run_id, event.turn, event.purpose, _label(event.model),
             self._leaf(event.messages),
             reply and pack(reply.text), reply and reply.reasoning and pack(reply.reasoning),
-            reply and reply.raw and pack(dumps(reply.raw)), reply and _label(reply.finish_reason),
-            reply and _json(reply.usage), reply and reply.cost, event.error and pack(event.error),
-            event.time, event.duration,
+            reply and reply.raw and pack(dumps(reply.raw)), reply and _label(reply.model),
+            reply and _label(reply.finish_reason), reply and _json(reply.usage), reply and reply.cost,
+            event.error and pack(event.error), event.time, event.duration, event.cut, bytes.fromhex(event.request),
+            event.cached,
+        )  # fmt: skip
+
+    def _used(self, event: ToolCalled) -> None:
+        self._insert(
+            "tool", event.call_id, event.run_id, event.turn, _label(event.name),
+            *pack_value((event.args, dict(event.kwargs))), *pack_value(event.result),
+            event.error and pack(event.error), event.time, event.duration, event.cut,
         )  # fmt: skip
 
     def _leaf(self, messages: tuple[Message, ...]) -> bytes:
@@ -365,6 +414,7 @@ class _Writer:
             "execution", event.run_id, event.turn, event.block, pack(execution.code), pack(output.head),
             output.omitted, pack(output.tail), None if execution.error is None else pack(execution.error),
             json.dumps(execution.notes), execution.submission is not None, execution.duration,
+            pack(json.dumps(execution.readings)),
         )  # fmt: skip
 
     def _ended(self, event: RunEnded) -> None:
@@ -372,11 +422,11 @@ class _Writer:
         form, answer = pack_value(done.answer) if done is not None else (None, None)
         self.connection.execute(
             "UPDATE run SET ended = ?, error = ?, stop_reason = ?, answer_form = ?, answer = ?, turns = ?, "
-            "duration = ?, usage = ?, cost = ? WHERE id = ?",
+            "duration = ?, usage = ?, cost = ?, replayed = ?, diverged_at = ? WHERE id = ?",
             (
                 event.time, event.error and pack(event.error), done and str(done.stop_reason), form, answer,
                 done and done.turns, done and done.duration, done and _json(done.usage), done and done.cost,
-                event.run_id,
+                done and done.replayed, done and done.diverged_at, event.run_id,
             ),
         )  # fmt: skip
 

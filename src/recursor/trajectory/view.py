@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import msgspec
 
@@ -37,7 +37,11 @@ class RecordedRun:
     question: str
     model: str
     sub_model: str
-    isolation: Isolation
+    isolation: Isolation | None
+    """None when it was answered without a REPL."""
+    strategy: Literal["rlm", "direct"]
+    reason: str
+    settings: Mapping[str, Any]
     contexts: tuple[RecordedContext, ...]
     started: float
     """Seconds since the epoch."""
@@ -50,6 +54,9 @@ class RecordedRun:
     usage: Usage | None
     cost: float | None
     """None when the price of any call is unknown, or the run has not ended."""
+    replayed: int
+    """Model calls whose replies were recorded before it was resumed."""
+    diverged_at: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +77,27 @@ class RecordedCall:
     usage: Usage | None
     cost: float | None
     error: str | None
+    started: float
+    duration: float
+    reply_model: str
+    cut: bool
+    cached: bool
+    request: str
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedTool:
+    """One call of a tool."""
+
+    id: str
+    run_id: str
+    turn: int
+    name: str
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    result: Any
+    error: str | None
+    cut: bool
     started: float
     duration: float
 
@@ -105,7 +133,7 @@ class Trajectories:
     def runs(self, limit: int | None = None, *, children: bool = False) -> list[RecordedRun]:
         """Return runs, newest first; those that no other run started, unless children are asked for."""
         where = "" if children else "WHERE parent_id IS NULL "
-        rows = self._all(
+        rows = self.rows(
             f"SELECT * FROM run {where}ORDER BY started DESC LIMIT ?",  # noqa: S608 - `where` is ours
             -1 if limit is None else limit,
         )
@@ -117,12 +145,12 @@ class Trajectories:
         Raises:
             TrajectoryError: no run, or more than one, begins like that.
         """
-        rows = self._all("SELECT * FROM run WHERE substr(id, 1, ?) = ? LIMIT 6", len(run_id), run_id)
+        rows = self.rows("SELECT * FROM run WHERE substr(id, 1, ?) = ? LIMIT 6", len(run_id), run_id)
         if len(rows) == 1 and run_id:
             return self._run(rows[0])
         if not rows or not run_id:
             latest = ", ".join(
-                row["id"][:8] for row in self._all("SELECT id FROM run ORDER BY started DESC LIMIT 5")
+                row["id"][:8] for row in self.rows("SELECT id FROM run ORDER BY started DESC LIMIT 5")
             )
             raise TrajectoryError(
                 f"there is no run {run_id!r} in {self._path}; the latest: {latest or 'none'}"
@@ -134,22 +162,31 @@ class Trajectories:
         """Return the runs that a run started, in order."""
         return [
             self._run(row)
-            for row in self._all("SELECT * FROM run WHERE parent_id = ? ORDER BY started", run_id)
+            for row in self.rows("SELECT * FROM run WHERE parent_id = ? ORDER BY started", run_id)
         ]
 
     def calls(self, run_id: str) -> list[RecordedCall]:
         """Return the calls of a run in the order in which they ended."""
-        return [_call(row) for row in self._all("SELECT * FROM call WHERE run_id = ? ORDER BY rowid", run_id)]
+        return [_call(row) for row in self.rows("SELECT * FROM call WHERE run_id = ? ORDER BY rowid", run_id)]
+
+    def tools(self, run_id: str) -> list[RecordedTool]:
+        """Return the tool calls of a run in the order in which they ended."""
+        return [_tool(row) for row in self.rows("SELECT * FROM tool WHERE run_id = ? ORDER BY rowid", run_id)]
 
     def executions(self, run_id: str) -> list[RecordedExecution]:
         """Return the code blocks of a run in order."""
-        rows = self._all("SELECT * FROM execution WHERE run_id = ? ORDER BY turn, block", run_id)
+        rows = self.rows("SELECT * FROM execution WHERE run_id = ? ORDER BY turn, block", run_id)
         return [_execution(row) for row in rows]
 
     def events(self, run_id: str) -> list[tuple[str, str | None]]:
         """Return (event name, call id | "turn.block" | context name | None) in the order of emission."""
-        rows = self._all("SELECT kind, subject FROM event WHERE run_id = ? ORDER BY number", run_id)
+        rows = self.rows("SELECT kind, subject FROM event WHERE run_id = ? ORDER BY number", run_id)
         return [(row["kind"], row["subject"]) for row in rows]
+
+    def notes(self, run_id: str, kind: str) -> list[dict[str, Any]]:
+        """Return the fields of all events of a kind that has no table: "CallRetried", "Compacted", "Diverged"."""
+        rows = self.rows("SELECT data FROM event WHERE run_id = ? AND kind = ? ORDER BY number", run_id, kind)
+        return [json.loads(unpack(row["data"])) for row in rows]
 
     def messages(self, call: RecordedCall) -> tuple[Message, ...]:
         """Return the prompt of a call."""
@@ -160,7 +197,7 @@ class Trajectories:
             if node in seen:
                 raise TrajectoryError(f"{self._path}: the messages of call {call.id} go round in a circle")
             seen.add(node)
-            rows = self._all("SELECT * FROM node WHERE hash = ?", node)
+            rows = self.rows("SELECT * FROM node WHERE hash = ?", node)
             if not rows:
                 raise TrajectoryError(f"{self._path}: a message of call {call.id} is missing")
             found.append(Message(rows[0]["role"], unpack(rows[0]["content"])))
@@ -168,18 +205,27 @@ class Trajectories:
         return tuple(reversed(found))
 
     def _run(self, row: sqlite3.Row) -> RecordedRun:
-        contexts = self._all("SELECT * FROM context WHERE run_id = ? ORDER BY name", row["id"])
+        contexts = self.rows("SELECT * FROM context WHERE run_id = ? ORDER BY name", row["id"])
         return RecordedRun(
             id=row["id"], parent_id=row["parent_id"], depth=row["depth"], question=unpack(row["question"]),
-            model=row["model"], sub_model=row["sub_model"], isolation=_typed(row["isolation"], Isolation),
+            model=row["model"], sub_model=row["sub_model"], isolation=_typed(row["isolation"], Isolation | None),
+            strategy=row["strategy"], reason=unpack(row["reason"]), settings=json.loads(unpack(row["settings"])),
             contexts=tuple(map(_context, contexts)), started=row["started"], ended=row["ended"],
             stop_reason=StopReason(row["stop_reason"]) if row["stop_reason"] else None,
             answer=unpack_value(row["answer_form"], row["answer"]) if row["answer_form"] else None,
             error=unpack(row["error"]) if row["error"] else None, turns=row["turns"], duration=row["duration"],
             usage=_typed(row["usage"], Usage) if row["usage"] else None, cost=row["cost"],
+            replayed=row["replayed"] or 0, diverged_at=row["diverged_at"],
         )  # fmt: skip
 
-    def _all(self, query: str, *arguments: Any) -> list[sqlite3.Row]:
+    def row(self, query: str, *arguments: Any) -> sqlite3.Row | None:
+        """Return the first row of a query; None when there is none."""
+        with _readable(self._path):
+            found: sqlite3.Row | None = self._connection.execute(query, arguments).fetchone()
+            return found
+
+    def rows(self, query: str, *arguments: Any) -> list[sqlite3.Row]:
+        """Return the rows of a query; the tables are described in docs/trajectories.md."""
         with _readable(self._path):
             return self._connection.execute(query, arguments).fetchall()
 
@@ -194,7 +240,9 @@ def open(path: str | Path) -> Trajectories:  # noqa: A001 - `trajectory.view.ope
     if not path.is_file():
         raise TrajectoryError(f"there is no store at {path}")
     with _readable(path):
-        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=30.0)
+        connection = sqlite3.connect(
+            f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=30.0, check_same_thread=False
+        )
     connection.row_factory = sqlite3.Row
     try:
         if check_version(connection, path) == 0:
@@ -226,6 +274,17 @@ def _call(row: sqlite3.Row) -> RecordedCall:
         raw=json.loads(unpack(row["raw"])) if row["raw"] else None, finish_reason=row["finish_reason"],
         usage=_typed(row["usage"], Usage) if row["usage"] else None, cost=row["cost"],
         error=unpack(row["error"]) if row["error"] else None, started=row["started"], duration=row["duration"],
+        reply_model=row["reply_model"] or "", cut=bool(row["cut"]), cached=bool(row["cached"]),
+        request=row["request"].hex(),
+    )  # fmt: skip
+
+
+def _tool(row: sqlite3.Row) -> RecordedTool:
+    args, kwargs = unpack_value(row["arguments_form"], row["arguments"])
+    return RecordedTool(
+        row["id"], row["run_id"], row["turn"], row["name"], args, kwargs,
+        unpack_value(row["result_form"], row["result"]), unpack(row["error"]) if row["error"] else None,
+        bool(row["cut"]), row["started"], row["duration"],
     )  # fmt: skip
 
 
@@ -233,13 +292,19 @@ def _execution(row: sqlite3.Row) -> RecordedExecution:
     error = None if row["error"] is None else unpack(row["error"])
     output = Output(unpack(row["head"]), row["omitted"], unpack(row["tail"]))
     execution = Execution(
-        unpack(row["code"]), output, error, tuple(json.loads(row["notes"])), None, row["duration"]
+        unpack(row["code"]),
+        output,
+        error,
+        tuple(json.loads(row["notes"])),
+        None,
+        row["duration"],
+        tuple(json.loads(unpack(row["readings"]))),
     )
     return RecordedExecution(row["run_id"], row["turn"], row["block"], execution, bool(row["submitted"]))
 
 
-def _typed(text: str, kind: type[Any]) -> Any:
+def _typed(text: str, kind: Any) -> Any:
     try:
         return msgspec.json.decode(text, type=kind)
     except msgspec.MsgspecError as error:
-        raise TrajectoryError(f"a recorded {kind.__name__} is damaged: {error}") from error
+        raise TrajectoryError(f"a recorded {kind} is damaged: {error}") from error

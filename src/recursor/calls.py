@@ -1,0 +1,251 @@
+"""One run's model calls: replayed, admitted, retried, counted and recorded around a `Model`.
+
+Invariants: a reply is recorded and flushed before it is used; what was sent is settled in the ledger
+exactly once; a call whose reply a journal holds is not made again.
+
+A call's id is a digest of the run's id, the turn, the request, and how many the same were made in
+that turn before. Children's ids are made alike, so an id stands for a place in the tree of runs, and
+the order in which calls at once happen to be answered does not matter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from recursor.errors import LimitExceeded, ModelError
+from recursor.ledger import Call, Ledger, Reservation
+from recursor.models.retry import Retrying
+from recursor.protocols import Model, Sink
+from recursor.replay import Replay
+from recursor.types import (
+    CallRetried,
+    Message,
+    ModelCalled,
+    Purpose,
+    Reply,
+    ReplyText,
+    Schema,
+    StopReason,
+    SubcallStarted,
+    Usage,
+)
+
+
+class Occurrences:
+    """Numbers equal requests of one turn: the first is 0."""
+
+    def __init__(self) -> None:
+        self._turn = -1
+        self._seen: dict[int, int] = {}
+
+    def next(self, turn: int, digest: bytes) -> int:
+        if turn != self._turn:
+            self._turn, self._seen = turn, {}
+        key = int.from_bytes(digest[:8])
+        number = self._seen.get(key, 0)
+        self._seen[key] = number + 1
+        return number
+
+
+def digest(*parts: str | bytes) -> bytes:
+    """A digest of parts, in order."""
+    found = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        data = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
+        found.update(b"%d:" % len(data))
+        found.update(data)
+    return found.digest()
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """A run, as far as its model calls are concerned."""
+
+    run_id: str
+    ledger: Ledger
+    replay: Replay
+    sink: Sink
+    stream: bool = False
+    """Whether the root LM's replies are asked for and emitted piece by piece."""
+    _occurrences: Occurrences = field(default_factory=Occurrences)
+
+    def place(self, request: bytes) -> str:
+        """The id of a call or child that makes a request now: a place in the tree of runs."""
+        turn = self.ledger.turns
+        number = self._occurrences.next(turn, request)
+        return digest(self.run_id, b"%d %d" % (turn, number), request).hex()
+
+
+@dataclass(frozen=True, slots=True)
+class Metered:
+    """A `Model` whose calls are replayed, admitted, retried, counted and recorded, for one run and purpose."""
+
+    model: Model
+    caller: Caller
+    purpose: Purpose
+
+    @property
+    def name(self) -> str:
+        return self.model.name
+
+    async def query(
+        self,
+        messages: Sequence[Message],
+        *,
+        schema: Schema | None = None,
+        on_text: Callable[[str], None] | None = None,
+    ) -> Reply:
+        caller, turn = self.caller, self.caller.ledger.turns
+        request = _request(self.model, messages, schema)
+        size = sum(len(message.content) for message in messages)
+        call = Call(self.name, self.purpose, caller.ledger.depth, size, getattr(self.model, "price", None))
+        asked = _Asked(call, caller.run_id, caller.place(request), turn, request.hex())
+        if on_text is None and self.purpose == "root" and caller.stream:
+            on_text = lambda text: caller.sink.emit(ReplyText(caller.run_id, turn, text))  # noqa: E731
+        recorded = caller.replay.reply(asked.call_id, call, turn)
+        if isinstance(recorded, ModelError):
+            raise recorded
+        if recorded is None:
+            return await self._ask(messages, schema, on_text, asked)
+        if on_text is not None:
+            on_text(recorded.text)
+        return recorded
+
+    async def _ask(
+        self,
+        messages: Sequence[Message],
+        schema: Schema | None,
+        on_text: Callable[[str], None] | None,
+        asked: _Asked,
+    ) -> Reply:
+        ledger, sink = self.caller.ledger, self.caller.sink
+        reservation = await admitted(ledger, asked.call)
+        asked.begin()
+        reply: Reply | None = None
+        error, cut = "cancelled", True  # it may have been paid for
+        try:
+            if self.purpose == "sub":
+                sink.emit(SubcallStarted(asked.run_id, asked.call_id, asked.turn, self.name))
+            async with asyncio.timeout(ledger.time_left()) as bound:
+                reply = await self._retrying(asked).query(messages, schema=schema, on_text=on_text)
+        except TimeoutError as failure:
+            error = "the time of the run was up" if bound.expired() else str(failure) or "timed out"
+            if bound.expired():
+                raise LimitExceeded("the time is up", StopReason.MAX_TIME) from None
+            raise ModelError(f"{self.name}: {error}", retryable=True) from failure
+        except ModelError as failure:
+            error, cut = str(failure), False
+            raise
+        except (SystemExit, KeyboardInterrupt) as failure:  # from a model's own code: the loop must go on
+            error = f"{type(failure).__name__}: {failure}"
+            raise ModelError(f"{self.name}: {error}") from failure
+        finally:
+            unanswered = Reply("", Usage(calls=1), cost=None if cut else 0.0)
+            settle(reservation, unanswered if reply is None else reply, asked.seconds)
+            sink.emit(
+                ModelCalled(
+                    asked.run_id, asked.call_id, asked.turn, self.purpose, self.name, tuple(messages), reply,
+                    None if reply is not None else error, asked.began, asked.seconds, cut and reply is None,
+                    asked.request,
+                )
+            )  # fmt: skip
+        await sink.flush()
+        return reply
+
+    def _retrying(self, asked: _Asked) -> Model:
+        caller = self.caller
+
+        def on_retry(attempt: int, error: ModelError, wait: float) -> None:
+            caller.ledger.count_attempt()
+            caller.sink.emit(
+                CallRetried(
+                    asked.run_id, asked.call_id, asked.turn, self.name, attempt, str(error), wait, time.time()
+                )
+            )
+
+        return Retrying(self.model, on_retry=on_retry)
+
+
+def _request(model: Model, messages: Sequence[Message], schema: Schema | None) -> bytes:
+    """A digest of all that a reply depends on."""
+    identity = getattr(model, "identity", None) or model.name
+    wanted = "" if schema is None else json.dumps(schema, sort_keys=True, default=repr)
+    return digest(
+        identity, wanted, *(part for message in messages for part in (message.role, message.content))
+    )
+
+
+@dataclass(slots=True)
+class _Asked:
+    """A call on its way."""
+
+    call: Call
+    run_id: str
+    call_id: str
+    turn: int
+    request: str
+    began: float = 0.0
+    _started: float = 0.0
+
+    def begin(self) -> None:
+        self.began, self._started = time.time(), time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._started
+
+
+async def admitted(ledger: Ledger, call: Call) -> Reservation:
+    """Wait until a call is admitted. Raises LimitExceeded when it cannot be, or the time is up."""
+    found = ledger.admit(call)
+    first = True
+    while not isinstance(found, Reservation):
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        queue = found.waiting
+        queue.append(waiter) if first else queue.appendleft(waiter)
+        try:
+            async with asyncio.timeout(ledger.time_left()):
+                await waiter
+            before, found = found, ledger.admit(call)
+        except TimeoutError:
+            _forget(queue, waiter)
+            raise LimitExceeded("the time is up", StopReason.MAX_TIME) from None
+        except BaseException:
+            _forget(queue, waiter)
+            raise
+        first = found is not before
+        if first:
+            _wake(before)  # this one leaves it, and the next may fit too
+    return found
+
+
+def settle(reservation: Reservation, reply: Reply, seconds: float) -> None:
+    """Count a call, and wake who waited for it."""
+    for ledger in reservation.settle(reply, seconds):
+        _wake(ledger)
+
+
+def _wake(ledger: Ledger) -> None:
+    while ledger.waiting:
+        waiter: asyncio.Future[Any] = ledger.waiting.popleft()
+        if not waiter.done():
+            waiter.set_result(None)
+            return
+
+
+def _forget(queue: Any, waiter: asyncio.Future[None]) -> None:
+    """Take a waiter out; one that was woken and does not go on wakes the next."""
+    if waiter in queue:
+        queue.remove(waiter)
+        return
+    while queue:
+        following: asyncio.Future[None] = queue.popleft()
+        if not following.done():
+            following.set_result(None)
+            return

@@ -1,0 +1,88 @@
+"""What a caller passes -> a question, and the sources of the REPL's variables. Checked before anything is paid."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from recursor.context import Source, prepare
+from recursor.errors import ConfigError
+from recursor.prompt import MAX_QUESTION
+
+if TYPE_CHECKING:
+    from recursor.trajectory.view import RecordedRun
+
+
+def inputs(question: Any, context: Any, messages: Any) -> tuple[str, dict[str, Source]]:
+    """Check what a caller passed; return the question and the sources by variable name."""
+    contexts: dict[str, Source] = {}
+    if messages is not None:
+        if question is not None:
+            raise ConfigError("pass a question or messages, not both")
+        question = _last_user_text(messages)
+        contexts["messages"] = prepare([dict(message) for message in messages])
+    if not isinstance(question, str) or not question.strip():
+        raise ConfigError("the question must be a text that is not empty")
+    if context is not None:
+        contexts["context"] = prepare(context)
+    if len(question) > MAX_QUESTION:
+        contexts["question"] = prepare(question)
+    return question, contexts
+
+
+def _last_user_text(messages: Any) -> str:
+    if isinstance(messages, str | Mapping) or not isinstance(messages, Sequence) or not messages:
+        raise ConfigError("messages must be a list of {'role': ..., 'content': ...}, with at least one")
+    for index, message in enumerate(messages):
+        if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
+            raise ConfigError(f"messages[{index}] must be a mapping with a role and a content")
+    for message in reversed(messages):
+        if message["role"] == "user":
+            return _text_of(message.get("content"))
+    raise ConfigError("messages hold no user message to take the question from")
+
+
+def _text_of(content: Any) -> str:
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, Sequence) else []
+    return "\n".join(str(part.get("text", "")) for part in parts if isinstance(part, Mapping))
+
+
+def recorded_inputs(run: RecordedRun, context: Any, messages: Any) -> tuple[str, dict[str, Source]]:
+    """The same for a run that is resumed: what it was given must be given again, or still be where it was.
+
+    Args:
+        context: None takes the file or folder that the run recorded.
+
+    Raises:
+        ConfigError: something is missing, or is not what it was.
+    """
+    recorded = {found.info.name: found for found in run.contexts}
+    if context is None and "context" in recorded:
+        context = _where_it_was(run)
+    if messages is None and "messages" in recorded:
+        raise ConfigError(f"run {run.id} was given messages: pass the same again")
+    given = inputs(None, context, messages) if messages is not None else inputs(run.question, context, None)
+    if set(given[1]) != set(recorded):
+        raise ConfigError(
+            f"run {run.id} was given {', '.join(sorted(recorded)) or 'no context'}, "
+            f"and now {', '.join(sorted(given[1])) or 'none'}"
+        )
+    for name, source in given[1].items():
+        digest = recorded[name].digest
+        if digest is not None and source.digest() != digest:
+            raise ConfigError(f"`{name}` is not what run {run.id} was given: it was {digest}")
+    return run.question, given[1]
+
+
+def _where_it_was(run: RecordedRun) -> Path:
+    origin = next(found.info.source for found in run.contexts if found.info.name == "context")
+    if not origin:
+        raise ConfigError(
+            f"run {run.id} was given a context that is recorded by its digest alone: pass the same again"
+        )
+    if not Path(origin).exists():
+        raise ConfigError(f"the context of run {run.id} was {origin}, which is not there: pass it again")
+    return Path(origin)
