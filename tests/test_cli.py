@@ -68,7 +68,7 @@ def at(server: ModelServer) -> tuple[str, ...]:
 def test_help_is_instant_and_names_every_command(cli: Cli) -> None:
     done = cli("--help")
     assert done.returncode == 0
-    for name in ("ask", "config", "demo", "doctor", "runs"):
+    for name in ("ask", "config", "demo", "doctor", "resume", "runs"):
         assert re.search(rf"^  {name} ", done.stdout, re.MULTILINE)
     code = "import sys, recursor.cli; print({'aiohttp', 'rich', 'jsonschema'} & set(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -190,7 +190,7 @@ def test_an_answer_that_cannot_be_written_is_an_error_that_names_the_run(
             env=environment,
         )  # fmt: skip
     assert done.returncode == 1
-    assert re.search("No space left.*\n.*recursor runs show [0-9a-f]{32}\n$", done.stderr)
+    assert re.search("No space left.*\n.*recursor resume [0-9a-f]{32}\n$", done.stderr)
     assert "Traceback" not in done.stderr
 
 

@@ -17,6 +17,7 @@ COMMANDS = {
     "config": "Show the settings in force and where they come from.",
     "demo": "Three questions over 47 MB of text, offline and without a key.",
     "doctor": "Check this machine: sandbox, endpoints, keys, store.",
+    "resume": "Go on with a run that was cut off, or that a limit ended.",
     "runs": "List, show and export recorded runs.",
 }
 """Name -> what `recursor --help` says; the command lies in the module of that name."""

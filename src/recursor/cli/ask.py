@@ -1,4 +1,4 @@
-"""`recursor ask`: one question, answered on stdout."""
+"""`recursor ask`: one question, answered on stdout; and what `resume` shares with it."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import asyncio
 import os
 import signal
 import sys
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -20,7 +21,7 @@ from recursor.errors import ConfigError, RLMError
 from recursor.limits import Limits
 from recursor.protocols import Sink
 from recursor.rlm import RLM
-from recursor.types import Completion, RunEnded, StopReason
+from recursor.types import Completion, Event, RunEnded, StopReason
 
 NO_MODEL = """no model was named and none was found on this machine
   name one:          recursor ask --model openai/gpt-5 "..."   (needs OPENAI_API_KEY)
@@ -33,12 +34,8 @@ NO_MODEL = """no model was named and none was found on this machine
 @click.argument("question")
 @click.argument("paths", nargs=-1, metavar="[PATH|-]...")
 @options.settings
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object: answer, reason, usage, cost.")
-@click.option("--jsonl", metavar="FILE|-", help="Write every event as a line of JSON while it happens.")
-@click.option("--quiet", "-q", is_flag=True, help="No progress on stderr.")
-def command(
-    question: str, paths: tuple[str, ...], as_json: bool, jsonl: str | None, quiet: bool, **flags: Any
-) -> None:
+@options.output
+def command(question: str, paths: tuple[str, ...], **flags: Any) -> None:
     """Answer QUESTION over files, folders or standard input (-).
 
     stdout carries the answer only; progress goes to stderr.
@@ -48,28 +45,36 @@ def command(
     there is of an answer is printed), 4 authentication, 5 provider down,
     6 sandbox, 124 the time was up, 130 interrupted.
     """
-    if jsonl == "-" and as_json:
-        raise click.UsageError("--json and --jsonl - both want stdout")
-    _check(question, paths)
+    output = options.output_of(flags)
+    if not question.strip():
+        raise click.UsageError("the question is empty")
+    check_paths(paths)
     settings = options.load(flags)
-    rlm = _rlm(settings, jsonl, quiet)
-    context = _context(paths)
-    display = progress.choose(settings.settings.limits, quiet=quiet)
+    rlm = make_rlm(settings, output)
+    context = read_context(paths)
+    carry_out(settings, output, lambda: rlm.stream(question, context))
+
+
+def carry_out(
+    settings: config.Config, output: options.Output, start: Callable[[], AsyncGenerator[Event, None]]
+) -> NoReturn:
+    """Follow a run, print its answer, and exit with the code that says how it ended."""
+    display = progress.choose(settings.settings.limits, quiet=output.quiet)
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    recorded = settings.settings.record
     try:
-        done = asyncio.run(_follow(rlm, question, context, display))
+        done = asyncio.run(_follow(start, display))
     except (RLMError, KeyboardInterrupt) as error:
         display.close()
-        code = exits.report(error, display.tally.run_id if settings.settings.record else "")
-        sys.exit(code)
+        sys.exit(exits.report(error, display.tally.run_id if recorded else ""))
     finally:
         display.close()
     try:
-        _print(done, as_json=as_json, events_on_stdout=jsonl == "-")
+        _print(done, as_json=output.as_json, events_on_stdout=output.jsonl == "-")
     except AnswerLost as error:
-        sys.exit(exits.report(error, done.run_id if settings.settings.record else ""))
+        sys.exit(exits.report(error, done.run_id if recorded else ""))
     if done.stop_reason is not StopReason.ANSWERED:
-        _say_limit(done, settings.settings.limits)
+        _say_limit(done, settings.settings.limits, recorded=recorded)
     sys.exit(exits.of_completion(done))
 
 
@@ -84,9 +89,9 @@ def _print(done: Completion, *, as_json: bool, events_on_stdout: bool) -> None:
         _write(as_text(done.answer))
 
 
-async def _follow(rlm: RLM, question: str, context: Any, display: progress.Progress) -> Completion:
+async def _follow(start: Callable[[], AsyncGenerator[Event, None]], display: progress.Progress) -> Completion:
     done: Completion | None = None
-    async with aclosing(rlm.stream(question, context)) as events:
+    async with aclosing(start()) as events:
         async for event in events:
             display.show(event)
             if isinstance(event, RunEnded) and event.run_id == display.tally.run_id:
@@ -95,17 +100,18 @@ async def _follow(rlm: RLM, question: str, context: Any, display: progress.Progr
     return done
 
 
-def _rlm(loaded: config.Config, jsonl: str | None, quiet: bool) -> RLM:
+def make_rlm(loaded: config.Config, output: options.Output) -> RLM:
+    """Return what the settings describe; looks for a model when they name none."""
     settings = loaded.settings
     return RLM(
-        settings.model or _found(settings.base_url, quiet),
+        settings.model or _found(settings.base_url, output.quiet),
         sub_model=settings.sub_model,
         base_url=settings.base_url,
         sandbox=settings.sandbox,
         dialect=settings.dialect,
         limits=settings.limits,
         store=options.store_path(loaded) if settings.record else None,
-        sinks=_sinks(jsonl),
+        sinks=_sinks(output.jsonl),
     )
 
 
@@ -134,10 +140,8 @@ def _sinks(jsonl: str | None) -> list[Sink]:
     return [JsonlSink(file)]
 
 
-def _check(question: str, paths: tuple[str, ...]) -> None:
-    """Refuse what cannot work, before a model is looked for."""
-    if not question.strip():
-        raise click.UsageError("the question is empty")
+def check_paths(paths: tuple[str, ...]) -> None:
+    """Refuse what cannot be read, before a model is looked for."""
     if "-" in paths and len(paths) > 1:
         raise click.UsageError("- stands for standard input and cannot be mixed with paths")
     if "-" in paths and sys.stdin.isatty():
@@ -151,7 +155,8 @@ def _check(question: str, paths: tuple[str, ...]) -> None:
             raise click.UsageError(f"not allowed to read {path}")
 
 
-def _context(paths: tuple[str, ...]) -> Any:
+def read_context(paths: tuple[str, ...]) -> Any:
+    """Return what the paths of a command stand for: None, data of standard input, one Path or a list of them."""
     if not paths:
         return None
     if paths == ("-",):
@@ -173,6 +178,8 @@ def _summary(done: Completion) -> dict[str, Any]:
         "turns": done.turns,
         "duration": round(done.duration, 3),
         "model": done.model,
+        "replayed": done.replayed,
+        "diverged_at": done.diverged_at,
     }
 
 
@@ -189,12 +196,17 @@ def _write(text: str) -> None:
         raise AnswerLost(f"the answer cannot be written to stdout: {error.strerror}") from error
 
 
-def _say_limit(done: Completion, limits: Limits) -> None:
+def _say_limit(done: Completion, limits: Limits, *, recorded: bool) -> None:
     bounds = {
         StopReason.MAX_TURNS: f"--max-turns {limits.max_turns}",
         StopReason.MAX_TIME: f"--max-time: {seconds(limits.max_time or 0)}",
         StopReason.MAX_TOKENS: f"--max-tokens {limits.max_tokens}",
         StopReason.MAX_COST: f"--max-cost: {money(limits.max_cost)}",
+        StopReason.MAX_CALLS: f"--max-calls {limits.max_calls}",
+        StopReason.MAX_ERRORS: f"--max-errors {limits.max_errors}",
     }
     what = "without an answer" if done.answer is None else "the answer is what there was"
     click.echo(f"a limit ended the run ({bounds[done.stop_reason]}); {what}", err=True)
+    if recorded:
+        flag = bounds[done.stop_reason].split()[0].strip(":")
+        click.echo(f"to go on, with more: recursor resume {done.run_id} {flag} ...", err=True)

@@ -60,6 +60,6 @@ def report(error: BaseException, run_id: str = "") -> int | None:
     if code is None:
         return None
     said = "Interrupted." if isinstance(error, KeyboardInterrupt) else f"Error: {error}"
-    hint = f"\nWhat was done until then is recorded: recursor runs show {run_id}" if run_id else ""
+    hint = f"\nWhat was done until then is recorded. To go on: recursor resume {run_id}" if run_id else ""
     print(clean(said) + hint, file=sys.stderr)  # noqa: T201
     return code

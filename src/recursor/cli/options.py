@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,12 +27,51 @@ SETTINGS = (
     click.option("--max-turns", type=int, metavar="N", help="Replies of the root LM."),
     click.option("--max-time", type=float, metavar="SECONDS", help="For the whole run."),
     click.option("--max-tokens", type=int, metavar="N", help="In and out, sub-calls included."),
+    click.option("--max-calls", type=int, metavar="N", help="Model calls, sub-calls included."),
+    click.option("--max-errors", type=int, metavar="N", help="Turns in a row in which nothing worked."),
+    click.option("--max-subcalls-in-flight", type=int, metavar="N", help="Sub-calls that are out at once."),
     click.option("--max-depth", type=int, metavar="N", help="Levels of recursion; 2 gives sub-RLMs a REPL."),
+    click.option(
+        "--dialect", metavar="NAME", help="Prompt and answer form: default, reference, paper, async."
+    ),
     click.option("--sandbox", metavar="NAME", help="process (default), or a plugin's name."),
     STORE,
     click.option("--no-store", is_flag=True, help="Do not record the run."),
     FILE,
 )
+
+
+OUTPUT = (
+    click.option(
+        "--json", "as_json", is_flag=True, help="Print one JSON object: answer, reason, usage, cost."
+    ),
+    click.option("--jsonl", metavar="FILE|-", help="Write every event as a line of JSON while it happens."),
+    click.option("--quiet", "-q", is_flag=True, help="No progress on stderr."),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What a command that runs something writes where."""
+
+    as_json: bool
+    jsonl: str | None
+    quiet: bool
+
+
+def output(function: F) -> F:
+    """Add the options of `Output`."""
+    for option in reversed(OUTPUT):
+        function = option(function)
+    return function
+
+
+def output_of(flags: dict[str, Any]) -> Output:
+    """Take the flags of `output` out of a command's flags."""
+    found = Output(flags.pop("as_json"), flags.pop("jsonl"), flags.pop("quiet"))
+    if found.jsonl == "-" and found.as_json:
+        raise click.UsageError("--json and --jsonl - both want stdout")
+    return found
 
 
 def settings(function: F) -> F:
@@ -41,10 +81,17 @@ def settings(function: F) -> F:
     return function
 
 
-def load(flags: dict[str, Any]) -> config.Config:
-    """Return the settings in force under the flags of `settings`."""
+def load(flags: dict[str, Any], recorded: Mapping[str, Any] | None = None) -> config.Config:
+    """Return the settings in force under the flags of `settings`.
+
+    Args:
+        recorded: those that a run was made with, by dotted key; flags go before them.
+    """
     file = flags.pop("file", None)
     given = {f"limits.{name}" if name.startswith("max_") else name: value for name, value in flags.items()}
+    for key, _ in config.rows(config.Settings()):
+        if recorded and given.get(key) is None:
+            given[key] = recorded.get(key)
     if given.pop("no_store", False):
         given["record"] = False
     return config.load(file, given)

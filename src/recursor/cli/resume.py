@@ -1,0 +1,47 @@
+"""`recursor resume`: a run that was cut off or that a limit ended goes on from its record."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from recursor.cli import ask, options
+from recursor.errors import ConfigError
+from recursor.trajectory import view
+
+
+@click.command("resume")
+@click.argument("run_id", metavar="RUN")
+@click.argument("paths", nargs=-1, metavar="[PATH|-]...")
+@options.settings
+@options.output
+def command(run_id: str, paths: tuple[str, ...], **flags: Any) -> None:
+    """Go on with RUN; nothing that it recorded is paid for twice.
+
+    The run goes with the settings that it was made with, unless a flag says
+    otherwise: --max-cost 5 lets a run go on that a lower limit ended. PATH is
+    needed only where its file or folder moved, or was standard input.
+    """
+    output = options.output_of(flags)
+    ask.check_paths(paths)
+    if flags.get("no_store"):
+        raise click.UsageError("a run is resumed from the store, and recorded there")
+    loaded = options.load(dict(flags))
+    with view.open(loaded.store_path) as recorded:
+        run = recorded.run(run_id)
+        while run.parent_id is not None:
+            run = recorded.run(run.parent_id)
+    settings = options.load(flags, _dotted(run))
+    rlm = ask.make_rlm(settings, output)
+    context = ask.read_context(paths)
+    ask.carry_out(settings, output, lambda: rlm.stream(context=context, resume=run.id))
+
+
+def _dotted(run: view.RecordedRun) -> dict[str, Any]:
+    """The settings of a run by dotted key."""
+    made = dict(run.settings)
+    if run.settings.get("model") is None:
+        raise ConfigError(f"run {run.id} does not say what it was made with")
+    limits = made.pop("limits", {})
+    return made | {f"limits.{name}": value for name, value in limits.items()}
