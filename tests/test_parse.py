@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recursor.parse import Block, blocks, is_whole, runnable
+from recursor.parse import Block, blocks, ending, is_whole, read
 
 
 def codes(text: str) -> list[str]:
@@ -58,10 +58,13 @@ def test_windows_line_ends_close_fences_too() -> None:
     assert codes("```repl\r\nx = 1\r\n```\r\n") == ["x = 1"]
 
 
-def test_other_languages_are_told_apart() -> None:
-    run, others = runnable("```json\n{}\n```\n```repl\nx\n```\n```\nplain\n```", ("repl", "python"))
-    assert [block.code for block in run] == ["x"]
-    assert [block.language for block in others] == ["json", ""]
+def test_other_languages_are_not_run_and_named_when_nothing_else_is() -> None:
+    text = "```json\n{}\n```\n```\nplain\n```"
+    assert read(f"{text}\n```repl\nx\n```", ("repl", "python"), "...") == (["x"], [])
+    assert read(text, ("repl", "python"), "...") == (
+        [],
+        ["blocks marked json, no language do not run; mark code as ```repl"],
+    )
 
 
 def test_whitespace_inside_a_string_literal_survives() -> None:

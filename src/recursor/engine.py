@@ -75,6 +75,8 @@ class Engine:
     """How it was asked for, for the record."""
     stream: bool = False
     """Whether the root LM's replies are asked for and emitted piece by piece."""
+    compact_at: int | None = None
+    """Tokens of a prompt of the root LM beyond which its old turns give way to a summary."""
 
     async def complete(self, task: Task, at: Place | None = None) -> Completion:
         """Answer one question in a REPL of its own; children come back here with their parent.
@@ -90,8 +92,13 @@ class Engine:
         await run.refuse_cycle()
         size = sum(source.size for source in task.contexts.values())
         repl = await self.sandbox.open(
-            tools=list(self.tools), context_size=size, seed=run.seed, asynchronous=False
+            tools=list(self.tools), context_size=size, seed=run.seed, asynchronous=self.dialect.asynchronous
         )
+
+        async def remember(messages: Sequence[Message]) -> None:
+            rows = [{"role": message.role, "content": message.content} for message in messages]
+            await repl.load("history", await in_thread(prepare, rows))
+
         try:
             infos = [await repl.load(name, source) for name, source in task.contexts.items()]
             opening = prompt.opening(
@@ -100,7 +107,7 @@ class Engine:
             )  # fmt: skip
             parts = loop.Parts(
                 run.id, run.metered(self.model, "root"), run.replayed(repl), run, run.ledger, self.sink, self.dialect,
-                task.expected.accept,
+                task.expected.accept, run.metered(self.model, "compaction"), remember, repl, self.compact_at,
             )  # fmt: skip
             return await run.recorded(run.started(infos, repl), lambda: loop.run(opening, parts))
         finally:

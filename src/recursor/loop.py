@@ -1,21 +1,25 @@
 """Ask, run the code, show: until the root LM answers or a limit is reached (Algorithm 1 of the paper).
 
-Invariants: messages only grow at the end, so each prompt is a prefix of the next; what enters
-them is clipped; a run ends in a `Completion` with a reason. No clock, no I/O, no provider here.
+Invariants: between compactions messages only grow at the end, so each prompt is a prefix of the
+next; what enters them is clipped; a run ends in a `Completion` with a reason. No clock, no I/O, no
+provider here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from recursor import parse, prompt
-from recursor.errors import LimitExceeded
+from recursor import compaction, parse, prompt
+from recursor.compaction import History
+from recursor.errors import ContextOverflow, LimitExceeded, ModelError, SandboxError
 from recursor.ledger import Ledger
 from recursor.protocols import Model, Repl, Sink, Subcalls
 from recursor.types import (
     BlockExecuted,
+    Compacted,
     Completion,
     Execution,
     Message,
@@ -24,6 +28,16 @@ from recursor.types import (
     Submission,
     Turn,
 )
+
+LOOK = 5.0
+"""Seconds that looking at the REPL's variables may take."""
+VARIABLES = """\
+print("REPL variables:", [name for name, value in globals().items() if not name.startswith("_")
+    and isinstance(value, (str, int, float, bool, list, dict, tuple))])"""
+
+
+_TALKED = (StopReason.MAX_TURNS, StopReason.MAX_ERRORS)
+"""Reasons that leave a last reply which may hold the answer in prose."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,47 +54,93 @@ class Parts:
     dialect: prompt.Dialect
     accept: Callable[[Any], Any]
     """Checks a submitted value and returns the answer; raises ValueError with what is wrong."""
+    compactor: Model
+    """Summarises old turns. Counts, records and bounds its calls by itself."""
+    remember: Callable[[Sequence[Message]], Awaitable[None]]
+    """Binds messages to `history` in the REPL."""
+    bare: Repl
+    """The same REPL, for looks at it that are no blocks of the run."""
+    compact_at: int | None = None
+    """Tokens of a prompt beyond which old turns give way to a summary; None: when a prompt was refused."""
 
 
-async def run(messages: Sequence[Message], parts: Parts) -> Completion:
+async def run(opening: Sequence[Message], parts: Parts) -> Completion:
     """Run turns until the root LM answers or a limit is reached.
 
     Args:
-        messages: the opening (see `prompt.opening`).
+        opening: see `prompt.opening`.
     """
     ledger = parts.ledger
+    history = compaction.begin([*opening, *prompt.status(parts.dialect, ledger)])
     turn: Turn | None = None
+    failures = 0
     try:
         while ledger.turns < ledger.limits.max_turns:
             ledger.begin_turn()
-            turn = await take_turn(messages, parts)
+            history, turn = await take_turn(history, parts)
             if turn.submission is not None:
                 return completion(turn.submission.value, StopReason.ANSWERED, parts)
-            messages = [*messages, *prompt.observation(turn, parts.dialect, ledger)]
+            failures = 0 if any(execution.error is None for execution in turn.executions) else failures + 1
+            if failures == ledger.limits.max_errors:
+                raise LimitExceeded(f"nothing worked in {failures} turns in a row", StopReason.MAX_ERRORS)
+            history = history.grown(prompt.observation(turn, parts.dialect, ledger), turn.reply.usage)
+            if history.exceeds(parts.compact_at):
+                history = await compact(history, parts, history.tokens)
         ledger.begin_turn()
-        turn = await take_turn(messages, parts)
+        history, turn = await take_turn(history, parts)
         reason = StopReason.MAX_TURNS
     except LimitExceeded as exceeded:
         reason = StopReason(exceeded.reason)
     return completion(await best_answer(turn, reason, parts), reason, parts)
 
 
-async def take_turn(messages: Sequence[Message], parts: Parts) -> Turn:
+async def take_turn(history: History, parts: Parts) -> tuple[History, Turn]:
     """One reply and what its code did."""
     number = parts.ledger.turns
-    reply = await parts.model.query(messages)
-    blocks, notes = runnable(reply, parts.dialect)
+    history, reply = await ask(history, parts)
+    dialect, cut = parts.dialect, reply.finish_reason == "length"
+    codes, notes = parse.read(reply.text, dialect.languages, dialect.submit, textual=dialect.textual, cut=cut)
     executions: list[Execution] = []
-    for index, block in enumerate(blocks, 1):
-        execution = await execute(block.code, parts)
+    for index, code in enumerate(codes, 1):
+        execution = await execute(code, parts)
         parts.sink.emit(BlockExecuted(parts.run_id, number, index, execution))
         executions.append(execution)
         if execution.submission is not None:
             break
-        if execution.error is not None and index < len(blocks):
-            notes.append(f"block {index} failed, so the {len(blocks) - index} after it did not run")
+        if execution.error is not None and index < len(codes):
+            notes.append(f"block {index} failed, so the {len(codes) - index} after it did not run")
             break
-    return Turn(number, reply, tuple(executions), tuple(notes))
+    return history, Turn(number, reply, tuple(executions), tuple(notes))
+
+
+async def ask(history: History, parts: Parts) -> tuple[History, Reply]:
+    """The next reply; a prompt that does not fit is compacted, and sent once more."""
+    try:
+        return history, await parts.model.query(history.prompt)
+    except ContextOverflow:
+        if not history.turns:
+            raise
+    history = await compact(history, parts, 0)
+    return history, await parts.model.query(history.prompt)
+
+
+async def compact(history: History, parts: Parts, tokens: int) -> History:
+    """Put a summary in the place of old turns; without a model, what the REPL shows."""
+    plan = compaction.plan(history, parts.compact_at if tokens and parts.compact_at else history.known)
+    summary = ""
+    if plan.request:
+        try:
+            summary = (await parts.compactor.query(plan.request)).text
+        except ModelError:
+            summary = ""
+        summary = parse.spoken(summary).strip() or plan.mechanical(await look("SHOW_VARS()", parts))
+    try:
+        await parts.remember(history.everything)
+        remembered = True
+    except SandboxError:  # the code in it may have broken the REPL; the next block gets a new one
+        remembered = False
+    parts.sink.emit(Compacted(parts.run_id, plan.replaced, tokens, summary))
+    return plan.carried_out(summary, remembered)
 
 
 async def execute(code: str, parts: Parts) -> Execution:
@@ -89,33 +149,35 @@ async def execute(code: str, parts: Parts) -> Execution:
     execution = await parts.repl.execute(
         code, parts.subcalls, max_time=limits.max_cell_time, max_wall=parts.ledger.time_left()
     )
-    if execution.submission is None:
-        return execution
+    if execution.submission is not None:
+        try:
+            return replace(execution, submission=Submission(accepted(execution.submission.value, parts)))
+        except ValueError as problem:
+            error = f"The answer was not accepted: {problem}"
+            execution = replace(execution, submission=None, error=error)
+    if parts.dialect.wording.shows_variables and (variables := await look(VARIABLES, parts)):
+        return replace(execution, notes=(*execution.notes, variables))
+    return execution
+
+
+async def look(code: str, parts: Parts) -> str:
+    """What the REPL shows of itself; empty when it cannot."""
+    seen = await parts.bare.execute(code, parts.subcalls, max_time=LOOK, max_wall=parts.ledger.time_left())
+    return "" if seen.error is not None else prompt.clip(seen.output, prompt.MAX_NOTE).strip()
+
+
+def accepted(value: Any, parts: Parts) -> Any:
+    """Check an answer; where a dialect has text alone to say it in, the text may be JSON."""
     try:
-        return replace(execution, submission=Submission(parts.accept(execution.submission.value)))
-    except ValueError as problem:
-        error = f"The answer was not accepted: {problem}"
-        return replace(execution, submission=None, error=error)
-
-
-def runnable(reply: Reply, dialect: prompt.Dialect) -> tuple[list[parse.Block], list[str]]:
-    """The blocks of a reply that will run, and what to tell about the others."""
-    blocks, others = parse.runnable(reply.text, dialect.languages)
-    notes = []
-    if blocks and not blocks[-1].closed:
-        if reply.finish_reason == "length" or not parse.is_whole(blocks[-1].code):
-            blocks.pop()
-            notes.append(
-                "your last block was cut off before its closing fence, so it did not run; write it again"
-            )
-        else:
-            notes.append("your last block had no closing fence; it was run up to the end of your reply")
-    if others and not blocks:
-        languages = ", ".join(sorted({block.language or "no language" for block in others}))
-        notes.append(f"blocks marked {languages} do not run; mark code as ```{dialect.languages[0]}")
-    if not reply.text.strip():
-        notes.append(f"your reply was empty; write code in a ```{dialect.languages[0]} block")
-    return [block for block in blocks if block.code.strip()], notes
+        return parts.accept(value)
+    except ValueError:
+        if not (parts.dialect.textual and isinstance(value, str)):
+            raise
+        try:
+            said = json.loads(value)
+        except (ValueError, RecursionError):
+            said = value
+        return parts.accept(said)
 
 
 async def best_answer(turn: Turn | None, reason: StopReason, parts: Parts) -> Any:
@@ -123,7 +185,7 @@ async def best_answer(turn: Turn | None, reason: StopReason, parts: Parts) -> An
     if turn is not None and turn.submission is not None:
         return turn.submission.value
     draft = await parts.repl.draft()
-    if draft is None and turn is not None and reason is StopReason.MAX_TURNS and not turn.executions:
+    if draft is None and turn is not None and reason in _TALKED and not turn.executions:
         return turn.reply.text or None
     return draft
 
