@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recursor.parse import Block, blocks, ending, is_whole, read
+from recursor.parse import Block, blocks, is_whole, read
 
 
 def codes(text: str) -> list[str]:
