@@ -21,7 +21,7 @@ from typing import Any
 from recursor.errors import LimitExceeded, ModelError
 from recursor.ledger import Call, Ledger, Reservation
 from recursor.models.retry import Retrying
-from recursor.protocols import Model, Sink
+from recursor.protocols import Cache, Model, Sink
 from recursor.replay import Replay
 from recursor.types import (
     CallRetried,
@@ -53,6 +53,23 @@ class Occurrences:
         return number
 
 
+class Memory:
+    """Takes replies from a cache, for one tree of runs.
+
+    The n-th time that the tree asks the same, it gets the n-th reply that was ever recorded for
+    that, and asks when there are fewer: several samples of one prompt stay several samples.
+    """
+
+    def __init__(self, cache: Cache) -> None:
+        self._cache = cache
+        self._asked: dict[str, int] = {}
+
+    def reply(self, request: str) -> Reply | None:
+        number = self._asked.get(request, 0)
+        self._asked[request] = number + 1
+        return self._cache.reply(request, number)
+
+
 def digest(*parts: str | bytes) -> bytes:
     """A digest of parts, in order."""
     found = hashlib.blake2b(digest_size=16)
@@ -73,6 +90,8 @@ class Caller:
     sink: Sink
     stream: bool = False
     """Whether the root LM's replies are asked for and emitted piece by piece."""
+    memory: Memory | None = None
+    """Replies of other runs that may be taken; None asks for each."""
     _occurrences: Occurrences = field(default_factory=Occurrences)
 
     def place(self, request: bytes) -> str:
@@ -112,10 +131,22 @@ class Metered:
         if isinstance(recorded, ModelError):
             raise recorded
         if recorded is None:
+            recorded = await self._cached(messages, asked)
+        if recorded is None:
             return await self._ask(messages, schema, on_text, asked)
         if on_text is not None:
             on_text(recorded.text)
         return recorded
+
+    async def _cached(self, messages: Sequence[Message], asked: _Asked) -> Reply | None:
+        """A reply that another run paid for."""
+        found = self.caller.memory.reply(asked.request) if self.caller.memory else None
+        if found is None:
+            return None
+        asked.begin()
+        self.caller.sink.emit(asked.called(self, messages, found, None))
+        await self.caller.sink.flush()
+        return found
 
     async def _ask(
         self,
@@ -148,13 +179,8 @@ class Metered:
         finally:
             unanswered = Reply("", Usage(calls=1), cost=None if cut else 0.0)
             settle(reservation, unanswered if reply is None else reply, asked.seconds)
-            sink.emit(
-                ModelCalled(
-                    asked.run_id, asked.call_id, asked.turn, self.purpose, self.name, tuple(messages), reply,
-                    None if reply is not None else error, asked.began, asked.seconds, cut and reply is None,
-                    asked.request,
-                )
-            )  # fmt: skip
+            error_text = None if reply is not None else error
+            sink.emit(asked.called(self, messages, reply, error_text, cut=cut and reply is None))
         await sink.flush()
         return reply
 
@@ -192,6 +218,19 @@ class _Asked:
     request: str
     began: float = 0.0
     _started: float = 0.0
+
+    def called(
+        self,
+        by: Metered,
+        messages: Sequence[Message],
+        reply: Reply | None,
+        error: str | None,
+        cut: bool = False,
+    ) -> ModelCalled:
+        return ModelCalled(
+            self.run_id, self.call_id, self.turn, by.purpose, by.name, tuple(messages), reply, error, self.began,
+            self.seconds, cut, self.request,
+        )  # fmt: skip
 
     def begin(self) -> None:
         self.began, self._started = time.time(), time.monotonic()

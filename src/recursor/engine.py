@@ -15,12 +15,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from recursor import loop, prompt
-from recursor.calls import Caller, Metered, digest
+from recursor.calls import Caller, Memory, Metered, digest
 from recursor.context import Source, prepare
 from recursor.errors import ConfigError, RLMError, SubcallError, TrajectoryError
 from recursor.ledger import Call, Ledger
 from recursor.limits import Limits
-from recursor.protocols import Journal, Model, Repl, Sandbox, Sink
+from recursor.protocols import Cache, Journal, Model, Repl, Sandbox, Sink
 from recursor.replay import Replay, ReplayedRepl, Tally
 from recursor.schema import ANYTHING, Shape, shape
 from recursor.threads import in_thread
@@ -73,6 +73,8 @@ class Engine:
     sink: Sink
     settings: Mapping[str, Any] = field(default_factory=dict)
     """How it was asked for, for the record."""
+    cache: Cache | None = None
+    """Replies of other runs that may be taken; None asks for each."""
     stream: bool = False
     """Whether the root LM's replies are asked for and emitted piece by piece."""
     compact_at: int | None = None
@@ -143,7 +145,10 @@ class Run:
             at.journal, at.run_id, self.ledger, at.tally, engine.sink.emit,
             paid=parent is not None and parent.replay.paid,
         )  # fmt: skip
-        self.caller = Caller(self.id, self.ledger, self.replay, engine.sink, engine.stream)
+        self.memory: Memory | None = (
+            parent.memory if parent else Memory(engine.cache) if engine.cache else None
+        )
+        self.caller = Caller(self.id, self.ledger, self.replay, engine.sink, engine.stream, self.memory)
         self._first_child_is_free = True
 
     @property

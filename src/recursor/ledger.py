@@ -244,7 +244,7 @@ class Ledger:
 
     def count(self, call: Call, reply: Reply) -> None:
         """Count a call that was made before: its reply was recorded."""
-        for ledger in self._chain:
+        for ledger in self._chain if not reply.cached else ():
             ledger.calls += 1
             ledger._count(call, reply)
 

@@ -180,6 +180,13 @@ class Journal(Protocol):
         """What the calls of a run and its children used and cost; None when any price is unknown."""
 
 
+class Cache(Protocol):
+    """Replies that earlier runs paid for. Reads only, and fast, since an event loop waits for it."""
+
+    def reply(self, request: str, number: int) -> Reply | None:
+        """The reply that was recorded for a request as the `number`-th of all (from 0); None beyond the last."""
+
+
 @runtime_checkable
 class Sink(Protocol):
     """Something that sees what happens, in order."""

@@ -18,7 +18,7 @@ from recursor.engine import Engine, Place, Task
 from recursor.errors import ConfigError
 from recursor.inputs import inputs, recorded_inputs
 from recursor.limits import Limits
-from recursor.protocols import Model, Sandbox, Sink
+from recursor.protocols import Cache, Model, Sandbox, Sink
 from recursor.schema import shape
 from recursor.sinks import Fanout, QueueSink
 from recursor.threads import in_thread
@@ -42,6 +42,8 @@ class RLM:
         dialect: prompt text and answer form; "default".
         instruction: added to what the root LM is told.
         store: where runs are recorded: a path of a SQLite file, or a `Store`; None records nothing.
+        cache: "workspace" takes replies that any run in the store was given to the very same request (model,
+            endpoint, options, messages, schema), and pays for them once. None asks each time.
         sinks: further receivers of events.
         base_url: the endpoint of both models, for specs.
         api_key: the key of both models, for specs; None reads the environment or the keys file.
@@ -61,6 +63,7 @@ class RLM:
         dialect: str = "default",
         instruction: str = "",
         store: Any = None,
+        cache: str | None = None,
         sinks: Sequence[Sink] = (),
         base_url: str | None = None,
         api_key: str | None = None,
@@ -81,6 +84,7 @@ class RLM:
             dialect=prompts.load(dialect),
             tools=collect(tools),
             sink=Fanout([*([self._store] if self._store else []), *sinks]),
+            cache=self._cache(cache),
             settings={
                 "model": root.name, "sub_model": sub.name, "base_url": base_url, "dialect": dialect,
                 "sandbox": sandbox if isinstance(sandbox, str) else type(sandbox).__name__, "limits": asdict(limits),
@@ -202,9 +206,7 @@ class RLM:
     ) -> Completion:
         from recursor.trajectory.journal import StoreJournal  # noqa: PLC0415 - imports sqlite3
 
-        path = getattr(self._store, "path", None)
-        if not isinstance(path, Path):
-            raise ConfigError("resume needs the store that recorded the run: RLM(..., store=path)")
+        path = self._store_path("resume needs the store that recorded the run")
         journal = await in_thread(StoreJournal, path, discard=StoreJournal.close)
         try:
             run = await in_thread(journal.root, run_id)
@@ -223,6 +225,21 @@ class RLM:
         if watcher is None:
             return self._engine
         return replace(self._engine, sink=Fanout([self._engine.sink, watcher]), stream=True)
+
+    def _cache(self, cache: str | None) -> Cache | None:
+        if cache is None:
+            return None
+        if cache != "workspace":
+            raise ConfigError(f"cache must be 'workspace' or None, not {cache!r}")
+        from recursor.trajectory.journal import StoreCache  # noqa: PLC0415 - imports sqlite3
+
+        return StoreCache(self._store_path("a cache needs a store"))
+
+    def _store_path(self, need: str) -> Path:
+        path = getattr(self._store, "path", None)
+        if not isinstance(path, Path):
+            raise ConfigError(f"{need}: RLM(..., store=path)")
+        return path
 
     def _check_models(self, model: str, sub_model: str) -> None:
         for kind, was, now in (

@@ -86,6 +86,8 @@ class Reply:
     reasoning: str | None = None
     raw: Mapping[str, Any] | None = None
     """The provider's JSON, whole; for a streamed reply the last events of it."""
+    cached: bool = False
+    """Whether another run paid for it: its usage and cost are not counted again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,8 +304,6 @@ class ModelCalled:
     """Whether it was cut off, so that it may have been paid for; False for one that failed by itself."""
     request: str = ""
     """Hexadecimal digest of all that the reply depends on: model, options, messages, schema."""
-    cached: bool = False
-    """Whether the reply was recorded by another run, and nothing was paid now."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,10 @@
-"""What a store recorded of a run and its children, as the `Journal` that a resumed run reads."""
+"""What a store recorded of a run and its children, as the `Journal` and the `Cache` that runs read."""
 
 from __future__ import annotations
 
 import json
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import msgspec
 
 from recursor.errors import ModelError
 from recursor.trajectory.packing import unpack, unpack_value
-from recursor.trajectory.view import RecordedRun
+from recursor.trajectory.view import RecordedRun, Trajectories
 from recursor.trajectory.view import open as open_view
 from recursor.types import Completion, Reply, StopReason, Usage
 
@@ -19,7 +20,8 @@ _SPENT = """
 WITH RECURSIVE tree (id) AS (
   SELECT ? UNION ALL SELECT run.id FROM run JOIN tree ON run.parent_id = tree.id
 )
-SELECT call.usage, call.cost FROM call JOIN tree ON call.run_id = tree.id WHERE call.reply IS NOT NULL
+SELECT call.usage, call.cost FROM call JOIN tree ON call.run_id = tree.id
+WHERE call.reply IS NOT NULL AND NOT call.cached
 """
 
 
@@ -57,11 +59,7 @@ class StoreJournal:
             return None
         if row["reply"] is None:
             return None if row["cut"] else ModelError(unpack(row["error"]))
-        return Reply(
-            unpack(row["reply"]), _usage(row), row["cost"], row["reply_model"] or "", row["finish_reason"],
-            unpack(row["reasoning"]) if row["reasoning"] else None,
-            json.loads(unpack(row["raw"])) if row["raw"] else None,
-        )  # fmt: skip
+        return _reply(row)
 
     def result(self, call_id: str) -> tuple[Any, str | None] | None:
         row = self._view.row("SELECT * FROM tool WHERE id = ? AND NOT cut", call_id)
@@ -109,6 +107,38 @@ class StoreJournal:
             cost += row["cost"] or 0.0
             known = known and row["cost"] is not None
         return usage, cost if known else None
+
+
+class StoreCache:
+    """Implements `Cache` over a store's file, which may not be there yet.
+
+    Args:
+        path: the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._view: Trajectories | None = None
+
+    def reply(self, request: str, number: int) -> Reply | None:
+        if self._view is None:
+            if not self._path.is_file():
+                return None
+            self._view = open_view(self._path)
+        row = self._view.row(
+            "SELECT * FROM call WHERE request = ? AND reply IS NOT NULL AND NOT cached ORDER BY started, id "
+            "LIMIT 1 OFFSET ?",
+            bytes.fromhex(request), number,
+        )  # fmt: skip
+        return None if row is None else replace(_reply(row), cached=True)
+
+
+def _reply(row: sqlite3.Row) -> Reply:
+    return Reply(
+        unpack(row["reply"]), _usage(row), row["cost"], row["reply_model"] or "", row["finish_reason"],
+        unpack(row["reasoning"]) if row["reasoning"] else None, json.loads(unpack(row["raw"])) if row["raw"] else None,
+        bool(row["cached"]),
+    )  # fmt: skip
 
 
 def _usage(row: sqlite3.Row) -> Usage:

@@ -155,7 +155,7 @@ class _Lines:
             "run_id": event.run_id, "call_id": event.call_id, "turn": event.turn, "purpose": event.purpose,
             "model": event.model, "messages_from": same, "new_messages": [asdict(m) for m in event.messages[same:]],
             "reply": event.reply and _reply(event.reply), "error": event.error, "time": event.time,
-            "duration": event.duration, "cut": event.cut, "request": event.request, "cached": event.cached,
+            "duration": event.duration, "cut": event.cut, "request": event.request,
         }  # fmt: skip
 
 
@@ -168,7 +168,7 @@ def _reply(reply: Reply) -> dict[str, Any]:
     raw = json.loads(dumps(reply.raw))
     return {
         "text": reply.text, "usage": asdict(reply.usage), "cost": reply.cost, "model": reply.model,
-        "finish_reason": reply.finish_reason, "reasoning": reply.reasoning, "raw": raw,
+        "finish_reason": reply.finish_reason, "reasoning": reply.reasoning, "raw": raw, "cached": reply.cached,
     }  # fmt: skip
 
 
@@ -246,12 +246,19 @@ def _model_called(trajectories: Trajectories, call: RecordedCall) -> ModelCalled
     if call.reply is not None:
         usage = call.usage or Usage()
         reply = Reply(
-            call.reply, usage, call.cost, call.reply_model, call.finish_reason, call.reasoning, call.raw
+            call.reply,
+            usage,
+            call.cost,
+            call.reply_model,
+            call.finish_reason,
+            call.reasoning,
+            call.raw,
+            call.cached,
         )
     purpose: Any = call.purpose
     return ModelCalled(
         call.run_id, call.id, call.turn, purpose, call.model, trajectories.messages(call), reply, call.error,
-        call.started, call.duration, call.cut, call.request, call.cached,
+        call.started, call.duration, call.cut, call.request,
     )  # fmt: skip
 
 

@@ -372,7 +372,7 @@ class _Writer:
             reply and reply.raw and pack(dumps(reply.raw)), reply and _label(reply.model),
             reply and _label(reply.finish_reason), reply and _json(reply.usage), reply and reply.cost,
             event.error and pack(event.error), event.time, event.duration, event.cut, bytes.fromhex(event.request),
-            event.cached,
+            reply is not None and reply.cached,
         )  # fmt: skip
 
     def _used(self, event: ToolCalled) -> None:
