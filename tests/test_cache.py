@@ -36,7 +36,8 @@ def made(store: Path, sub: Numbered, cache: str | None = "workspace", code: str 
 def test_what_any_run_paid_for_is_not_paid_again(tmp_path: Path) -> None:
     store, sub = tmp_path / "runs.db", Numbered()
     first = made(store, sub).completion("?")
-    assert (first.answer, sub.calls, first.cost) == (["a1", "a2", "b3"], 3, pytest.approx(0.13))
+    assert (first.answer, sub.calls) == (["a1", "a2", "b3"], 3)
+    assert first.cost == pytest.approx(0.13)
     again = made(store, sub).completion("?")
     assert (again.answer, sub.calls, again.cost, again.usage.calls) == (["a1", "a2", "b3"], 3, 0.0, 0)
     with view.open(store) as recorded:

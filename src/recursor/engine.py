@@ -105,11 +105,12 @@ class Engine:
             infos = [await repl.load(name, source) for name, source in task.contexts.items()]
             opening = prompt.opening(
                 self.dialect, task.question, infos, tools=[tool.signature for tool in self.tools.values()],
-                recursive=run.may_recurse, expected=task.expected.text,
+                recursive=run.may_recurse, expected=task.expected.text, instruction=task.instruction,
             )  # fmt: skip
             parts = loop.Parts(
                 run.id, run.metered(self.model, "root"), run.replayed(repl), run, run.ledger, self.sink, self.dialect,
-                task.expected.accept, run.metered(self.model, "compaction"), remember, repl, self.compact_at,
+                task.expected.accept, run.metered(self.model, "compaction"), remember, repl, run.replay.prompt_end,
+                self.compact_at,
             )  # fmt: skip
             return await run.recorded(run.started(infos, repl), lambda: loop.run(opening, parts))
         finally:

@@ -60,6 +60,8 @@ class Parts:
     """Binds messages to `history` in the REPL."""
     bare: Repl
     """The same REPL, for looks at it that are no blocks of the run."""
+    recorded: Callable[[int], str | None] = lambda _: None
+    """What the prompt of a turn ended in when it was recorded by an earlier attempt at the run."""
     compact_at: int | None = None
     """Tokens of a prompt beyond which old turns give way to a summary; None: when a prompt was refused."""
 
@@ -83,7 +85,9 @@ async def run(opening: Sequence[Message], parts: Parts) -> Completion:
             failures = 0 if any(execution.error is None for execution in turn.executions) else failures + 1
             if failures == ledger.limits.max_errors:
                 raise LimitExceeded(f"nothing worked in {failures} turns in a row", StopReason.MAX_ERRORS)
-            history = history.grown(prompt.observation(turn, parts.dialect, ledger), turn.reply.usage)
+            recorded = parts.recorded(ledger.turns + 1)
+            seen = prompt.observation(turn, parts.dialect, ledger, recorded)
+            history = history.grown(seen, turn.reply.usage)
             if history.exceeds(parts.compact_at):
                 history = await compact(history, parts, history.tokens)
         ledger.begin_turn()
@@ -147,7 +151,7 @@ async def execute(code: str, parts: Parts) -> Execution:
     """Run one block; an answer that is not accepted becomes an error that the model reads."""
     limits = parts.ledger.limits
     execution = await parts.repl.execute(
-        code, parts.subcalls, max_time=limits.max_cell_time, max_wall=parts.ledger.time_left()
+        code, parts.subcalls, max_time=limits.max_cell_time, max_wall=parts.ledger.cell_time()
     )
     if execution.submission is not None:
         try:

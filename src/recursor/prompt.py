@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from recursor.ledger import Ledger
-from recursor.types import ContextInfo, Execution, Message, Output, Turn
+from recursor.ledger import DOLLARS, TOKENS, Ledger
+from recursor.types import ContextInfo, Execution, Message, Output, StopReason, Turn
 
 MAX_OUTPUT = 10_000
 """Characters shown of what one block printed."""
@@ -76,6 +76,7 @@ def opening(
     tools: Sequence[str] = (),
     recursive: bool = False,
     expected: str = "",
+    instruction: str = "",
 ) -> tuple[Message, ...]:
     """What a run begins with, but for its first status (see `status`).
 
@@ -83,14 +84,16 @@ def opening(
         tools: one line of documentation for each.
         recursive: whether `rlm_query` starts a child RLM; False when it is a plain call.
         expected: what the answer must look like; empty when anything will do.
+        instruction: added to the system message.
     """
     recursion = (
         "a child RLM works on it in its own REPL" if recursive else "at this depth it is a plain `llm_query`"
     )
     listed = "".join(f"\n- {tool}" for tool in tools)
     system = dialect.system.replace("{recursion}", recursion).replace("{tools}", listed)
+    system = f"{system.rstrip()}\n\n{instruction}" if instruction else system
     asked = Asked(clip(Output(question), MAX_QUESTION), contexts, expected)
-    return Message("system", system), Message("user", printable(dialect.wording.ask(asked)))
+    return Message("system", printable(system)), Message("user", printable(dialect.wording.ask(asked)))
 
 
 def status(dialect: Dialect, ledger: Ledger) -> tuple[Message, ...]:
@@ -99,17 +102,29 @@ def status(dialect: Dialect, ledger: Ledger) -> tuple[Message, ...]:
     return (Message("user", text),) if text else ()
 
 
-def observation(turn: Turn, dialect: Dialect, ledger: Ledger) -> tuple[Message, ...]:
-    """What a turn adds to the prompt: the reply, and what came of it."""
+def observation(
+    turn: Turn, dialect: Dialect, ledger: Ledger, recorded: str | None = None
+) -> tuple[Message, ...]:
+    """What a turn adds to the prompt: the reply, and what came of it.
+
+    Args:
+        recorded: the last of these messages as an earlier attempt at the run had it: where it differs
+            only in what it says of limits, that is said again.
+    """
     shown, notes = list(dialect.wording.show(turn)), [f"Note: {note}" for note in turn.notes]
     if not shown and not notes:
         notes.append(
             f"Your reply held no ```{dialect.languages[0]} block, so nothing was run. "
             f"Write code; to submit an answer: {dialect.submit}."
         )
+    texts = [*shown, *(["\n\n".join(notes)] if notes else [])]
     status = dialect.wording.status(ledger, dialect.submit)
-    texts = [*shown, *(["\n\n".join(notes)] if notes else []), status]
-    texts = texts if dialect.wording.apart else ["\n\n".join(texts)]
+    if dialect.wording.apart:
+        texts.append(recorded or status)
+    else:
+        before = printable("\n\n".join(texts)) + "\n\n"
+        said = recorded.removeprefix(before) if recorded and recorded.startswith(before) else status
+        texts = [before + said]
     reply = Message("assistant", turn.reply.text or "(empty reply)")
     return reply, *(Message("user", printable(text)) for text in texts)
 
@@ -176,19 +191,32 @@ def near(ledger: Ledger) -> list[str]:
     left = ledger.time_left()
     if left is not None and limits.max_time and left < limits.max_time / 3:
         near.append(f"{max(0, round(left))} s left")
-    if limits.max_tokens and ledger.usage.total_tokens * 3 > limits.max_tokens * 2:
-        near.append(f"{max(0, limits.max_tokens - ledger.usage.total_tokens):,} tokens left")
-    if limits.max_cost and ledger.cost is not None and ledger.cost * 3 > limits.max_cost * 2:
-        near.append(f"${max(0.0, limits.max_cost - ledger.cost):.4f} left")
+    for unit, bound, form in (
+        (TOKENS, limits.max_tokens, "{:,.0f} tokens"),
+        (DOLLARS, limits.max_cost, "${:.4f}"),
+    ):
+        left = ledger.left(unit)
+        if left is not None and bound and left < bound / 3:
+            near.append(f"{form.format(max(0.0, left))} left")
+    calls = ledger.calls_left()
+    if calls is not None and limits.max_calls and calls < limits.max_calls / 3:
+        near.append(f"{calls:,} model calls left")
     return near
 
 
 def last_chance(ledger: Ledger, submit: str) -> str:
     """What is said before the last reply; empty before any other."""
-    if ledger.turns < ledger.limits.max_turns:
+    reason = ledger.last_reply
+    if reason is None:
         return ""
+    what = {
+        StopReason.MAX_TURNS: f"all {ledger.limits.max_turns} turns are used",
+        StopReason.MAX_CALLS: "one model call is left",
+        StopReason.MAX_TOKENS: "the tokens that are left are enough for one reply",
+        StopReason.MAX_COST: "the money that is left is enough for one reply",
+    }
     return (
-        f"all {ledger.limits.max_turns} turns are used: this is your last reply. Submit the best answer that "
+        f"{what[reason]}: this is your last reply. Submit the best answer that "
         f"you can give from what you have: {submit}"
     )
 

@@ -170,8 +170,8 @@ class Journal(Protocol):
     def turns(self, run_id: str) -> int:
         """Turns of a run for which there is a root reply; 0 for a run that is not known."""
 
-    def status(self, run_id: str, turn: int) -> str | None:
-        """What a turn's prompt ended in: the state of the limits. None when there was no such turn."""
+    def prompt_end(self, run_id: str, turn: int) -> str | None:
+        """The last message of the prompt of a turn; None when there was no such turn."""
 
     def readings(self, run_id: str, turn: int, block: int) -> tuple[float, ...]:
         """What the clocks of a block showed; empty when it did not end."""

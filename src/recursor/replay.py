@@ -88,11 +88,11 @@ class Replay:
                 self._ledger.count_run(found.usage, found.cost)
         return found
 
-    def status(self, turn: int) -> str | None:
-        """What the root LM was told of its limits before this turn, when the turn was recorded."""
+    def prompt_end(self, turn: int) -> str | None:
+        """What the recorded prompt of a turn ended in; None when there is none, or the run does not go as recorded."""
         if self._journal is None or self.diverged_at is not None or turn > self._recorded:
             return None
-        return self._journal.status(self._run_id, turn)
+        return self._journal.prompt_end(self._run_id, turn)
 
     def readings(self, turn: int, block: int) -> tuple[float, ...]:
         if self._journal is None or self.diverged_at is not None:

@@ -84,14 +84,13 @@ class StoreJournal:
         )
         return int(row["turns"] or 0) if row is not None else 0
 
-    def status(self, run_id: str, turn: int) -> str | None:
+    def prompt_end(self, run_id: str, turn: int) -> str | None:
         row = self._view.row(
             "SELECT node.content AS content FROM call JOIN node ON node.hash = call.leaf "
             "WHERE call.run_id = ? AND call.purpose = 'root' AND call.turn = ?",
             run_id, turn,
         )  # fmt: skip
-        _, found, status = unpack(row["content"]).rpartition("\n\n[") if row is not None else ("", "", "")
-        return f"[{status}" if found and status.endswith("]") else None
+        return None if row is None else unpack(row["content"])
 
     def readings(self, run_id: str, turn: int, block: int) -> tuple[float, ...]:
         row = self._view.row(
