@@ -12,12 +12,12 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
-from recursor import loop, prompt
+from recursor import direct, loop, prompt, record
 from recursor.calls import Caller, Memory, Metered, digest
 from recursor.context import Source, prepare
-from recursor.errors import ConfigError, RLMError, SubcallError, TrajectoryError
+from recursor.errors import ConfigError, RLMError, SubcallError
 from recursor.ledger import Call, Ledger
 from recursor.limits import Limits
 from recursor.protocols import Cache, Journal, Model, Repl, Sandbox, Sink
@@ -28,14 +28,12 @@ from recursor.tools import Tool
 from recursor.types import (
     Batch,
     Completion,
-    ContextHashed,
     ContextInfo,
+    Isolation,
     LlmQuery,
     Message,
     Purpose,
-    Reply,
     RlmQuery,
-    RunEnded,
     RunStarted,
     StopReason,
     Subcall,
@@ -45,8 +43,13 @@ from recursor.types import (
 
 MAX_CHILDREN = 64
 """Child runs of one tree that are at work at once, beside one of each run: each has a process of its own."""
+DIRECT = 50_000
+"""Bytes of an input, as encoded, that "auto" puts into one plain call; or as many as the window has tokens."""
 DIGEST_AHEAD = 1 << 24
 """Bytes of a context up to which a child's place in the tree goes by its digest; above, by its size."""
+
+
+Strategy: TypeAlias = Literal["rlm", "direct", "auto"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +80,13 @@ class Engine:
     """Replies of other runs that may be taken; None asks for each."""
     stream: bool = False
     """Whether the root LM's replies are asked for and emitted piece by piece."""
+    strategy: Strategy = "rlm"
+    """"direct" answers by one plain call with the input in it, "auto" does so where that is small."""
     compact_at: int | None = None
     """Tokens of a prompt of the root LM beyond which its old turns give way to a summary."""
 
     async def complete(self, task: Task, at: Place | None = None) -> Completion:
-        """Answer one question in a REPL of its own; children come back here with their parent.
+        """Answer one question; children come back here with their parent.
 
         Args:
             at: where in a tree of runs; None begins one.
@@ -92,6 +97,39 @@ class Engine:
         """
         run = Run(self, task, at or Place(uuid.uuid4().hex))
         await run.refuse_cycle()
+        strategy, reason = self._strategy(task)
+        if strategy == "direct":
+            return await self._answer_directly(run, reason)
+        return await self._answer_in_a_repl(run, reason)
+
+    def _strategy(self, task: Task) -> tuple[Literal["rlm", "direct"], str]:
+        """How to answer, and why."""
+        if self.strategy != "auto":
+            return self.strategy, "it was asked for"
+        if self.tools:
+            return "rlm", "there are tools, which code calls"
+        window = getattr(self.model, "window", None)
+        most = min(DIRECT, window) if window else DIRECT
+        size = len(task.question) + sum(source.size for source in task.contexts.values())
+        fits = size <= most
+        return (
+            "direct" if fits else "rlm",
+            f"{size:,} bytes are {'at most' if fits else 'more than'} {most:,}",
+        )
+
+    async def _answer_directly(self, run: Run, reason: str) -> Completion:
+        task = run.task
+        infos, messages = await in_thread(
+            direct.opening, task.question, task.contexts, task.expected, task.instruction
+        )
+        model = run.metered(self.model, "root")
+        started = run.started(infos, None, "direct", reason)
+        return await run.recorded(
+            started, lambda: direct.run(messages, model, run.ledger, task.expected, run.id)
+        )
+
+    async def _answer_in_a_repl(self, run: Run, reason: str) -> Completion:
+        task = run.task
         size = sum(source.size for source in task.contexts.values())
         repl = await self.sandbox.open(
             tools=list(self.tools), context_size=size, seed=run.seed, asynchronous=self.dialect.asynchronous
@@ -112,7 +150,8 @@ class Engine:
                 task.expected.accept, run.metered(self.model, "compaction"), remember, repl, run.replay.prompt_end,
                 self.compact_at,
             )  # fmt: skip
-            return await run.recorded(run.started(infos, repl), lambda: loop.run(opening, parts))
+            started = run.started(infos, repl.isolation, "rlm", reason)
+            return await run.recorded(started, lambda: loop.run(opening, parts))
         finally:
             await repl.close()
 
@@ -207,12 +246,16 @@ class Run:
         if expected.json_schema is not None:
             text += f"\n\nReply with JSON alone, following this JSON Schema:\n{expected.text}"
         reply = await model.query([Message("user", text)], schema=expected.json_schema)
-        return reply.text if expected.json_schema is None else _structured(reply, expected)
+        try:
+            return direct.structured(reply, expected)
+        except ValueError as problem:
+            raise SubcallError(f"{problem}; it was: {reply.text[:500]}") from None
 
     async def _recurse(self, query: RlmQuery) -> Any:
         """The recursion: a child run, in a REPL of its own, paid for by this one."""
         engine = replace(
             self.engine,
+            strategy="rlm",  # whose code asks for a child wants code of its own to work on it
             model=self._choose(query.model),
             tools=self._passed_on(query.tools),
             limits=self._limits_for(query),
@@ -308,56 +351,26 @@ class Run:
 
     # The record ---------------------------------------------------------------------------------
 
-    def started(self, infos: Sequence[ContextInfo], repl: Repl) -> RunStarted:
+    def started(
+        self,
+        infos: Sequence[ContextInfo],
+        isolation: Isolation | None,
+        strategy: Literal["rlm", "direct"],
+        reason: str,
+    ) -> RunStarted:
         engine, parent = self.engine, self.at.parent
         return RunStarted(
             self.id, parent.id if parent else None, self.depth, self.task.question, tuple(infos), engine.model.name,
-            engine.sub_model.name, repl.isolation, time.time(), resumed=self.replay.active,
+            engine.sub_model.name, isolation, time.time(), strategy, reason, resumed=self.replay.active,
             settings={} if parent else {**engine.settings, "schema": self.task.expected.json_schema},
         )  # fmt: skip
 
     async def recorded(self, started: RunStarted, work: Callable[[], Awaitable[Completion]]) -> Completion:
-        """Do the work between the events of its start and its end.
+        async def replayed() -> Completion:
+            done = await work()
+            return replace(done, replayed=self.at.tally.replayed, diverged_at=self.replay.diverged_at)
 
-        Raises:
-            TrajectoryError: nothing can be recorded: before the first call, so that it costs nothing,
-                or at the end, with the completion in it.
-        """
-        sink = self.engine.sink
-        sink.emit(started)
-        hashing: asyncio.Future[None] | None = None
-        try:
-            await sink.flush()
-            hashing = asyncio.ensure_future(self._hash())
-            completion = replace(
-                await work(), replayed=self.at.tally.replayed, diverged_at=self.replay.diverged_at
-            )
-            await hashing
-        except BaseException as error:
-            if hashing is not None:
-                hashing.cancel()
-            sink.emit(RunEnded(self.id, None, f"{type(error).__name__}: {error}", time.time()))
-            if isinstance(error, RLMError):
-                error.run_id = self.id
-            with contextlib.suppress(TrajectoryError):
-                await sink.flush()
-            raise
-        sink.emit(RunEnded(self.id, completion, None, time.time()))
-        try:
-            await sink.flush()
-        except TrajectoryError as error:
-            error.run_id, error.completion = self.id, completion
-            raise
-        return completion
-
-    async def _hash(self) -> None:
-        """Emit the digests of the contexts, off the run's own path."""
-        for name, source in self.task.contexts.items():
-            try:
-                found = await in_thread(source.digest)
-            except (OSError, ValueError, RLMError):
-                continue  # a file that went, a value that was changed: what the REPL has is not known any more
-            self.engine.sink.emit(ContextHashed(self.id, name, found))
+        return await record.recorded(self.engine.sink, started, self.task.contexts, replayed)
 
 
 def _equal(ones: Mapping[str, Source], others: Mapping[str, Source]) -> bool:
@@ -384,25 +397,8 @@ def _source(context: Any) -> Source:
 
 async def _flattened(query: RlmQuery) -> LlmQuery:
     """A child at the depth limit: one prompt with the context in it."""
-    context = query.context
-    question = f"{query.instruction}\n\n{query.question}" if query.instruction else query.question
-    if context is None:
-        return LlmQuery(question, query.model, query.schema)
-    if not isinstance(context, str):
-        try:
-            context = json.dumps(context, ensure_ascii=False, default=repr)
-        except (TypeError, ValueError):
-            context = repr(context)
-    return LlmQuery(f"{question}\n\n{context}", query.model, query.schema)
-
-
-def _structured(reply: Reply, expected: Shape) -> Any:
-    text = reply.text.strip()
-    if text.startswith("```"):
-        text = text.split("\n", 1)[-1].rsplit("```", 1)[0]
-    try:
-        return expected.accept(json.loads(text))
-    except (ValueError, RecursionError) as problem:
-        raise SubcallError(
-            f"the reply does not follow the schema: {problem}; it was: {reply.text[:500]}"
-        ) from None
+    parts = [query.instruction, query.question]
+    if query.context is not None:
+        context = query.context
+        parts.append(prompt.plain(await in_thread(context.value) if isinstance(context, Source) else context))
+    return LlmQuery("\n\n".join(filter(None, parts)), query.model, query.schema)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from recursor import background, models, plugins, prompts
-from recursor.engine import Engine, Place, Task
+from recursor.engine import Engine, Place, Strategy, Task
 from recursor.errors import ConfigError
 from recursor.inputs import inputs, recorded_inputs
 from recursor.limits import Limits
@@ -41,6 +41,8 @@ class RLM:
         tools: host functions that code in the REPL may call; see `tool`.
         dialect: prompt text and answer form; "default".
         instruction: added to what the root LM is told.
+        strategy: "rlm" answers in a REPL; "direct" by one plain call with the whole input in it; "auto" so where
+            the input is small (50,000 bytes) and there are no tools, and in a REPL otherwise.
         store: where runs are recorded: a path of a SQLite file, or a `Store`; None records nothing.
         cache: "workspace" takes replies that any run in the store was given to the very same request (model,
             endpoint, options, messages, schema), and pays for them once. None asks each time.
@@ -62,6 +64,7 @@ class RLM:
         tools: Iterable[Callable[..., Any] | Tool] = (),
         dialect: str = "default",
         instruction: str = "",
+        strategy: Strategy = "rlm",
         store: Any = None,
         cache: str | None = None,
         sinks: Sequence[Sink] = (),
@@ -72,6 +75,8 @@ class RLM:
             raise ConfigError(f"limits must be a recursor.Limits, not {type(limits).__name__}")
         root = _model(model, "model", base_url, api_key)
         sub = root if sub_model is None else _model(sub_model, "sub_model", base_url, api_key)
+        if strategy not in ("rlm", "direct", "auto"):
+            raise ConfigError(f"strategy must be 'rlm', 'direct' or 'auto', not {strategy!r}")
         if limits.max_cost is not None:
             _check_prices(root, sub)
         self._store = _store(store)
@@ -85,9 +90,11 @@ class RLM:
             tools=collect(tools),
             sink=Fanout([*([self._store] if self._store else []), *sinks]),
             cache=self._cache(cache),
+            strategy=strategy,
             settings={
                 "model": root.name, "sub_model": sub.name, "base_url": base_url, "dialect": dialect,
-                "sandbox": sandbox if isinstance(sandbox, str) else type(sandbox).__name__, "limits": asdict(limits),
+                "sandbox": sandbox if isinstance(sandbox, str) else type(sandbox).__name__,
+                "limits": asdict(limits), "strategy": strategy,
             },
         )  # fmt: skip
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
 from recursor.errors import ConfigError
-from recursor.sandboxes.guest import values
+from recursor.sandboxes.guest import contexts, values
 
 PIECE = 1 << 17
 BATCH = 10_000
@@ -31,7 +31,21 @@ Writable: TypeAlias = BinaryIO | io.RawIOBase
 Write: TypeAlias = Callable[[Writable], object]
 
 
-class FileSource:
+class _Readable:
+    """What the REPL would make of a source, on the host: for small ones."""
+
+    form: str
+    size: int
+
+    def open(self) -> int:
+        raise NotImplementedError
+
+    def value(self) -> Any:
+        """Read the whole value. Blocks; call it in a thread."""
+        return contexts.load(self.open(), self.form, self.size)
+
+
+class FileSource(_Readable):
     """A file of the user's, handed over as a read-only descriptor."""
 
     form = "file"
@@ -50,7 +64,7 @@ class FileSource:
             return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
 
 
-class EncodedSource:
+class EncodedSource(_Readable):
     """A value, encoded into an anonymous file that the REPL owns and frees as it reads.
 
     It is encoded once ahead, so that a value that cannot be is refused early, and again if a

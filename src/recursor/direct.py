@@ -1,0 +1,65 @@
+"""A question over a small input, answered by one plain call with the input in it: no code, no REPL."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from recursor import prompt
+from recursor.context import Source
+from recursor.errors import LimitExceeded
+from recursor.ledger import Ledger
+from recursor.protocols import Model
+from recursor.sandboxes.guest.contexts import describe
+from recursor.schema import Shape
+from recursor.types import Completion, ContextInfo, Message, Reply, StopReason
+
+
+def opening(
+    question: str, contexts: Mapping[str, Source], expected: Shape, instruction: str
+) -> tuple[list[ContextInfo], tuple[Message, ...]]:
+    """What the contexts are, and the prompt with them in it. Blocks; call it in a thread."""
+    values = {name: source.value() for name, source in contexts.items()}
+    infos = [
+        ContextInfo(name, **describe(value), source=contexts[name].origin) for name, value in values.items()
+    ]
+    data = values["context"] if values.keys() == {"context"} else values
+    text = prompt.plain(data) if values else ""
+    return infos, prompt.direct(question, text, expected.text, instruction)
+
+
+async def run(
+    messages: Sequence[Message], model: Model, ledger: Ledger, expected: Shape, run_id: str
+) -> Completion:
+    """Ask once; once more where the answer has not the wanted form, which ends the run without one otherwise."""
+    answer: Any = None
+    reason = StopReason.MAX_TURNS
+    try:
+        for _ in range(2):
+            ledger.begin_turn()
+            reply = await model.query(messages, schema=expected.json_schema)
+            try:
+                answer, reason = structured(reply, expected), StopReason.ANSWERED
+                break
+            except ValueError as problem:
+                wrong = Message("user", f"{problem}. Reply again.")
+                messages = [*messages, Message("assistant", reply.text or "(empty reply)"), wrong]
+    except LimitExceeded as exceeded:
+        reason = StopReason(exceeded.reason)
+    return Completion(
+        answer, reason, ledger.usage, ledger.cost, run_id, ledger.turns, ledger.duration, model.name
+    )
+
+
+def structured(reply: Reply, expected: Shape) -> Any:
+    """The value that a reply in JSON stands for; its text where anything will do. Raises ValueError."""
+    if expected.json_schema is None:
+        return expected.accept(reply.text)
+    text = reply.text.strip()
+    if text.startswith("```"):
+        text = text.split("\n", 1)[-1].rsplit("```", 1)[0]
+    try:
+        return expected.accept(json.loads(text))
+    except (ValueError, RecursionError) as problem:
+        raise ValueError(f"the reply does not follow the schema: {problem}") from None
