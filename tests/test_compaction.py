@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ from recursor.compaction import ASK, begin, plan
 from recursor.errors import ContextOverflow
 from recursor.testing import ListSink, ScriptedModel
 from recursor.testing.scripted import Scripted
+from recursor.trajectory import view
 from recursor.trajectory.store import Store
 from recursor.types import Compacted, Completion, Message, ModelCalled, Reply, Usage
 
@@ -176,10 +179,53 @@ def test_a_small_run_is_never_compacted() -> None:
     assert root.requests == []
 
 
-def test_a_run_with_a_compaction_is_recorded_as_a_branch(tmp_path: Any) -> None:
+def test_a_compaction_is_recorded_as_a_branch_of_the_opening(tmp_path: Path) -> None:
+    root = Root(printing(24))
     with Store(tmp_path / "runs.db") as store:
-        done = Root(printing(24)).run(3_000, store=store)
-    assert done.stop_reason is StopReason.ANSWERED
+        done = root.run(3_000, store=store)
+    with view.open(tmp_path / "runs.db") as record:
+        calls = [call for call in record.calls(done.run_id) if call.purpose == "root"]
+        prompts = [record.messages(call) for call in calls]
+        summaries = [note["summary"] for note in record.notes(done.run_id, "Compacted")]
+    assert prompts == root.prompts
+    assert summaries == ["SUMMARY 1", "SUMMARY 2"]
+
+
+@pytest.mark.parametrize("dialect", ["default", "reference"])
+def test_a_run_with_a_compaction_is_resumed_without_paying_for_it_twice(tmp_path: Path, dialect: str) -> None:
+    end = "answer['content'] = (len(history) > 40, seen)\nanswer['ready'] = True"
+    turn = "import time\nseen = [*globals().get('seen', []), time.time()]\nprint('out-{} ' + 'x' * 800)"
+    asked: list[int] = []
+
+    def attempt(fail_at: int | None) -> RLM:
+        asked.append(0)
+
+        def say(messages: Prompt) -> Scripted:
+            asked[-1] += 1
+            if asked[-1] == fail_at:
+                return ModelError("down")
+            if is_request(messages):
+                return "SUMMARY"
+            done = max(
+                (int(each) for m in messages for each in re.findall(r"print\('out-(\d+)", m.content)),
+                default=-1,
+            )
+            return block(end if done == 23 else turn.format(done + 1))
+
+        rlm = RLM(ScriptedModel(say, name="m"), dialect=dialect, store=tmp_path / "runs.db")
+        rlm._engine = replace(rlm._engine, compact_at=3_500)
+        return rlm
+
+    with pytest.raises(ModelError) as caught:
+        attempt(fail_at=22).completion("?", "data")
+    done = attempt(fail_at=None).resume(str(caught.value.run_id), "data")
+    assert (done.replayed, done.diverged_at, done.turns) == (21, None, 25)
+    assert asked[0] == 22
+    assert done.usage.calls == 21 + asked[1]
+    large, seen = done.answer
+    assert large
+    assert seen == sorted(seen)
+    assert len(seen) == 24
 
 
 # Where it goes wrong ----------------------------------------------------------------------------
@@ -206,8 +252,8 @@ def test_a_prompt_that_the_provider_refuses_is_compacted_and_sent_again() -> Non
     done = root.run(None, sinks=[sink])
     assert done.stop_reason is StopReason.ANSWERED
     compactions = [event for event in sink.events if isinstance(event, Compacted)]
-    assert compactions
-    assert all(event.tokens == 0 for event in compactions)
+    assert compactions[0].tokens == 0
+    assert sum(event.tokens == 0 for event in compactions) <= 2  # the size of the window is learned
     assert done.turns == 12
     assert any("xxx" in row["content"] and len(row["content"]) > 9_000 for row in done.answer)
 

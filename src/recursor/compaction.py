@@ -21,6 +21,8 @@ SHARE = 4
 """The summary, and what is kept as it was, get this part of the room each."""
 MAX_SUMMARY = 20_000
 """Characters."""
+REFUSED = 0.6
+"""Of the size of a prompt that was refused, what later prompts may have."""
 OUTPUTS = 3
 """Messages that stand in for a summary where none can be had."""
 
@@ -58,6 +60,8 @@ class History:
     known: int = 0
     """Tokens that fitted: of the last prompt and its reply."""
     density: float = DENSITY
+    bound: int | None = None
+    """Tokens of a prompt beyond which old turns give way; None where nothing is known."""
 
     @property
     def prompt(self) -> tuple[Message, ...]:
@@ -78,13 +82,20 @@ class History:
             tokens=known + round(added * density), known=known, density=density,
         )  # fmt: skip
 
-    def exceeds(self, bound: int | None) -> bool:
-        """Whether the next prompt would pass a bound, and a compaction would help."""
-        return bound is not None and self.tokens > bound and _room(self, bound) >= LEAST_ROOM
+    @property
+    def passed(self) -> int | None:
+        """The bound, when the next prompt would pass it and a compaction would help; else None."""
+        full = self.bound is not None and self.tokens > self.bound and _room(self, self.bound) >= LEAST_ROOM
+        return self.bound if full else None
+
+    def refused(self) -> History:
+        """The history whose prompt did not fit: the window is between what fitted before and this."""
+        learned = max(self.known, round(self.tokens * REFUSED))
+        return replace(self, bound=learned if self.bound is None else min(self.bound, learned))
 
 
-def begin(opening: Sequence[Message]) -> History:
-    return History(tuple(opening), tuple(opening))
+def begin(opening: Sequence[Message], bound: int | None = None) -> History:
+    return History(tuple(opening), tuple(opening), bound=bound)
 
 
 @dataclass(frozen=True, slots=True)

@@ -261,6 +261,8 @@ class Run:
             limits=self._limits_for(query),
         )
         contexts = {} if query.context is None else {"context": await in_thread(_source, query.context)}
+        if len(query.question) > prompt.MAX_QUESTION:
+            contexts["question"] = await in_thread(prepare, query.question)
         task = Task(query.question, contexts, shape(query.schema, trusted=False), query.instruction or "")
         child_id = self.caller.place(await in_thread(_identity, engine, task, query))
         child = self.replay.child(child_id)

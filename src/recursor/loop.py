@@ -73,7 +73,7 @@ async def run(opening: Sequence[Message], parts: Parts) -> Completion:
         opening: see `prompt.opening`.
     """
     ledger = parts.ledger
-    history = compaction.begin([*opening, *prompt.status(parts.dialect, ledger)])
+    history = compaction.begin([*opening, *prompt.status(parts.dialect, ledger)], parts.compact_at)
     turn: Turn | None = None
     failures = 0
     try:
@@ -88,8 +88,8 @@ async def run(opening: Sequence[Message], parts: Parts) -> Completion:
             recorded = parts.recorded(ledger.turns + 1)
             seen = prompt.observation(turn, parts.dialect, ledger, recorded)
             history = history.grown(seen, turn.reply.usage)
-            if history.exceeds(parts.compact_at):
-                history = await compact(history, parts, history.tokens)
+            if bound := history.passed:
+                history = await compact(history, parts, bound, history.tokens)
         ledger.begin_turn()
         history, turn = await take_turn(history, parts)
         reason = StopReason.MAX_TURNS
@@ -124,13 +124,13 @@ async def ask(history: History, parts: Parts) -> tuple[History, Reply]:
     except ContextOverflow:
         if not history.turns:
             raise
-    history = await compact(history, parts, 0)
+    history = await compact(history.refused(), parts, history.known)
     return history, await parts.model.query(history.prompt)
 
 
-async def compact(history: History, parts: Parts, tokens: int) -> History:
+async def compact(history: History, parts: Parts, bound: int, tokens: int = 0) -> History:
     """Put a summary in the place of old turns; without a model, what the REPL shows."""
-    plan = compaction.plan(history, parts.compact_at if tokens and parts.compact_at else history.known)
+    plan = compaction.plan(history, bound)
     summary = ""
     if plan.request:
         try:
@@ -165,9 +165,9 @@ async def execute(code: str, parts: Parts) -> Execution:
 
 
 async def look(code: str, parts: Parts) -> str:
-    """What the REPL shows of itself; empty when it cannot."""
+    """What the REPL shows of itself; empty when it cannot, but for what that did to it."""
     seen = await parts.bare.execute(code, parts.subcalls, max_time=LOOK, max_wall=parts.ledger.time_left())
-    return "" if seen.error is not None else prompt.clip(seen.output, prompt.MAX_NOTE).strip()
+    return "\n".join(seen.notes) if seen.error else prompt.clip(seen.output, prompt.MAX_NOTE).strip()
 
 
 def accepted(value: Any, parts: Parts) -> Any:
@@ -190,7 +190,7 @@ async def best_answer(turn: Turn | None, reason: StopReason, parts: Parts) -> An
         return turn.submission.value
     draft = await parts.repl.draft()
     if draft is None and turn is not None and reason in _TALKED and not turn.executions:
-        return turn.reply.text or None
+        return parse.spoken(turn.reply.text).strip() or None
     return draft
 
 
