@@ -7,7 +7,6 @@ provider here.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -34,8 +33,6 @@ LOOK = 5.0
 VARIABLES = """\
 print("REPL variables:", [name for name, value in globals().items() if not name.startswith("_")
     and isinstance(value, (str, int, float, bool, list, dict, tuple))])"""
-
-
 _TALKED = (StopReason.MAX_TURNS, StopReason.MAX_ERRORS)
 """Reasons that leave a last reply which may hold the answer in prose."""
 
@@ -85,9 +82,8 @@ async def run(opening: Sequence[Message], parts: Parts) -> Completion:
             failures = 0 if any(execution.error is None for execution in turn.executions) else failures + 1
             if failures == ledger.limits.max_errors:
                 raise LimitExceeded(f"nothing worked in {failures} turns in a row", StopReason.MAX_ERRORS)
-            recorded = parts.recorded(ledger.turns + 1)
-            seen = prompt.observation(turn, parts.dialect, ledger, recorded)
-            history = history.grown(seen, turn.reply.usage)
+            told = prompt.observation(turn, parts.dialect, ledger, parts.recorded(ledger.turns + 1))
+            history = history.grown(told, turn.reply.usage)
             if bound := history.passed:
                 history = await compact(history, parts, bound, history.tokens)
         ledger.begin_turn()
@@ -177,11 +173,7 @@ def accepted(value: Any, parts: Parts) -> Any:
     except ValueError:
         if not (parts.dialect.textual and isinstance(value, str)):
             raise
-        try:
-            said = json.loads(value)
-        except (ValueError, RecursionError):
-            said = value
-        return parts.accept(said)
+        return parts.accept(parse.value(value))
 
 
 async def best_answer(turn: Turn | None, reason: StopReason, parts: Parts) -> Any:

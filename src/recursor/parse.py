@@ -11,11 +11,13 @@ within a line, in a quotation, a list or inline code.
 from __future__ import annotations
 
 import io
+import json
 import re
 import textwrap
 import tokenize
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 _OPENING = re.compile(r"^(?P<indent>[ \t]*)(?:[-*+>] +)?(?P<fence>`{3,}(?=[^`]*$)|~{3,})[ \t]*(?P<info>.*)$")
 MAX_CLOSINGS = 50
@@ -148,6 +150,14 @@ def _submission(final: Ending) -> str:
     return f"if {text!r} in globals():\n    raise NameError({advice!r})\nFINAL({text!r})"
 
 
+def value(text: str) -> Any:
+    """What a textual answer spells out: JSON where it is some, else the text itself."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
 def is_whole(code: str) -> bool:
     """Whether the code could run as it stands, as far as brackets and quotes tell."""
     try:
@@ -202,8 +212,8 @@ def _parenthesised(text: str, start: int) -> tuple[str | None, bool]:
     """
     literal = _LITERAL.match(text, start)
     if literal is not None:
-        value = next(literal[group] for group in "abcd" if literal[group] is not None)
-        return value if literal["raw"] else re.sub(r"\\(.)", _unescaped, value, flags=re.DOTALL), True
+        said = next(literal[group] for group in "abcd" if literal[group] is not None)
+        return said if literal["raw"] else re.sub(r"\\(.)", _unescaped, said, flags=re.DOTALL), True
     end = _balanced(text, start, len(text))
     if end is None:
         return None, False
