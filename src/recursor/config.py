@@ -16,7 +16,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -41,6 +41,10 @@ class Settings:
     """Endpoint of the models; None is the one that the provider's name stands for."""
     sandbox: str = "process"
     dialect: str = "default"
+    strategy: Literal["rlm", "direct", "auto"] = "rlm"
+    """"direct" answers by one plain call, "auto" does so where the input is small."""
+    cache: Literal["workspace"] | None = None
+    """"workspace" takes replies that any run in the store was given to the same request."""
     record: bool = True
     """Whether runs are recorded in the store."""
     store: str | None = None
@@ -198,10 +202,20 @@ def _checked(key: str, value: Any, origin: str) -> Any:
         if table:
             Limits(**{name: converted})
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{origin}: {key}: {_plainly(str(error))}, not {value!r}") from error
+        choices = _choices(expected)
+        wanted = f"expected {' or '.join(map(repr, choices))}" if choices else _plainly(str(error))
+        raise ConfigError(f"{origin}: {key}: {wanted}, not {value!r}") from error
     except ConfigError as error:
         raise ConfigError(f"{origin}: {error}") from error
     return converted
+
+
+def _choices(expected: Any) -> tuple[Any, ...]:
+    """The values that a Literal takes, alone or beside None; empty for another type."""
+    for kind in (expected, *get_args(expected)):
+        if get_origin(kind) is Literal:
+            return get_args(kind)
+    return ()
 
 
 def _plainly(message: str) -> str:

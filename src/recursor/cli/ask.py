@@ -109,6 +109,8 @@ def make_rlm(loaded: config.Config, output: options.Output) -> RLM:
         base_url=settings.base_url,
         sandbox=settings.sandbox,
         dialect=settings.dialect,
+        strategy=settings.strategy,
+        cache=settings.cache,
         limits=settings.limits,
         store=options.store_path(loaded) if settings.record else None,
         sinks=_sinks(output.jsonl),

@@ -34,6 +34,8 @@ SETTINGS = (
     click.option(
         "--dialect", metavar="NAME", help="Prompt and answer form: default, reference, paper, async."
     ),
+    click.option("--strategy", metavar="NAME", help="rlm (default); direct, one plain call; auto, by size."),
+    click.option("--cache", metavar="workspace", help="Take replies that recorded runs paid for."),
     click.option("--sandbox", metavar="NAME", help="process (default), or a plugin's name."),
     STORE,
     click.option("--no-store", is_flag=True, help="Do not record the run."),
