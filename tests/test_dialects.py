@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from recursor import RLM, Limits, StopReason, prompt, prompts
+from recursor.protocols import Repl
+from recursor.sandboxes.inprocess import InProcessSandbox
 from recursor.testing import ListSink, ScriptedModel
 from recursor.types import BlockExecuted, Message, Reply, Usage
 
@@ -107,6 +109,19 @@ def test_prompts_only_grow_and_keep_their_opening_in_every_dialect(dialect: str)
     for earlier, later in zip(root.requests, root.requests[1:], strict=False):
         assert later[: len(earlier)] == earlier
     assert sum(len(message.content) for message in root.requests[0]) < 6_000
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_only_the_dialect_that_says_so_opens_its_repl_for_await(dialect: str) -> None:
+    opened: list[bool] = []
+
+    class Watched(InProcessSandbox):
+        async def open(self, *, asynchronous: bool = False, **options: Any) -> Repl:
+            opened.append(asynchronous)
+            return await super().open(asynchronous=asynchronous, **options)
+
+    run(dialect, end(dialect), sandbox=Watched())
+    assert opened == [dialect == "async"]
 
 
 @pytest.mark.parametrize("dialect", ["reference", "paper"])

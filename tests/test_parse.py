@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recursor.parse import Block, blocks, is_whole, read
+from recursor.parse import Block, blocks, ending, is_whole, read, spoken
 
 
 def codes(text: str) -> list[str]:
@@ -94,3 +96,61 @@ def test_any_text_parses_and_every_line_of_code_is_in_it(text: str) -> None:
 def test_a_fenced_line_is_found_whatever_stands_around_it(line: str, around: str) -> None:
     code = f"x = 1{' #' + line if line else ''}"
     assert code in codes(f"{around[:2]}\n```repl\n{code}\n```\n{line}") or around[:2].strip(" ") == "~~~"
+
+
+_TAGS = st.sampled_from(
+    [
+        "FINAL(",
+        "FINAL_VAR(",
+        ")",
+        "x",
+        '"',
+        "'",
+        "\\",
+        "```repl\n",
+        "```\n",
+        "\n",
+        "<think>",
+        "</think>",
+        " ",
+        "(",
+        '"""',
+    ]
+)
+
+
+@given(st.lists(_TAGS | st.text(max_size=5), max_size=30).map("".join), st.booleans(), st.booleans())
+def test_any_reply_is_read_and_what_it_submits_is_code(reply: str, textual: bool, cut: bool) -> None:
+    codes, notes = read(reply, ("repl",), "...", textual=textual, cut=cut)
+    assert all(note.strip() for note in notes)
+    fenced = [block.code for block in blocks(spoken(reply))]
+    for code in codes:
+        if code not in fenced:
+            assert textual
+            compile(code, "<answer>", "exec")
+
+
+@given(st.text())
+def test_a_text_that_is_written_as_a_literal_is_read_as_it_was(text: str) -> None:
+    literal = '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
+    final = ending(f"FINAL({literal})", [])
+    assert final is not None
+    assert (final.text, final.quoted) == (text, True)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "\n".join(["FINAL(" + "(" * 300] * 2_000),
+        "\n".join(['FINAL("""'] * 100_000),
+        "FINAL(x" + ")" * 500_000,
+        "FINAL(x" + ")(" * 250_000,
+        'FINAL("' + "\\" * 500_001,
+        "<think>" * 100_000,
+    ],
+    ids=["open", "quotes", "closed", "faces", "escapes", "thoughts"],
+)
+def test_a_reply_made_to_keep_the_host_busy_does_not(reply: str) -> None:
+    began = time.process_time()
+    read(reply, ("repl",), "...", textual=True)
+    assert time.process_time() - began < 2
