@@ -1,9 +1,9 @@
 """Write src/recursor/models/prices.json from the installed genai-prices package.
 
-The file holds, per provider, rows of [patterns, tiers]. A pattern is one character and a text:
+The file holds, per provider, rows of [patterns, tiers, window]. A pattern is one character and a text:
 "=" equal, "^" prefix, "$" suffix, "~" contained, "/" regular expression. A tier is [from how many
 input tokens, input, output, cached input, cache write], in US dollars per million tokens, null
-where unsaid.
+where unsaid. The window, tokens of input and output together, is left out where it is not known.
 Of prices that change with the hour the dearest is kept, so that a budget holds.
 Batch and flex prices are left out.
 
@@ -64,7 +64,7 @@ def row_of(provider: str, model: types.ModelInfo) -> list[Any] | None:
     patterns = patterns_of(model.match)
     if not patterns or tiers[0][1] is None or tiers[0][2] is None:
         return None
-    return [patterns, tiers]
+    return [patterns, tiers, *([model.context_window] if model.context_window else [])]
 
 
 def current(model: types.ModelInfo) -> types.ModelPrice:

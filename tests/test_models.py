@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
+import json
 import pickle
 import socket
 import subprocess
 import sys
 import time
 import traceback
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import pytest
@@ -24,7 +25,7 @@ from recursor.models.failures import Request, refused
 from recursor.models.schemas import constrainable
 from recursor.models.sse import EventParser, ServerEvent
 from recursor.testing import ModelServer, ScriptedModel, check_model
-from recursor.types import Message, Reply, Usage
+from recursor.types import Message, Reply, Schema, Usage
 
 ASK = [Message("system", "Be brief."), Message("user", "Hello?")]
 SPECS = ("openai/m", "anthropic/m")
@@ -35,6 +36,8 @@ CLOSED = {
     "required": ["n"],
     "additionalProperties": False,
 }
+
+PATIENT = models.Retries()
 
 both_wires = pytest.mark.parametrize("spec", SPECS)
 streamed_or_not = pytest.mark.parametrize("on_text", [None, lambda text: None], ids=["whole", "streamed"])
@@ -52,7 +55,7 @@ def patient(spec: str, server: ModelServer, waits: list[float], **settings: Any)
     async def sleep(seconds: float) -> None:
         waits.append(seconds)
 
-    inner = models.resolve(spec, base_url=server.url, api_key=KEY).model
+    inner = models.resolve(spec, base_url=server.url, api_key=KEY)
     return models.Retrying(inner, sleep=sleep, uniform=lambda low, high: high, **settings)
 
 
@@ -280,9 +283,8 @@ async def test_any_bytes_are_a_reply_or_a_model_error(
         for kind in ("application/json", "text/event-stream"):
             data = b"data: " + body + b"\n\n" if kind == "text/event-stream" else body
             server.send_next(data, kind)
-            inner = models.resolve(spec, base_url=server.url).model
             with pytest.raises(ModelError):
-                await inner.query(ASK, on_text=on_text)
+                await models.resolve(spec, base_url=server.url).query(ASK, on_text=on_text)
 
 
 async def test_retries_honour_what_the_provider_asks_and_tell_of_each_attempt() -> None:
@@ -319,6 +321,103 @@ async def test_retries_end_after_the_last_attempt_or_when_asked_to_wait_too_long
         assert len(server.requests) == 7
 
 
+class Down:
+    """A model that never answers, and a sleep and a jitter for whoever asks it again."""
+
+    name = "down"
+
+    def __init__(self, *errors: ModelError) -> None:
+        self.errors = list(errors)
+        self.calls = 0
+        self.waits: list[float] = []
+
+    async def query(
+        self,
+        messages: Sequence[Message],
+        *,
+        schema: Schema | None = None,
+        on_text: Callable[[str], None] | None = None,
+    ) -> Reply:
+        self.calls += 1
+        if self.calls <= len(self.errors):
+            raise self.errors[self.calls - 1]
+        return Reply("up")
+
+    def retried(self, retries: models.Retries = PATIENT, **settings: Any) -> models.Retrying:
+        async def sleep(seconds: float) -> None:
+            self.waits.append(seconds)
+
+        return models.Retrying(self, retries, sleep=sleep, uniform=lambda low, high: high, **settings)
+
+
+def flaky(times: int) -> Down:
+    return Down(*[ModelError("overloaded", 529, retryable=True)] * times)
+
+
+async def test_a_policy_says_how_often_and_how_long_to_wait() -> None:
+    model = flaky(3)
+    assert (await model.retried(models.Retries(attempts=4, base=1.0, longest=1.5)).query(ASK)).text == "up"
+    assert model.waits == [1.0, 1.5, 1.5]
+    with pytest.raises(ModelError, match="overloaded"):
+        await (once := flaky(1)).retried(models.Retries(attempts=1)).query(ASK)
+    assert once.calls == 1
+
+
+async def test_an_error_is_raised_now_when_the_next_attempt_would_come_too_late() -> None:
+    left = iter([0.6, 0.6])
+    model = flaky(3)
+    with pytest.raises(
+        ModelError, match=r"overloaded; not asked again: the next attempt, in 1 s, would"
+    ) as caught:
+        await model.retried(time_left=lambda: next(left)).query(ASK)
+    assert (model.waits, caught.value.status, caught.value.retryable) == ([0.5], 529, True)
+    assert str(caught.value.__cause__) == "overloaded"
+
+
+async def test_all_models_of_a_run_share_its_budget_and_answers_give_some_of_it_back() -> None:
+    budget = models.RetryBudget(2)
+    assert (await flaky(1).retried(budget=budget).query(ASK)).text == "up"
+    assert (await flaky(1).retried(budget=budget).query(ASK)).text == "up"
+    with pytest.raises(
+        ModelError, match=r"overloaded; not asked again: the 2 retries of the run are used up"
+    ):
+        await (model := flaky(1)).retried(budget=budget).query(ASK)
+    assert model.waits == []
+    for _ in range(8):
+        await flaky(0).retried(budget=budget).query(ASK)
+    assert (await flaky(1).retried(budget=budget).query(ASK)).text == "up"
+    assert all(models.RetryBudget(None).take() for _ in range(10_000))
+
+
+async def test_what_was_not_made_again_costs_no_budget_and_is_not_told() -> None:
+    told: list[int] = []
+    budget = models.RetryBudget(1)
+    for error in (ModelError("no such model", 404), ModelError("wait", 429, 999.0, retryable=True)):
+        with pytest.raises(ModelError):
+            await Down(error).retried(budget=budget, on_retry=lambda *each: told.append(1)).query(ASK)
+    with pytest.raises(ModelError, match="too late"):
+        await flaky(1).retried(budget=budget, time_left=lambda: 0.0).query(ASK)
+    assert budget.take()
+    assert not budget.take()
+    assert told == []
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"attempts": 0},
+        {"attempts": 1.5},
+        {"base": -1},
+        {"longest": float("nan")},
+        {"budget": -1},
+        {"budget": True},
+    ],
+)
+def test_a_policy_that_makes_no_sense_is_refused(values: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=f"Retries.{next(iter(values))} must be"):
+        models.Retries(**values)
+
+
 async def test_silence_is_not_asked_again_since_the_reply_may_be_paid_for() -> None:
     with ModelServer(lambda messages: "") as server:
         server.break_next(1, "hang")
@@ -332,13 +431,13 @@ async def test_a_refused_connection_is_tried_again() -> None:
     waits: list[float] = []
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        inner = models.resolve("vllm/m", base_url=f"http://127.0.0.1:{free.getsockname()[1]}/v1").model
+        inner = models.resolve("vllm/m", base_url=f"http://127.0.0.1:{free.getsockname()[1]}/v1")
 
         async def sleep(seconds: float) -> None:
             waits.append(seconds)
 
         with pytest.raises(ModelError, match=r"no connection to http://127\.0"):
-            await models.Retrying(inner, attempts=3, sleep=sleep).query(ASK)
+            await models.Retrying(inner, models.Retries(attempts=3), sleep=sleep).query(ASK)
     assert len(waits) == 2
 
 
@@ -400,6 +499,38 @@ async def test_a_key_that_the_server_sends_back_is_in_no_reply(
     assert KEY not in repr(reply)
 
 
+@both_wires
+@streamed_or_not
+async def test_a_key_that_comes_back_as_json_spells_it_is_in_no_reply(
+    spec: str, on_text: Callable[[str], None] | None
+) -> None:
+    key = 'sk/test+0123"456\\89&abcdef'
+    spellings = [
+        json.dumps(key)[1:-1],
+        json.dumps(key)[1:-1].replace("/", "\\/").replace("&", "\\u0026"),
+        "".join(f"\\u00{ord(each):02X}" for each in key),
+        json.dumps(json.dumps(key))[1:-1],
+    ]
+    for spelling in spellings:
+        body = {
+            "openai/m": '{"choices": [{"message": {"content": "TEXT"}, "finish_reason": "stop"}]}',
+            "anthropic/m": '{"content": [{"type": "text", "text": "TEXT"}], "stop_reason": "end_turn"}',
+        }[spec].replace("TEXT", f"key: {spelling}.")
+        with ModelServer([]) as server:
+            server.send_next(body.encode())
+            reply = await models.resolve(spec, base_url=server.url, api_key=key).query(ASK, on_text=on_text)
+        assert reply.text.replace('"', "") == "key: [key]."
+
+
+async def test_a_reply_of_backslashes_is_read_in_no_time() -> None:
+    text = "\\" * 2_000_000
+    with ModelServer([text + "\0"]) as server:
+        began = time.monotonic()
+        reply = await models.resolve("openai/m", base_url=server.url, api_key="sk/" + KEY).query(ASK)
+    assert reply.text == text + "\0"
+    assert time.monotonic() - began < 5
+
+
 # Names and keys --------------------------------------------------------------------------------
 
 
@@ -415,6 +546,9 @@ async def test_a_key_that_the_server_sends_back_is_in_no_reply(
         ("azure/gpt-5", {"base_url": "https://r.openai.azure.com/openai/v1"}, "AZURE_OPENAI_API_KEY"),
         ("openai/gpt-5", {"base_url": "localhost:8000"}, "http://"),
         ("openai/gpt-5", {"api_key": "two\nlines"}, "line break"),
+        ("openai/gpt-5", {"api_key": KEY, "window": 0}, "window"),
+        ("openai/gpt-5", {"api_key": KEY, "options": {"messages": []}}, "'messages' is no option"),
+        ("openai/gpt-5", {"api_key": KEY, "options": {"stop": object()}}, "no JSON value"),
     ],
 )
 def test_a_wrong_setting_is_found_before_any_call(spec: str, settings: dict[str, Any], text: str) -> None:
@@ -472,6 +606,40 @@ def test_an_unknown_price_is_none_and_a_local_model_is_free() -> None:
     assert not models.resolve("openai/gpt-4o", base_url="http://127.0.0.1:1/v1").priced
     assert models.resolve("ollama/anything").priced
     assert models.resolve("openrouter/anything/new", api_key=KEY).priced
+
+
+def test_a_model_says_what_fits_into_it() -> None:
+    assert models.resolve("openai/gpt-4o", api_key=KEY).window == 128_000
+    assert models.resolve("anthropic/claude-haiku-4-5", api_key=KEY).window == 200_000
+    assert models.resolve("anthropic/claude-haiku-4-5", api_key=KEY, window=50_000).window == 50_000
+    assert models.resolve("openai/gpt-of-tomorrow", api_key=KEY).window is None
+    assert models.resolve("openai/gpt-4o", base_url="http://127.0.0.1:1/v1").window is None
+    assert models.resolve("ollama/anything", window=8_192).window == 8_192
+
+
+def test_a_model_around_a_model_says_of_it_what_it_says() -> None:
+    inner = models.resolve("openai/gpt-4o", api_key=KEY).model
+    for model in (models.Gated(inner), models.Retrying(models.Gated(inner))):
+        assert (model.name, model.priced, model.window) == ("openai/gpt-4o", True, 128_000)
+        assert model.identity == getattr(inner, "identity")  # noqa: B009 - not in the protocol
+        assert model.price(Usage(1_000_000, 0)) == pytest.approx(2.5)
+    silent = models.Retrying(flaky(0))
+    assert (silent.window, silent.identity, silent.price(Usage(1, 1))) == (None, "down", None)
+
+
+def test_an_identity_is_what_a_reply_depends_on_and_holds_no_key() -> None:
+    def identity(spec: str = "openai/m", base_url: str = "http://127.0.0.1:1/v1", **options: Any) -> str:
+        return models.resolve(spec, base_url=base_url, api_key=KEY, options=options).identity
+
+    same = identity(temperature=0, top_p=1)
+    assert same == identity(top_p=1, temperature=0)
+    assert len({same, identity(), identity("openai/n"), identity(base_url="http://127.0.0.1:2/v1")}) == 4
+    assert json.loads(same) == {
+        "model": "openai/m",
+        "options": {"temperature": 0, "top_p": 1},
+        "url": "http://127.0.0.1:1/v1/chat/completions",
+    }
+    assert KEY not in same
 
 
 async def test_a_listed_model_costs_what_the_list_says() -> None:

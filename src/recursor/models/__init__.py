@@ -1,22 +1,33 @@
 """Models: a spec such as "openai/gpt-5" becomes something that answers prompts.
 
-Importing this imports no HTTP client; the first query does. Reads no environment and no file:
+Importing this imports no HTTP client; the first model does. Reads no environment and no file:
 `recursor.config` does, and passes the key.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+import os
+from collections.abc import Hashable, Mapping
 from typing import Any
 
+from recursor.errors import ConfigError
 from recursor.models.anthropic_messages import VERSION, AnthropicMessages
+from recursor.models.around import Around
+from recursor.models.gate import IN_FLIGHT, Gated, Rates
 from recursor.models.http import READ_TIMEOUT, Endpoint, Key, close, require_key
 from recursor.models.openai_chat import OpenAIChat
 from recursor.models.presets import PRESETS, Preset, preset_for, split
 from recursor.models.prices import known, price
-from recursor.models.retry import OnRetry, Retrying
+from recursor.models.retry import OnRetry, Retries, RetryBudget, Retrying
+from recursor.models.wire import Wire
 
-__all__ = ["PRESETS", "OnRetry", "Preset", "Retrying", "close", "known", "preset_for", "price", "resolve"]
+__all__ = [
+    "IN_FLIGHT", "PRESETS", "Around", "Gated", "OnRetry", "Preset", "Rates", "Retries", "RetryBudget",
+    "Retrying", "close", "known", "preset_for", "price", "resolve",
+]  # fmt: skip
+
+_SALT = os.urandom(16)
 
 
 def resolve(
@@ -25,32 +36,41 @@ def resolve(
     base_url: str | None = None,
     api_key: Key = None,
     options: Mapping[str, Any] | None = None,
+    rates: Rates = Rates(),  # noqa: B008 - frozen
+    window: int | None = None,
     read_timeout: float = READ_TIMEOUT,
-    on_retry: OnRetry | None = None,
-) -> Retrying:
-    """Return the model that a spec names; it retries.
+) -> Gated:
+    """Return the model that a spec names, behind its endpoint's gate. It does not retry.
 
     Args:
         spec: "provider/model". With a base URL, also a plain model name, which speaks chat completions.
         base_url: where the server is, the "/v1" included.
         api_key: the key, or a function that returns it and is asked before each request.
         options: further fields of each request body, as "temperature".
+        rates: bounds of this model's own. Without any, it shares the gate of all models with
+            its address and key.
+        window: tokens of input and output that it takes; None takes the list's.
         read_timeout: seconds that the server may be silent.
 
     Raises:
-        ConfigError: the provider is unknown, no model is named, or a key or an address is missing.
+        ConfigError: the provider is unknown, no model is named, a key or an address is missing, or
+            a value is none that makes sense.
     """
+    if window is not None and (not isinstance(window, int) or isinstance(window, bool) or window < 1):
+        raise ConfigError(f"window must be a whole number of tokens, not {window!r}")
     preset, model = split(spec, base_url)
     address = preset.base_url
     assert address is not None, "split has seen to it"
-    inner: OpenAIChat | AnthropicMessages
+    inner: Wire
     if preset.wire == "anthropic":
         root = address.rstrip("/")
         path = "/messages" if root.endswith(("/v1", "/messages")) else "/v1/messages"
         endpoint = Endpoint(
             root, path, key=api_key, key_header="x-api-key", headers=VERSION, read_timeout=read_timeout
         )
-        inner = AnthropicMessages(spec, model, endpoint, price_list=preset.price_list, options=options)
+        inner = AnthropicMessages(
+            spec, model, endpoint, price_list=preset.price_list, options=options, window=window
+        )
     else:
         endpoint = Endpoint(address, "/chat/completions", key=api_key, read_timeout=read_timeout)
         inner = OpenAIChat(
@@ -59,9 +79,16 @@ def resolve(
             endpoint,
             price_list=preset.price_list,
             options=options,
+            window=window,
             length_field=preset.length_field,
             schemas=preset.schemas,
         )
     if preset.needs_key:
         require_key(endpoint, spec, preset.keys)
-    return Retrying(inner, on_retry=on_retry)
+    account: tuple[Hashable, ...] = (endpoint.url, _account(api_key))
+    return Gated(inner, rates, endpoint=account if rates == Rates() else (*account, inner.identity))
+
+
+def _account(key: Key) -> Hashable:
+    """Return what tells one key from another and does not reveal it. A function stands for itself."""
+    return hashlib.blake2b(key.encode(), key=_SALT).digest() if isinstance(key, str) else key

@@ -6,19 +6,19 @@ each prompt of an append-only conversation reads what the one before it wrote.
 
 from __future__ import annotations
 
-import contextlib
 import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import msgspec
 
-from recursor.errors import ModelError
-from recursor.models import prices, schemas
+from recursor.models import schemas
 from recursor.models.documents import decode, unreadable
 from recursor.models.failures import Request, reported
-from recursor.models.http import Endpoint
-from recursor.types import Message, Reply, Schema, Usage
+from recursor.models.http import WHOLE
+from recursor.models.sse import ServerEvent
+from recursor.models.wire import Reading, Wire
+from recursor.types import Message, Schema, Usage
 
 VERSION = {"anthropic-version": "2023-06-01"}
 
@@ -29,15 +29,6 @@ _SMALLER = (("claude-3-5", 8_192), ("claude-3-7", _MAX_TOKENS), ("claude-3", 4_0
 _STRUCTURED = re.compile(r"claude-(opus|sonnet|haiku)-4-[5-9]\b")
 """Models that are known to take output_config.format; others are asked in the prompt."""
 _CACHED: Any = {"type": "ephemeral"}
-_FINISH = {
-    "end_turn": "stop",
-    "stop_sequence": "stop",
-    "max_tokens": "length",
-    "model_context_window_exceeded": "length",
-    "tool_use": "tool_calls",
-    "refusal": "content_filter",
-}
-_RAW_EVENTS = 3
 
 
 class _Block(msgspec.Struct):
@@ -74,63 +65,8 @@ class _Usage(msgspec.Struct):
     cache_creation_input_tokens: int | None = None
 
 
-class AnthropicMessages:
+class AnthropicMessages(Wire):
     """A model behind an address that speaks Messages."""
-
-    def __init__(
-        self,
-        name: str,
-        model: str,
-        endpoint: Endpoint,
-        *,
-        price_list: str | None = None,
-        options: Mapping[str, Any] | None = None,
-    ) -> None:
-        """Describe the model.
-
-        Args:
-            name: as the user wrote it.
-            model: as the server calls it.
-            price_list: see `Preset.price_list`.
-            options: further fields of the request body, as "max_tokens" or "thinking".
-                Those under "extra_body" are put beside the others.
-        """
-        self._name = name
-        self._model = model
-        self._endpoint = endpoint
-        self._price_list = price_list
-        fields = dict(options or {})
-        fields |= fields.pop("extra_body", {})
-        self._options = fields
-
-    def __repr__(self) -> str:
-        return f"AnthropicMessages({self._name!r}, {self._endpoint.url!r})"
-
-    @property
-    def name(self) -> str:
-        return self._name
-
-    @property
-    def priced(self) -> bool:
-        """Whether the cost of a call will be known."""
-        return prices.known(self._price_list, self._model)
-
-    async def query(
-        self,
-        messages: Sequence[Message],
-        *,
-        schema: Schema | None = None,
-        on_text: Callable[[str], None] | None = None,
-    ) -> Reply:
-        """Answer one prompt; see `recursor.protocols.Model`."""
-        request = Request(self._name, self._endpoint.url, sum(len(each.content) for each in messages))
-        body = self._body(messages, schema)
-        reading = _Reading(request)
-        if on_text is None:
-            reading.take_whole(await self._endpoint.post(body, request))
-        else:
-            await self._stream({**body, "stream": True}, reading, on_text)
-        return self._reply(reading)
 
     def _body(self, messages: Sequence[Message], schema: Schema | None) -> dict[str, Any]:
         limit = next((tokens for prefix, tokens in _SMALLER if self._model.startswith(prefix)), _MAX_TOKENS)
@@ -148,74 +84,25 @@ class AnthropicMessages:
         body["messages"] = turns
         return body
 
-    async def _stream(
-        self, body: Mapping[str, Any], reading: _Reading, on_text: Callable[[str], None]
-    ) -> None:
-        try:
-            async with contextlib.aclosing(self._endpoint.stream(body, reading.request)) as events:
-                async for event in events:
-                    data = event.data.encode()
-                    piece = reading.take_whole(data) if event.event == "whole" else reading.take_event(data)
-                    if piece:
-                        on_text(piece)
-        except ModelError:
-            # Cut after its last word: the reply is whole, and paid for.
-            if not reading.ended:
-                raise
-        if not reading.ended:
-            raise ModelError(
-                f"{reading.request.model} at {reading.request.url}: the reply broke off after "
-                f"{len(reading.text):,} characters",
-                retryable=True,
-            )
-
-    def _reply(self, reading: _Reading) -> Reply:
-        usage = _usage(reading.usage)
-        model = reading.model or self._model
-        cost = None
-        if usage is not None:
-            cost = prices.price(self._price_list, model, usage)
-            if cost is None:
-                cost = prices.price(self._price_list, self._model, usage)
-        finish = reading.finish
-        return Reply(
-            reading.text,
-            usage or Usage(calls=1),
-            cost,
-            model,
-            _FINISH.get(finish, finish) if finish is not None else None,
-            reading.reasoning or None,
-            reading.raw,
-        )
+    def _reading(self, request: Request) -> Reading:
+        return _Reading(request)
 
 
-class _Reading:
-    """A reply while it comes in: one document, or the events of a stream."""
+class _Reading(Reading):
+    FINISH: ClassVar = {
+        "end_turn": "stop",
+        "stop_sequence": "stop",
+        "max_tokens": "length",
+        "model_context_window_exceeded": "length",
+        "tool_use": "tool_calls",
+        "refusal": "content_filter",
+    }
 
     def __init__(self, request: Request) -> None:
-        self.request = request
-        self.finish: str | None = None
-        self.ended = False
-        self.model = ""
-        self.usage: dict[str, Any] = {}
-        self.raw: dict[str, Any] = {}
-        self._text: list[str] = []
-        self._reasoning: list[str] = []
-
-    @property
-    def text(self) -> str:
-        return "".join(self._text)
-
-    @property
-    def reasoning(self) -> str:
-        return "".join(self._reasoning)
+        super().__init__(request)
+        self._usage: dict[str, Any] = {}
 
     def take_whole(self, data: bytes) -> str:
-        """Read a reply that was not streamed, and return its text.
-
-        Raises:
-            ModelError: it holds an error, or is no message.
-        """
         self.raw, read = decode(data, _Answer, self.request)
         if read.error:
             raise reported(read.error, self.request)
@@ -227,14 +114,12 @@ class _Reading:
         self.finish, self.ended = read.stop_reason, True
         return self.text
 
-    def take_event(self, data: bytes) -> str:
-        """Read one event of a stream, and return the text in it.
-
-        Raises:
-            ModelError: it is an error, or no event of this wire.
-        """
+    def take_event(self, event: ServerEvent) -> str:
+        data = event.data.encode()
+        if event.event == WHOLE:
+            return self.take_whole(data)
         document, read = decode(data, _Event, self.request)
-        self.raw = {"events": [*self.raw.get("events", [])[1 - _RAW_EVENTS :], document]}
+        self._keep(document)
         if read.error:
             raise reported(read.error, self.request)
         if read.message is not None:
@@ -247,6 +132,9 @@ class _Reading:
         self.ended = self.ended or read.type == "message_stop"
         return piece
 
+    def counted(self) -> tuple[Usage | None, float | None]:
+        return _usage(self._usage), None
+
     def _update(self, read: _Answer) -> None:
         self.model = read.model or self.model
         if isinstance(read.usage, dict):
@@ -254,7 +142,7 @@ class _Reading:
 
     def _count(self, usage: dict[str, Any]) -> None:
         """Take counts: cumulative ones, of which a later event may name only some."""
-        self.usage |= {name: value for name, value in usage.items() if value is not None}
+        self._usage |= {name: value for name, value in usage.items() if value is not None}
 
     def _add(self, block: _Block) -> str:
         text = block.text or ""

@@ -5,7 +5,7 @@ taken out of its reply before anyone reads it; every failure is a `ModelError`, 
 when the connection failed or an error was received. A timeout while waiting is not: the reply may
 be on its way and paid for.
 
-Does not retry (`recursor.models.retry`) and does not bound concurrency: the engine does.
+Does not retry (`recursor.models.retry`) and does not bound concurrency (`recursor.models.gate`).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import functools
 import importlib
 import io
 import os
+import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -39,6 +40,10 @@ READ_TIMEOUT = 600.0
 _LARGE = 2**20
 _ECHO = 16
 """A key of this length is no word of a reply by chance; "ollama" could be."""
+WHOLE = "whole"
+"""Name of the one event of a reply that was not streamed."""
+_PLAIN = re.compile(r"[\w.-]*", re.ASCII)
+"""A key that JSON writes as it is."""
 
 _sessions: dict[asyncio.AbstractEventLoop, AsyncGenerator[aiohttp.ClientSession, None]] = {}
 _open: dict[asyncio.AbstractEventLoop, aiohttp.ClientSession] = {}
@@ -155,23 +160,23 @@ class Endpoint:
             ModelError: the connection failed, or the status is not 200.
         """
         async with self._exchange(body, request) as (response, key):
-            return _without(key, await response.read())
+            return _without(_echo(key), await response.read())
 
     async def stream(self, body: Mapping[str, Any], request: Request) -> AsyncGenerator[ServerEvent, None]:
         """Send a body and yield the reply's events.
 
-        A server that does not stream sends one JSON document: it comes as one event named "whole".
+        A server that does not stream sends one JSON document: it comes as one event named `WHOLE`.
 
         Raises:
             ModelError: the connection failed, was cut, or the status is not 200.
         """
         async with self._exchange(body, request) as (response, key):
+            secret = _echo(key)
             if response.content_type != "text/event-stream":
-                whole = _without(key, await response.read())
-                yield ServerEvent("whole", whole.decode("utf-8", "replace"))
+                whole = _without(secret, await response.read())
+                yield ServerEvent(WHOLE, whole.decode("utf-8", "replace"))
                 return
             parser = EventParser()
-            secret = key if key and len(key) >= _ECHO else None
             async for chunk in response.content.iter_any():
                 for event in parser.feed(chunk):
                     yield _cleaned(event, secret)
@@ -201,8 +206,8 @@ class Endpoint:
             ) as response:
                 if response.status != 200:
                     said = await response.read()
-                    if key:
-                        said = said.replace(key.encode(), b"[key]")
+                    if key:  # a short one too: an error is no place for it
+                        said = _without(key, said)
                     raise refused(response.status, response.headers, said, request, time.time())
                 yield response, key
                 return
@@ -272,9 +277,30 @@ def _encodable(value: Any) -> Any:
     return value
 
 
+def _echo(key: str | None) -> str | None:
+    return key if key and len(key) >= _ECHO else None
+
+
 def _without(key: str | None, data: bytes) -> bytes:
-    return data.replace(key.encode(), b"[key]") if key and len(key) >= _ECHO else data
+    if key is None:
+        return data
+    data = data.replace(key.encode(), b"[key]")
+    # As JSON may spell it. The search is slow, and nearly always there is nothing to find.
+    if b"\\u00" in data or (b"\\" in data and not _PLAIN.fullmatch(key)):
+        data = _escaped(key).sub(b"[key]", data)
+    return data
 
 
-def _cleaned(event: ServerEvent, secret: str | None) -> ServerEvent:
-    return ServerEvent(event.event, event.data.replace(secret, "[key]")) if secret else event
+@functools.lru_cache(maxsize=16)
+def _escaped(key: str) -> re.Pattern[bytes]:
+    """Return what finds a key that was escaped, in any of the ways that JSON has, or twice."""
+    # Few backslashes each, not any number: a reply of nothing else must not take for ever.
+    return re.compile(
+        b"".join(
+            rb"(?:\\{0,3}%b|\\{1,2}u00(?i:%02x))" % (re.escape(each.encode()), ord(each)) for each in key
+        )
+    )
+
+
+def _cleaned(event: ServerEvent, key: str | None) -> ServerEvent:
+    return ServerEvent(event.event, _without(key, event.data.encode()).decode()) if key else event

@@ -1,33 +1,22 @@
 """The chat-completions wire of OpenAI, which most servers speak, with what they do differently.
 
-One request gives one reply or one `ModelError`. Does not speak the Responses wire, and sends no tools:
-a root LM writes code.
+Does not speak the Responses wire, and sends no tools: a root LM writes code.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import msgspec
 
-from recursor.errors import ModelError
-from recursor.models import prices, schemas
+from recursor.models import schemas
 from recursor.models.documents import decode, unreadable
 from recursor.models.failures import Request, reported
-from recursor.models.http import Endpoint
-from recursor.types import Message, Reply, Schema, Usage
-
-_FINISH = {
-    "": None,
-    "eos": "stop",
-    "end_turn": "stop",
-    "function_call": "tool_calls",
-    "max_tokens": "length",
-    "model_length": "length",
-}
-_RAW_EVENTS = 3
+from recursor.models.http import WHOLE, Endpoint
+from recursor.models.sse import ServerEvent
+from recursor.models.wire import Reading, Wire
+from recursor.types import Message, Schema, Usage
 
 
 class _Part(msgspec.Struct):
@@ -88,8 +77,10 @@ class _Usage(msgspec.Struct):
     cost_details: _CostDetails | None = None
 
 
-class OpenAIChat:
+class OpenAIChat(Wire):
     """A model behind an address that speaks chat completions."""
+
+    STREAMED: ClassVar = {"stream": True, "stream_options": {"include_usage": True}}
 
     def __init__(
         self,
@@ -99,62 +90,25 @@ class OpenAIChat:
         *,
         price_list: str | None = None,
         options: Mapping[str, Any] | None = None,
+        window: int | None = None,
         length_field: str = "max_tokens",
         schemas: bool = True,
     ) -> None:
-        """Describe the model.
+        """Describe the model; see `Wire`.
 
         Args:
-            name: as the user wrote it.
-            model: as the server calls it.
-            price_list: see `Preset.price_list`.
-            options: further fields of the request body, as "temperature" or "reasoning_effort".
-                Those under "extra_body" are put beside the others; "max_tokens" is sent as `length_field`.
+            length_field: what the option "max_tokens" is sent as.
             schemas: whether the server takes a JSON Schema; otherwise the prompt asks for it.
         """
-        self._name = name
-        self._model = model
-        self._endpoint = endpoint
-        self._price_list = price_list
+        super().__init__(name, model, endpoint, price_list=price_list, options=options, window=window)
         self._schemas = schemas
-        fields = dict(options or {})
-        fields |= fields.pop("extra_body", {})
-        if "max_tokens" in fields:
-            fields[length_field] = fields.pop("max_tokens")
-        self._options = fields
-
-    def __repr__(self) -> str:
-        return f"OpenAIChat({self._name!r}, {self._endpoint.url!r})"
-
-    @property
-    def name(self) -> str:
-        return self._name
+        if "max_tokens" in self._options:
+            self._options[length_field] = self._options.pop("max_tokens")
 
     @property
     def priced(self) -> bool:
         """Whether the cost of a call will be known. OpenRouter says it itself."""
-        return self._price_list == "openrouter" or prices.known(self._price_list, self._model)
-
-    async def query(
-        self,
-        messages: Sequence[Message],
-        *,
-        schema: Schema | None = None,
-        on_text: Callable[[str], None] | None = None,
-    ) -> Reply:
-        """Answer one prompt; see `recursor.protocols.Model`."""
-        request = Request(self._name, self._endpoint.url, sum(len(each.content) for each in messages))
-        body = self._body(messages, schema)
-        reading = _Reading(request)
-        if on_text is None:
-            data = await self._endpoint.post(body, request)
-            reading.take(data)
-            if reading.finish is None:
-                raise unreadable(data, "it has no message", request)
-        else:
-            body |= {"stream": True, "stream_options": {"include_usage": True}}
-            await self._stream(body, reading, on_text)
-        return self._reply(reading)
+        return self._price_list == "openrouter" or super().priced
 
     def _body(self, messages: Sequence[Message], schema: Schema | None) -> dict[str, Any]:
         sent = [{"role": each.role, "content": each.content} for each in messages]
@@ -167,85 +121,53 @@ class OpenAIChat:
             sent[-1]["content"] += "\n\n" + schemas.instruction(schema)
         return body
 
-    async def _stream(
-        self, body: Mapping[str, Any], reading: _Reading, on_text: Callable[[str], None]
-    ) -> None:
-        try:
-            async with contextlib.aclosing(self._endpoint.stream(body, reading.request)) as events:
-                async for event in events:
-                    if event.data == "[DONE]":
-                        return
-                    piece = reading.take(event.data.encode())
-                    if piece:
-                        on_text(piece)
-        except ModelError:
-            # Cut after its last word: the reply is whole, and paid for.
-            if reading.finish is None:
-                raise
-        if reading.finish is None:
-            raise ModelError(
-                f"{reading.request.model} at {reading.request.url}: the reply broke off after "
-                f"{len(reading.text):,} characters",
-                retryable=True,
-            )
-
-    def _reply(self, reading: _Reading) -> Reply:
-        usage, billed = _usage(reading.usage)
-        model = reading.model or self._model
-        cost = billed
-        if cost is None and usage is not None:
-            cost = prices.price(self._price_list, model, usage)
-            if cost is None:
-                cost = prices.price(self._price_list, self._model, usage)
-        elif cost is None and self._price_list == prices.LOCAL:
-            cost = 0.0
-        finish = reading.finish
-        return Reply(
-            reading.text or reading.refusal,
-            usage or Usage(calls=1),
-            cost,
-            model,
-            _FINISH.get(finish, finish) if finish is not None else None,
-            reading.reasoning or None,
-            reading.raw,
-        )
+    def _reading(self, request: Request) -> Reading:
+        return _Reading(request)
 
 
-class _Reading:
-    """A reply while it comes in: one document, or the events of a stream."""
+class _Reading(Reading):
+    FINISH: ClassVar = {
+        "": None,
+        "eos": "stop",
+        "end_turn": "stop",
+        "function_call": "tool_calls",
+        "max_tokens": "length",
+        "model_length": "length",
+    }
 
     def __init__(self, request: Request) -> None:
-        self.request = request
-        self.finish: str | None = None
-        self.model = ""
-        self.usage: Any = None
-        self.refusal = ""
-        self._text: list[str] = []
-        self._reasoning: list[str] = []
-        self._documents: list[dict[str, Any]] = []
-        self._whole = False
+        super().__init__(request)
+        self._usage: Any = None
+        self._refusal = ""
 
     @property
     def text(self) -> str:
-        return "".join(self._text)
+        return super().text or self._refusal
 
-    @property
-    def reasoning(self) -> str:
-        return "".join(self._reasoning)
+    def take_whole(self, data: bytes) -> str:
+        document, piece = self._take(data)
+        if not self.ended:
+            raise unreadable(data, "it has no message", self.request)
+        self.raw = document
+        return piece
 
-    @property
-    def raw(self) -> dict[str, Any]:
-        """The document; of a stream, its last events."""
-        return self._documents[-1] if self._whole else {"events": self._documents}
+    def take_event(self, event: ServerEvent) -> str:
+        if event.data == "[DONE]":
+            self.closed = True
+            return ""
+        document, piece = self._take(event.data.encode())
+        if event.event == WHOLE:
+            self.raw = document
+        else:
+            self._keep(document)
+        return piece
 
-    def take(self, data: bytes) -> str:
-        """Add one document and return the text in it.
+    def counted(self) -> tuple[Usage | None, float | None]:
+        return _usage(self._usage)
 
-        Raises:
-            ModelError: it holds an error, or is no chat completion.
-        """
+    def _take(self, data: bytes) -> tuple[dict[str, Any], str]:
+        """Add one document; return it and the text in it."""
         document, read = decode(data, _Completion, self.request)
-        self._documents = [*self._documents[1 - _RAW_EVENTS :], document]
         choice = read.choices[0] if read.choices else _Choice()
         error = read.error or choice.error
         if error:
@@ -253,20 +175,19 @@ class _Reading:
         if read.choices is None and read.usage is None:
             raise unreadable(data, "it has no choices", self.request)
         self.model = read.model or self.model
-        self.usage = read.usage or self.usage
+        self._usage = read.usage or self._usage
         piece = self._add(choice.delta or choice.message or _Message())
         if choice.finish_reason is not None:
-            self.finish = choice.finish_reason
+            self.finish, self.ended = choice.finish_reason, True
         elif choice.message is not None:
-            self.finish = self.finish or ""
-        self._whole = self._whole or choice.message is not None
-        return piece
+            self.ended = True
+        return document, piece
 
     def _add(self, message: _Message) -> str:
         text, thought = _split(message.content)
         self._text.append(text)
         self._reasoning.append(message.reasoning_content or message.reasoning or thought)
-        self.refusal += message.refusal or ""
+        self._refusal += message.refusal or ""
         return text
 
 

@@ -1,4 +1,4 @@
-"""What a call costs, by a price list that ships with the package (see scripts/update_prices.py).
+"""What a call costs and what fits into one, by a list that ships with the package (see scripts/update_prices.py).
 
 A price that is not known is None, never 0. Prices are the public ones for immediate calls:
 no batch, flex or contract prices.
@@ -20,7 +20,12 @@ LOCAL = "local"
 
 _Tier: TypeAlias = tuple[int, float, float, float | None, float | None]
 """From how many input tokens, then dollars per million: input, output, cached input, cache write."""
-_Row: TypeAlias = tuple[list[str], list[_Tier]]
+
+
+class _Row(msgspec.Struct, frozen=True, array_like=True):
+    patterns: list[str]
+    tiers: list[_Tier]
+    window: int | None = None
 
 
 class _PriceList(msgspec.Struct, frozen=True):
@@ -37,11 +42,13 @@ def price(provider: str | None, model: str, usage: Usage) -> float | None:
     """
     if provider == LOCAL:
         return 0.0
-    tiers = _tiers(provider, model)
-    if tiers is None:
+    row = _row(provider, model)
+    if row is None:
         return None
     # Providers bill all tokens at the rate of the tier that the input falls in.
-    _, fresh, output, cached, write = next(tier for tier in reversed(tiers) if usage.input_tokens >= tier[0])
+    _, fresh, output, cached, write = next(
+        tier for tier in reversed(row.tiers) if usage.input_tokens >= tier[0]
+    )
     plain = usage.input_tokens - usage.cached_tokens - usage.cache_write_tokens
     dollars = (
         plain * fresh
@@ -54,11 +61,17 @@ def price(provider: str | None, model: str, usage: Usage) -> float | None:
 
 def known(provider: str | None, model: str) -> bool:
     """Say whether `price` will know, so that a bound on cost can be refused before anything is paid."""
-    return provider == LOCAL or _tiers(provider, model) is not None
+    return provider == LOCAL or _row(provider, model) is not None
+
+
+def window(provider: str | None, model: str) -> int | None:
+    """Return how many tokens of input and output a model takes; None when that is not known."""
+    row = _row(provider, model)
+    return None if row is None else row.window
 
 
 @functools.lru_cache(maxsize=1024)
-def _tiers(provider: str | None, model: str) -> list[_Tier] | None:
+def _row(provider: str | None, model: str) -> _Row | None:
     if provider is None:
         return None
     rows = _price_list().providers.get(provider, [])
@@ -67,9 +80,9 @@ def _tiers(provider: str | None, model: str) -> list[_Tier] | None:
     wanted = model.lower()
     # Exact names first: a prefix may be that of a dearer sister.
     for exact in (True, False):
-        for patterns, tiers in rows:
-            if any((pattern[0] == "=") is exact and _matches(pattern, wanted) for pattern in patterns):
-                return tiers
+        for row in rows:
+            if any((pattern[0] == "=") is exact and _matches(pattern, wanted) for pattern in row.patterns):
+                return row
     return None
 
 

@@ -68,6 +68,8 @@ class ModelServer:
     Attributes:
         requests: the decoded bodies, in the order of their arrival.
         headers: the headers of each request, names in lower case.
+        refused: how many requests came while there were too many.
+        most_at_once: requests that were answered at once, at most.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class ModelServer:
         latency: float = 0.0,
         api_key: str | None = None,
         piece: int = 24,
+        max_concurrency: int | None = None,
     ) -> None:
         """Say what it answers.
 
@@ -85,6 +88,7 @@ class ModelServer:
             latency: seconds before each reply, when a script is given.
             api_key: what every request has to bring; None takes all.
             piece: characters in each event of a stream.
+            max_concurrency: requests that are answered at once; one above that is refused with status 429.
         """
         self._model: Model = (
             model_or_replies
@@ -93,6 +97,10 @@ class ModelServer:
         )
         self._api_key = api_key
         self._piece = piece
+        self._max_concurrency = max_concurrency
+        self._at_once = 0
+        self.most_at_once = 0
+        self.refused = 0
         self.requests: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self._faults: deque[_Fault] = deque()
@@ -201,6 +209,17 @@ class ModelServer:
         return await self._answer(request, _Messages())
 
     async def _answer(self, request: web.Request, wire: _Chat | _Messages) -> web.StreamResponse:
+        if self._at_once == self._max_concurrency:
+            self.refused += 1
+            return _json(429, wire.error(429, "too many requests at once", None))
+        self._at_once += 1
+        self.most_at_once = max(self.most_at_once, self._at_once)
+        try:
+            return await self._accept(request, wire)
+        finally:
+            self._at_once -= 1
+
+    async def _accept(self, request: web.Request, wire: _Chat | _Messages) -> web.StreamResponse:
         try:
             body = await self._receive(request)
             fault = self._faults.popleft() if self._faults else _Fault()
