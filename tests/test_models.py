@@ -55,7 +55,7 @@ def patient(spec: str, server: ModelServer, waits: list[float], **settings: Any)
     async def sleep(seconds: float) -> None:
         waits.append(seconds)
 
-    inner = models.resolve(spec, base_url=server.url, api_key=KEY)
+    inner = models.resolve(spec, base_url=server.url, api_key=KEY).model  # its gate would pause
     return models.Retrying(inner, sleep=sleep, uniform=lambda low, high: high, **settings)
 
 
