@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recursor import models
+from recursor import RLM, Limits, models
 from recursor.errors import AuthenticationError, ConfigError, ContextOverflow, ModelError
 from recursor.models.anthropic_messages import conversation
 from recursor.models.failures import Request, refused
@@ -379,7 +379,7 @@ async def test_all_models_of_a_run_share_its_budget_and_answers_give_some_of_it_
     assert (await flaky(1).retried(budget=budget).query(ASK)).text == "up"
     assert (await flaky(1).retried(budget=budget).query(ASK)).text == "up"
     with pytest.raises(
-        ModelError, match=r"overloaded; not asked again: the 2 retries of the run are used up"
+        ModelError, match=r"overloaded; not asked again: the retries of the run are used up: 2"
     ):
         await (model := flaky(1)).retried(budget=budget).query(ASK)
     assert model.waits == []
@@ -400,6 +400,28 @@ async def test_what_was_not_made_again_costs_no_budget_and_is_not_told() -> None
     assert budget.take()
     assert not budget.take()
     assert told == []
+
+
+def test_a_run_retries_any_model_by_its_policy_and_its_children_share_the_budget() -> None:
+    down = ModelError("overloaded", 529, retryable=True)
+    quick = models.Retries(attempts=3, base=0.0)
+    code = "```python\nFINAL(llm_query('?'))\n```"
+    assert RLM(ScriptedModel([down, down, code, down, "42"]), retries=quick).completion("?").answer == "42"
+    with pytest.raises(ModelError, match="overloaded"):
+        RLM(ScriptedModel([down] * 3 + [code]), retries=quick).completion("?")
+    poor = models.Retries(base=0.0, budget=1)
+    caught = "```python\ntry:\n    rlm_query('?')\nexcept Exception as error:\n    FINAL(str(error))\n```"
+    model = ScriptedModel([down, caught, down])
+    done = RLM(model, retries=poor, limits=Limits(max_depth=2)).completion("!")
+    assert "the retries of the run are used up: 1" in done.answer
+
+
+def test_a_retry_that_would_come_after_the_run_s_end_is_not_waited_for() -> None:
+    down = ModelError("overloaded", 529, 30.0, retryable=True)
+    began = time.monotonic()
+    with pytest.raises(ModelError, match="would come too late"):
+        RLM(ScriptedModel([down]), limits=Limits(max_time=20)).completion("?")
+    assert time.monotonic() - began < 10
 
 
 @pytest.mark.parametrize(
@@ -694,7 +716,7 @@ def test_a_model_is_used_from_one_event_loop_after_another_and_leaves_nothing_op
 def test_a_process_whose_loop_runs_in_a_thread_ends_without_complaint() -> None:
     code = """
 import asyncio, threading
-from recursor import models
+from recursor import RLM, Limits, models
 from recursor.testing import ModelServer
 from recursor.types import Message
 loop = asyncio.new_event_loop()

@@ -20,7 +20,7 @@ from typing import Any
 
 from recursor.errors import LimitExceeded, ModelError
 from recursor.ledger import Call, Ledger, Reservation
-from recursor.models.retry import Retrying
+from recursor.models.retry import Retries, RetryBudget, Retrying
 from recursor.protocols import Cache, Model, Sink
 from recursor.replay import Replay
 from recursor.types import (
@@ -92,6 +92,9 @@ class Caller:
     """Whether the root LM's replies are asked for and emitted piece by piece."""
     memory: Memory | None = None
     """Replies of other runs that may be taken; None asks for each."""
+    retries: Retries = field(default_factory=Retries)
+    budget: RetryBudget | None = None
+    """Retries of the whole tree; None is no bound."""
     _occurrences: Occurrences = field(default_factory=Occurrences)
 
     def place(self, request: bytes) -> str:
@@ -195,7 +198,13 @@ class Metered:
                 )
             )
 
-        return Retrying(self.model, on_retry=on_retry)
+        return Retrying(
+            self.model,
+            caller.retries,
+            budget=caller.budget,
+            on_retry=on_retry,
+            time_left=caller.ledger.time_left,
+        )
 
 
 def _request(model: Model, messages: Sequence[Message], schema: Schema | None) -> bytes:

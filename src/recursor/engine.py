@@ -20,6 +20,7 @@ from recursor.context import Source, prepare
 from recursor.errors import ConfigError, RLMError, SubcallError
 from recursor.ledger import Call, Ledger
 from recursor.limits import Limits
+from recursor.models.retry import Retries, RetryBudget
 from recursor.protocols import Cache, Journal, Model, Repl, Sandbox, Sink
 from recursor.replay import Replay, ReplayedRepl, Tally
 from recursor.schema import ANYTHING, Shape, shape
@@ -82,6 +83,7 @@ class Engine:
     """Whether the root LM's replies are asked for and emitted piece by piece."""
     strategy: Strategy = "rlm"
     """"direct" answers by one plain call with the input in it, "auto" does so where that is small."""
+    retries: Retries = field(default_factory=Retries)
     compact_at: int | None = None
     """Tokens of a prompt of the root LM beyond which its old turns give way to a summary."""
 
@@ -188,7 +190,10 @@ class Run:
         self.memory: Memory | None = (
             parent.memory if parent else Memory(engine.cache) if engine.cache else None
         )
-        self.caller = Caller(self.id, self.ledger, self.replay, engine.sink, engine.stream, self.memory)
+        self.caller: Caller = Caller(
+            self.id, self.ledger, self.replay, engine.sink, engine.stream, self.memory, engine.retries,
+            parent.caller.budget if parent else RetryBudget(engine.retries.budget),
+        )  # fmt: skip
         self._first_child_is_free = True
 
     @property

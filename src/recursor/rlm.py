@@ -18,6 +18,7 @@ from recursor.engine import Engine, Place, Strategy, Task
 from recursor.errors import ConfigError
 from recursor.inputs import inputs, recorded_inputs
 from recursor.limits import Limits
+from recursor.models import Retries
 from recursor.protocols import Cache, Model, Sandbox, Sink
 from recursor.schema import shape
 from recursor.sinks import Fanout, QueueSink
@@ -38,6 +39,7 @@ class RLM:
         sandbox: "process" (isolated, Linux), "inprocess" (no isolation at all, for debugging), the
             name of a plugin, an import path, or an object with the `Sandbox` protocol.
         limits: bounds of each run.
+        retries: when a model call that failed for a time is made again; see `recursor.models.Retries`.
         tools: host functions that code in the REPL may call; see `tool`.
         dialect: prompt text and answer form; "default".
         instruction: added to what the root LM is told.
@@ -61,6 +63,7 @@ class RLM:
         sub_model: str | Model | None = None,
         sandbox: str | Sandbox = "process",
         limits: Limits = Limits(),  # noqa: B008 - frozen
+        retries: Retries = Retries(),  # noqa: B008 - frozen
         tools: Iterable[Callable[..., Any] | Tool] = (),
         dialect: str = "default",
         instruction: str = "",
@@ -73,6 +76,8 @@ class RLM:
     ) -> None:
         if not isinstance(limits, Limits):
             raise ConfigError(f"limits must be a recursor.Limits, not {type(limits).__name__}")
+        if not isinstance(retries, Retries):
+            raise ConfigError(f"retries must be a recursor.models.Retries, not {type(retries).__name__}")
         root = _model(model, "model", base_url, api_key)
         sub = root if sub_model is None else _model(sub_model, "sub_model", base_url, api_key)
         if strategy not in ("rlm", "direct", "auto"):
@@ -86,6 +91,7 @@ class RLM:
             sub_model=sub,
             sandbox=_sandbox(sandbox),
             limits=limits,
+            retries=retries,
             dialect=prompts.load(dialect),
             tools=collect(tools),
             sink=Fanout([*([self._store] if self._store else []), *sinks]),

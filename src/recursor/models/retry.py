@@ -163,7 +163,7 @@ class Retrying(Around):
         if left is not None and wait >= left:
             raise _final(error, f"the next attempt, in {wait:.3g} s, would come too late") from error
         if self._budget is not None and not self._budget.take():
-            raise _final(error, f"the {self._budget.limit:,} retries of the run are used up") from error
+            raise _final(error, f"the retries of the run are used up: {self._budget.limit:,}") from error
 
 
 def _final(error: ModelError, reason: str) -> ModelError:
