@@ -153,6 +153,20 @@ def test_children_that_answered_do_not_run_again(tmp_path: Path) -> None:
     assert done.cost == pytest.approx(0.05)
 
 
+def test_time_and_chance_show_again_what_they_showed(tmp_path: Path) -> None:
+    turns = (
+        "import random, time, uuid, os, datetime\n"
+        "seen = [random.random(), time.time(), str(uuid.uuid4()), os.urandom(4).hex(), str(datetime.datetime.now())]\n"
+        "x = llm_query(repr(seen)); print(x); print(list({'a', 'b', 'c', 'd'}))",
+        "FINAL(seen)",
+    )
+    store, sub = tmp_path / "runs.db", ScriptedModel(shout, name="sub")
+    run_id = failed(rlm(Script(*turns, fail_at=2), sub, store), "?")
+    done = rlm(Script(*turns), sub, store).resume(run_id)
+    assert (len(sub.requests), done.diverged_at) == (1, None)
+    assert repr(done.answer).upper() == sub.requests[0][0].content.upper()
+
+
 def test_what_diverges_goes_on_live_and_is_told(tmp_path: Path) -> None:
     store, sub, sink = tmp_path / "runs.db", ScriptedModel(shout, name="sub"), ListSink()
     changed: list[int] = []

@@ -48,6 +48,7 @@ zygote.main(int(sys.argv[2]), sys.argv[3:])
 """
 _GUEST = Path(__file__).parent / "guest"
 _ENVIRONMENT = {
+    "PYTHONHASHSEED": "0",
     "LANG": "C.UTF-8",
     "PATH": "/nonexistent",
     # Huge pages make forking a big heap cheap; one arena makes threads cheap under RLIMIT_AS.
@@ -381,7 +382,8 @@ def _start(control: socket.socket, errors: int, packages: Sequence[str]) -> int:
     environment = dict(_ENVIRONMENT)
     if libraries := os.environ.get("LD_LIBRARY_PATH"):
         environment["LD_LIBRARY_PATH"] = libraries  # some builds of Python do not start without
-    arguments = [sys.executable, "-I", "-S", "-c", _BOOT, str(_GUEST), str(_CONTROL), *packages]
+    # As -I, but that PYTHONHASHSEED is heard: sets must have the same order in every process.
+    arguments = [sys.executable, "-P", "-s", "-S", "-c", _BOOT, str(_GUEST), str(_CONTROL), *packages]
     try:
         return os.posix_spawn(
             sys.executable,

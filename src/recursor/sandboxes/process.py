@@ -39,8 +39,8 @@ class ProcessSandbox:
         *,
         tools: Sequence[str] = (),
         context_size: int = 0,
-        seed: int = 0,  # noqa: ARG002
-        asynchronous: bool = False,  # noqa: ARG002
+        seed: int = 0,
+        asynchronous: bool = False,
     ) -> Repl:
         memory = self._memory + PER_CONTEXT_BYTE * context_size
         zygote = await in_thread(jail.shared)
@@ -49,7 +49,7 @@ class ProcessSandbox:
             start = partial(jail.spawn, memory=memory, scratch=self._scratch)
             return await in_thread(start, discard=jail.Spawned.close)
 
-        repl = WireRepl(spawn, zygote.isolation(memory), tools)
+        repl = WireRepl(spawn, zygote.isolation(memory), tools, seed=seed, asynchronous=asynchronous)
         try:
             await repl.start()
         except BaseException:

@@ -23,6 +23,8 @@ from recursor.types import ContextInfo, Execution, Isolation, Output, Submission
 
 GRACE = 1.0
 """Seconds between the interrupt and the kill."""
+LAST_GRACE = 0.05
+"""The same when the time of the whole run is up."""
 START = 30.0
 """Seconds within which a worker must be ready, and a small context loaded."""
 LOAD_RATE = 1e7
@@ -39,14 +41,24 @@ class WireRepl:
         spawn: starts a worker; used again when one died.
         isolation: what is in force for its workers.
         tools: names of host functions to bind.
+        seed: of the randomness in it; a worker that takes the place of another goes on from the next.
+        asynchronous: whether the plain names of sub-calls are for `await`.
     """
 
     def __init__(
-        self, spawn: Callable[[], Awaitable[Worker]], isolation: Isolation, tools: Sequence[str]
+        self,
+        spawn: Callable[[], Awaitable[Worker]],
+        isolation: Isolation,
+        tools: Sequence[str],
+        *,
+        seed: int = 0,
+        asynchronous: bool = False,
     ) -> None:
         self._spawn = spawn
         self.isolation = isolation
         self._tools = list(tools)
+        self._seed = seed
+        self._asynchronous = asynchronous
         self._sources: dict[str, Source] = {}
         self._link: Link | None = None
         self._draft: tuple[str, bytes] | None = None
@@ -57,8 +69,9 @@ class WireRepl:
         """Start a worker, wait until it is ready, and load what earlier ones had."""
         self._link = Link(await self._spawn())
         await self._link.open(START)
-        if self._tools:
-            self._link.send({"op": "tools", "names": self._tools})
+        begin = {"op": "begin", "tools": self._tools, "seed": self._seed, "asynchronous": self._asynchronous}
+        self._link.send(begin)
+        self._seed += 1
         for name, source in self._sources.items():
             await self._load(self._link, name, source)
 
@@ -74,12 +87,14 @@ class WireRepl:
         *,
         max_time: float | None = None,
         max_wall: float | None = None,
-        readings: Sequence[float] = (),  # noqa: ARG002
+        readings: Sequence[float] = (),
     ) -> Execution:
         started = time.monotonic()
         link = await self._alive()
         try:
-            execution = await self._execute(link, code, subcalls, max_time, max_wall)
+            execution = await self._execute(
+                link, code, subcalls, bounds=(max_time, max_wall), readings=readings
+            )
         except asyncio.CancelledError:
             await self.close()
             raise
@@ -124,11 +139,19 @@ class WireRepl:
         return await link.bury(reason)
 
     async def _execute(
-        self, link: Link, code: str, subcalls: Subcalls, max_time: float | None, max_wall: float | None
+        self,
+        link: Link,
+        code: str,
+        subcalls: Subcalls,
+        *,
+        bounds: tuple[float | None, float | None],
+        readings: Sequence[float],
     ) -> Execution:
         link.subcalls, link.clock = subcalls, Clock()
-        done = link.expect({"op": "run"}, wire.Done, code.encode("utf-8", "surrogatepass"))
-        stopped = await self._watch(link, done, max_time, max_wall)
+        done = link.expect(
+            {"op": "run", "readings": list(readings)}, wire.Done, code.encode("utf-8", "surrogatepass")
+        )
+        stopped = await self._watch(link, done, *bounds)
         if not done.done():
             how = await self._bury(link, stopped)
             return Execution(code, error=f"The REPL died in this block: {how}", notes=(LOST,))
@@ -145,7 +168,8 @@ class WireRepl:
                 error = f"The answer could not be read: {problem}; make it smaller or simpler"
         elif frame.draft is not None:
             self._draft = frame.draft, body
-        return Execution(code, Output(frame.head, frame.omitted, frame.tail), error, notes, submission)
+        output = Output(frame.head, frame.omitted, frame.tail)
+        return Execution(code, output, error, notes, submission, readings=tuple(frame.readings))
 
     async def _watch(
         self, link: Link, done: asyncio.Future[Any], max_time: float | None, max_wall: float | None
@@ -157,16 +181,17 @@ class WireRepl:
             wall = None if max_wall is None else begun + max_wall - time.monotonic()
             if own is not None and own <= 0:
                 stopped = f"it ran for {max_time:g} s without waiting for a sub-call, and that is the limit"
+                grace = GRACE
                 break
             if wall is not None and wall <= 0:
-                stopped = "the time of the whole run is up"
+                stopped, grace = "the time of the whole run is up", LAST_GRACE
                 break
             left = min((bound for bound in (own, wall) if bound is not None), default=None)
             if await link.first(done, left) or link.lost.done():
                 return None
         await link.end_calls()
         link.worker.interrupt()
-        await link.first(done, GRACE)
+        await link.first(done, grace)
         return stopped
 
     async def _load(self, link: Link, name: str, source: Source) -> ContextInfo:

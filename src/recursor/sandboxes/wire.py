@@ -13,7 +13,7 @@ from typing import Annotated, Any, TypeAlias
 
 import msgspec
 
-from recursor.sandboxes.guest import values
+from recursor.sandboxes.guest import replay, values
 
 MAX_HEADER = 1 << 20
 MAX_BODY = 1 << 24
@@ -68,6 +68,7 @@ class Done(_Frame, frozen=True, tag="done"):
     answer: Carried | None
     draft: str | None
     """The form of a small draft, whose bytes are the body; None when there is none, or it is large."""
+    readings: Annotated[list[float], msgspec.Meta(max_length=replay.MAX_READINGS)]
 
 
 class Drafted(_Frame, frozen=True, tag="drafted"):

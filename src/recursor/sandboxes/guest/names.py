@@ -110,6 +110,11 @@ class Names:
         tool.__name__ = tool.__qualname__ = name
         self.reserve(name, tool)
 
+    def make_asynchronous(self) -> None:
+        """Make the plain names those for `await`."""
+        for name in ("llm_query", "llm_query_batched", "rlm_query", "rlm_query_batched"):
+            self.reserve(name, self._reserved[f"a{name}"])
+
     def variables(self) -> dict[str, Any]:
         """What blocks have bound themselves."""
         hidden = {

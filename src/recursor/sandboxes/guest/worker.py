@@ -20,7 +20,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from . import contexts
+from . import contexts, replay
 from .capture import KEEP, Capture
 from .channel import Channel, leave
 from .names import Names, Submitted, make_module
@@ -37,12 +37,17 @@ class Worker:
 
     Args:
         redirect: makes prints go to `capture`; called before each block, which may have undone it.
+        owned: whether the process is the REPL's own, so that its clocks and randomness may be replaced.
     """
 
-    def __init__(self, channel: Channel, capture: Capture, redirect: Callable[[], None]) -> None:
+    def __init__(
+        self, channel: Channel, capture: Capture, redirect: Callable[[], None], owned: bool = False
+    ) -> None:
         self._channel = channel
         self._capture = capture
         self._redirect = redirect
+        self._owned = owned
+        self._clocks: replay.Clocks | None = None
         self._module = make_module("__main__")
         self._namespace = self._module.__dict__
         self._names = Names(self._namespace, channel, self._submit)
@@ -59,7 +64,7 @@ class Worker:
     def serve(self) -> None:
         """Answer commands until the channel closes."""
         commands: dict[str, Callable[[dict[str, Any], bytes], None]] = {
-            "run": self._run, "load": self._load, "draft": self._draft, "tools": self._tools,
+            "run": self._run, "load": self._load, "draft": self._draft, "begin": self._begin,
         }  # fmt: skip
         while True:
             try:
@@ -74,9 +79,13 @@ class Worker:
         if self._loop is not None:
             self._loop.close()
 
-    def _tools(self, header: dict[str, Any], _body: bytes) -> None:
-        for name in header["names"]:
+    def _begin(self, header: dict[str, Any], _body: bytes) -> None:
+        for name in header["tools"]:
             self._names.reserve_tool(name)
+        if header["asynchronous"]:
+            self._names.make_asynchronous()
+        if self._owned:
+            self._clocks = replay.take_over(header["seed"])
 
     def _load(self, header: dict[str, Any], _body: bytes) -> None:
         number = header["id"]
@@ -109,6 +118,8 @@ class Worker:
         notes: list[str] = []
         self._names.begin_block()
         self._redirect()
+        if self._clocks is not None:
+            self._clocks.begin_block(header["readings"])
         try:
             try:
                 self.running = True
@@ -127,6 +138,7 @@ class Worker:
             "op": "done", "re": self._number, "error": error and _printable(error), "notes": notes,
             "head": _printable(head), "omitted": omitted, "tail": _printable(tail),
             "answer": self._submission, "draft": form,
+            "readings": self._clocks.shown() if self._clocks else [],
         }  # fmt: skip
         self._channel.send(done, draft)
 
@@ -245,7 +257,7 @@ def serve(rpc_fd: int, aux_fd: int) -> NoReturn:
     def redirect() -> None:
         sys.stdout = sys.stderr = capture
 
-    worker = Worker(channel, capture, redirect)
+    worker = Worker(channel, capture, redirect, owned=True)
     sys.modules["__main__"] = worker.module
     redirect()
     sys.argv = [""]
