@@ -462,7 +462,7 @@ async def test_forged_errors_and_notes_are_clipped(isolated: Bench) -> None:
 
 async def test_keys_that_collide_do_not_hold_up_the_host(isolated: Bench) -> None:
     body = "b'{\"$\":[\"set\",[' + b','.join(b'%d' % (n * (2**61 - 1)) for n in range(60_000)) + b']]}'"
-    done = "{'op': 'done', 're': 1, 'error': None, 'notes': [], 'head': '', 'omitted': 0, 'tail': '', 'answer': {'form': 'values', 'size': len(b)}, 'draft': None}"
+    done = "{'op': 'done', 're': 1, 'error': None, 'notes': [], 'head': '', 'omitted': 0, 'tail': '', 'answer': {'form': 'values', 'size': len(b)}, 'draft': None, 'readings': []}"
     execution = await isolated.run(
         f"{RAW}\nb = {body}\nfor i in range(0, len(b), 1 << 20): raw({{'op': 'part', 'of': 1}}, b[i:i + (1 << 20)])\nraw({done})"
     )
