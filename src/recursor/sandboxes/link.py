@@ -19,9 +19,9 @@ from recursor.protocols import Subcalls
 from recursor.sandboxes import wire
 from recursor.sandboxes.guest import values
 from recursor.threads import in_thread
-from recursor.types import LlmQuery, RlmQuery, Subcall, ToolCall
+from recursor.types import Batch, LlmQuery, RlmQuery, Subcall, ToolCall
 
-MAX_CALLS_IN_FLIGHT = 1024
+MAX_CALLS_IN_FLIGHT = 4096
 MAX_BYTES_IN_FLIGHT = 1 << 26
 MAX_UNREAD = 1 << 26
 """Bytes that may wait for a worker that does not read."""
@@ -213,7 +213,7 @@ class Link(asyncio.Protocol):
                 self._parts.setdefault(number, bytearray()).extend(body)
                 if self._parts_size > wire.MAX_VALUE or len(self._parts) > 2 * MAX_CALLS_IN_FLIGHT:
                     raise wire.ProtocolError("more value than may leave the REPL")
-            case wire.CallLlm() | wire.CallRlm() | wire.CallTool():
+            case wire.CallLlm() | wire.CallRlm() | wire.CallTool() | wire.CallBatch():
                 self._begin_call(frame, body)
             case wire.Ready():
                 if self._ready.done():
@@ -245,10 +245,10 @@ class Link(asyncio.Protocol):
 
     # Calls --------------------------------------------------------------------------------------
 
-    def _begin_call(self, frame: wire.CallLlm | wire.CallRlm | wire.CallTool, body: bytes) -> None:
+    def _begin_call(self, frame: wire.Call, body: bytes) -> None:
         if frame.id in self._calls:
             raise wire.ProtocolError("a call number twice")
-        if not isinstance(frame, wire.CallLlm):
+        if isinstance(frame, wire.CallRlm | wire.CallTool):
             body = self._carried(frame.id, frame.value)
         if self.subcalls is None:
             self._refuse(frame.id, "no block is running: calls from threads end with their block")
@@ -261,9 +261,7 @@ class Link(asyncio.Protocol):
             assert self._transport is not None
             self._transport.pause_reading()
 
-    async def _answer(
-        self, frame: wire.CallLlm | wire.CallRlm | wire.CallTool, body: bytes, subcalls: Subcalls
-    ) -> None:
+    async def _answer(self, frame: wire.Call, body: bytes, subcalls: Subcalls) -> None:
         try:
             value = await subcalls.answer(await _subcall(frame, body))
             form, data = values.encode(value)
@@ -314,9 +312,11 @@ async def decoded(form: str, data: bytes) -> Any:
     return values.decode(form, data)
 
 
-async def _subcall(frame: wire.CallLlm | wire.CallRlm | wire.CallTool, body: bytes) -> Subcall:
+async def _subcall(frame: wire.Call, body: bytes) -> Subcall:
     if isinstance(frame, wire.CallLlm):
         return LlmQuery(body.decode("utf-8", "replace"), frame.model, frame.schema)
+    if isinstance(frame, wire.CallBatch):
+        return Batch(frame.count, frame.recursive, frame.model)
     try:
         first, second = await decoded(frame.value.form, body)
     except (TypeError, ValueError) as error:
@@ -327,4 +327,6 @@ async def _subcall(frame: wire.CallLlm | wire.CallRlm | wire.CallTool, body: byt
         return ToolCall(frame.name, first, second)
     if not isinstance(first, str):
         raise SandboxError("the question must be a str")
-    return RlmQuery(first, second, frame.model, frame.schema)
+    return RlmQuery(
+        first, second, frame.model, frame.schema, tuple(frame.tools), frame.instruction, frame.limits
+    )

@@ -86,7 +86,17 @@ class CallRlm(_Frame, frozen=True, tag="rlm_query"):
     id: Number
     model: str | None
     schema: dict[str, Any] | None
+    tools: list[str]
+    instruction: str | None
+    limits: dict[str, Any] | None
     value: Carried
+
+
+class CallBatch(_Frame, frozen=True, tag="batch"):
+    id: Number
+    count: Size
+    recursive: bool
+    model: str | None
 
 
 class CallTool(_Frame, frozen=True, tag="tool"):
@@ -95,7 +105,8 @@ class CallTool(_Frame, frozen=True, tag="tool"):
     value: Carried
 
 
-Frame = Ready | Part | Loaded | Failed | Done | Drafted | CallLlm | CallRlm | CallTool
+Call = CallLlm | CallRlm | CallTool | CallBatch
+Frame = Ready | Part | Loaded | Failed | Done | Drafted | CallLlm | CallRlm | CallTool | CallBatch
 _decoder: msgspec.json.Decoder[Frame] = msgspec.json.Decoder(Frame)
 _encode = msgspec.json.Encoder().encode
 

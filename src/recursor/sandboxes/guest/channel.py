@@ -15,7 +15,8 @@ import struct
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any
+from contextlib import suppress
+from typing import Any, TypeAlias
 
 from . import values
 
@@ -26,6 +27,9 @@ MAX_HEADER = 1 << 20
 _dumps = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 _loads = json.JSONDecoder().decode
 _encode, _decode = values.encode, values.decode
+
+
+OnDone: TypeAlias = Callable[[Any], None]
 
 
 class SubcallError(Exception):
@@ -45,7 +49,7 @@ class Channel:
         self._hang_up = hang_up
         self._write_lock = threading.Lock()
         self._numbers = itertools.count(-1, -1)  # commands of the host count upwards
-        self._waiting: dict[int, Future[Any]] = {}
+        self._waiting: dict[int, OnDone] = {}
         self.commands: queue.SimpleQueue[tuple[dict[str, Any], bytes]] = queue.SimpleQueue()
 
     def start(self) -> None:
@@ -75,30 +79,43 @@ class Channel:
     def next_number(self) -> int:
         return next(self._numbers)
 
-    def call(self, header: dict[str, Any], *, text: str | None = None, value: Any = None) -> Future[Any]:
-        """Start a sub-call whose argument is a text, or a plain value of any size."""
+    def call(self, header: dict[str, Any], *, text: str = "", value: Any = None) -> Future[Any]:
+        """Start a sub-call; see `request`."""
+        future: Future[Any] = Future()
+
+        def done(outcome: Any) -> None:
+            if future.set_running_or_notify_cancel():
+                if isinstance(outcome, SubcallError):
+                    future.set_exception(outcome)
+                else:
+                    future.set_result(outcome)
+
+        self.request(header, done, text=text, value=value)
+        return future
+
+    def request(self, header: dict[str, Any], on_done: OnDone, *, text: str = "", value: Any = None) -> None:
+        """Start a sub-call whose argument is a text, or a plain value of any size.
+
+        Args:
+            on_done: called with the result, or with the SubcallError that it ended in, from any thread.
+        """
         _head(header)  # refused before anything is sent
         number = self.next_number()
-        body = b""
-        if text is not None:
-            body = text.encode("utf-8", "replace")
-            if len(body) > MAX_BODY:
-                raise SubcallError(
-                    f"the prompt has {len(body):,} bytes; at most {MAX_BODY:,} can be sent: cut it up"
-                )
-        else:
+        body = text.encode("utf-8", "replace")
+        if len(body) > MAX_BODY:
+            raise SubcallError(
+                f"the prompt has {len(body):,} bytes; at most {MAX_BODY:,} can be sent: cut it up"
+            )
+        if value is not None:
             header = {**header, "value": self.send_value(number, value)}
-        future: Future[Any] = Future()
-        self._waiting[number] = future
+        self._waiting[number] = on_done
         self.send({**header, "id": number}, body)
-        return future
 
     def fail_waiting(self, reason: str) -> None:
         """Raise SubcallError in everything that waits for a reply."""
         while self._waiting:
-            _, future = self._waiting.popitem()
-            if future.set_running_or_notify_cancel():
-                future.set_exception(SubcallError(reason))
+            _, on_done = self._waiting.popitem()
+            _tell(on_done, SubcallError(reason))
 
     def receive_descriptor(self) -> int:
         _, descriptors, _, _ = socket.recv_fds(self._aux, 1, 1)
@@ -118,16 +135,18 @@ class Channel:
             self._hang_up()
 
     def _settle(self, header: dict[str, Any], data: bytes) -> None:
-        future = self._waiting.pop(header["re"], None)
-        if future is None or not future.set_running_or_notify_cancel():
+        on_done = self._waiting.pop(header["re"], None)
+        if on_done is None:
             return
+        outcome: Any
         if header["ok"]:
             try:
-                future.set_result(_decode(header["form"], data))
+                outcome = _decode(header["form"], data)
             except Exception as error:  # noqa: BLE001 - who waits must hear of it, and the reader go on
-                future.set_exception(SubcallError(f"the result could not be read: {error}"))
+                outcome = SubcallError(f"the result could not be read: {error}")
         else:
-            future.set_exception(SubcallError(data.decode("utf-8", "replace")))
+            outcome = SubcallError(data.decode("utf-8", "replace"))
+        _tell(on_done, outcome)
 
     def _exactly(self, size: int) -> bytes:
         if size == 0:
@@ -142,6 +161,11 @@ class Channel:
                 raise EOFError
             buffer += piece
         return bytes(buffer)
+
+
+def _tell(on_done: OnDone, outcome: Any) -> None:
+    with suppress(RuntimeError):  # the event loop that waited is closed
+        on_done(outcome)
 
 
 def _head(header: dict[str, Any]) -> bytes:

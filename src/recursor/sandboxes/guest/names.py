@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import difflib
-import threading
 import types
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sized
 from concurrent.futures import Future
 from typing import Any
 
-from .channel import Channel, SubcallError
+from . import batches
+from .batches import check_text
+from .channel import Channel, OnDone, SubcallError
 
-WINDOW = 512
-"""Calls of one batch in flight at once, as far as this side is concerned."""
 _MISSING = object()
 
 
@@ -89,6 +88,7 @@ class Names:
         self._namespace = namespace
         self._channel = channel
         self._submit = submit
+        self._tools: dict[str, Any] = {}
         self.answer = Answer(submit)
         self._reserved: dict[str, Any] = {"answer": self.answer, "SubcallError": SubcallError}
         for function in (
@@ -108,6 +108,7 @@ class Names:
             return self._channel.call({"op": "tool", "name": name}, value=(args, kwargs)).result()
 
         tool.__name__ = tool.__qualname__ = name
+        self._tools[name] = tool
         self.reserve(name, tool)
 
     def make_asynchronous(self) -> None:
@@ -177,78 +178,122 @@ class Names:
         self, prompt: str, model: str | None = None, schema: Mapping[str, Any] | None = None
     ) -> Any:
         """Ask a language model; return its text, or the value that `schema` (JSON Schema) describes."""
-        return self._ask(prompt, model, schema).result()
+        check_text("prompt", prompt)
+        return self._channel.call(_asking(model, schema), text=prompt).result()
+
+    async def allm_query(
+        self, prompt: str, model: str | None = None, schema: Mapping[str, Any] | None = None
+    ) -> Any:
+        """`llm_query` for `await`."""
+        check_text("prompt", prompt)
+        return await asyncio.wrap_future(self._channel.call(_asking(model, schema), text=prompt))
 
     def llm_query_batched(
         self,
         prompts: Iterable[str],
         model: str | None = None,
         schema: Mapping[str, Any] | None = None,
+        *,
+        dedupe: bool = False,
         return_exceptions: bool = False,
     ) -> list[Any]:
-        """Ask many prompts at once; return the results in order."""
-        return _gather(prompts, lambda prompt: self._ask(prompt, model, schema), return_exceptions)
-
-    async def allm_query(
-        self, prompt: str, model: str | None = None, schema: Mapping[str, Any] | None = None
-    ) -> Any:
-        """`llm_query` for `await`."""
-        return await asyncio.wrap_future(self._ask(prompt, model, schema))
+        """Ask many prompts at once; return the results in order. An iterator is read as calls go out."""
+        header = _asking(model, schema)
+        if announced := self._announced(prompts, "prompt", header):
+            announced.result()
+        return batches.gather(
+            prompts, self._starting(header), dedupe=dedupe, return_exceptions=return_exceptions
+        )
 
     async def allm_query_batched(
         self,
         prompts: Iterable[str],
         model: str | None = None,
         schema: Mapping[str, Any] | None = None,
+        *,
+        dedupe: bool = False,
         return_exceptions: bool = False,
     ) -> list[Any]:
         """`llm_query_batched` for `await`."""
-        return await _agather(prompts, lambda prompt: self._ask(prompt, model, schema), return_exceptions)
+        header = _asking(model, schema)
+        if announced := self._announced(prompts, "prompt", header):
+            await asyncio.wrap_future(announced)
+        return await batches.agather(
+            prompts, self._starting(header), dedupe=dedupe, return_exceptions=return_exceptions
+        )
 
     def rlm_query(
         self,
         question: str,
         context: Any = None,
+        *,
         model: str | None = None,
         schema: Mapping[str, Any] | None = None,
+        tools: Iterable[Any] | None = None,
+        instruction: str | None = None,
+        limits: Mapping[str, Any] | None = None,
     ) -> Any:
         """Ask a child RLM with its own REPL, in which `context` is a variable."""
-        return self._recurse(question, context, model, schema).result()
-
-    def rlm_query_batched(
-        self,
-        questions: Sequence[str],
-        contexts: Sequence[Any] | None = None,
-        model: str | None = None,
-        schema: Mapping[str, Any] | None = None,
-        return_exceptions: bool = False,
-    ) -> list[Any]:
-        """Ask many child RLMs at once; return the results in order."""
-        pairs = _pairs(questions, contexts)
-        return _gather(pairs, lambda pair: self._recurse(pair[0], pair[1], model, schema), return_exceptions)
+        check_text("question", question)
+        header = self._recursing(model, schema, tools, instruction, limits)
+        return self._channel.call(header, value=(question, context)).result()
 
     async def arlm_query(
         self,
         question: str,
         context: Any = None,
+        *,
         model: str | None = None,
         schema: Mapping[str, Any] | None = None,
+        tools: Iterable[Any] | None = None,
+        instruction: str | None = None,
+        limits: Mapping[str, Any] | None = None,
     ) -> Any:
         """`rlm_query` for `await`."""
-        return await asyncio.wrap_future(self._recurse(question, context, model, schema))
+        check_text("question", question)
+        header = self._recursing(model, schema, tools, instruction, limits)
+        return await asyncio.wrap_future(self._channel.call(header, value=(question, context)))
+
+    def rlm_query_batched(
+        self,
+        questions: Iterable[str],
+        contexts: Iterable[Any] | None = None,
+        *,
+        model: str | None = None,
+        schema: Mapping[str, Any] | None = None,
+        tools: Iterable[Any] | None = None,
+        instruction: str | None = None,
+        limits: Mapping[str, Any] | None = None,
+        return_exceptions: bool = False,
+    ) -> list[Any]:
+        """Ask many child RLMs at once; return the results in order."""
+        header = self._recursing(model, schema, tools, instruction, limits)
+        pairs = _pairs(questions, contexts)
+        if announced := self._announced(pairs, "question", header):
+            announced.result()
+        return batches.gather(
+            pairs, self._starting_children(header), dedupe=False, return_exceptions=return_exceptions
+        )
 
     async def arlm_query_batched(
         self,
-        questions: Sequence[str],
-        contexts: Sequence[Any] | None = None,
+        questions: Iterable[str],
+        contexts: Iterable[Any] | None = None,
+        *,
         model: str | None = None,
         schema: Mapping[str, Any] | None = None,
+        tools: Iterable[Any] | None = None,
+        instruction: str | None = None,
+        limits: Mapping[str, Any] | None = None,
         return_exceptions: bool = False,
     ) -> list[Any]:
         """`rlm_query_batched` for `await`."""
+        header = self._recursing(model, schema, tools, instruction, limits)
         pairs = _pairs(questions, contexts)
-        return await _agather(
-            pairs, lambda pair: self._recurse(pair[0], pair[1], model, schema), return_exceptions
+        if announced := self._announced(pairs, "question", header):
+            await asyncio.wrap_future(announced)
+        return await batches.agather(
+            pairs, self._starting_children(header), dedupe=False, return_exceptions=return_exceptions
         )
 
     def FINAL(self, value: Any) -> None:  # noqa: N802 - the name that models are trained on
@@ -278,17 +323,66 @@ class Names:
         rows = [f"{name}: {type(value).__name__}" for name, value in self.variables().items()]
         return "\n".join(rows) or "no variables yet"
 
-    def _ask(self, prompt: str, model: str | None, schema: Mapping[str, Any] | None) -> Future[Any]:
-        _check_text("prompt", prompt)
-        header = {"op": "llm_query", "model": _model(model), "schema": _schema(schema)}
-        return self._channel.call(header, text=prompt)
+    def _recursing(
+        self,
+        model: str | None,
+        schema: Mapping[str, Any] | None,
+        tools: Iterable[Any] | None,
+        instruction: str | None,
+        limits: Mapping[str, Any] | None,
+    ) -> dict[str, Any]:
+        """What is said of a child beside its question and context."""
+        if instruction is not None:
+            check_text("instruction", instruction)
+        if limits is not None and not isinstance(limits, Mapping):
+            raise TypeError(f"limits must be a dict such as {{'max_cost': 0.5}}, not {type(limits).__name__}")
+        return {
+            **_asking(model, schema), "op": "rlm_query", "tools": [self._tool_name(tool) for tool in tools or ()],
+            "instruction": instruction, "limits": None if limits is None else dict(limits),
+        }  # fmt: skip
 
-    def _recurse(
-        self, question: str, context: Any, model: str | None, schema: Mapping[str, Any] | None
-    ) -> Future[Any]:
-        _check_text("question", question)
-        header = {"op": "rlm_query", "model": _model(model), "schema": _schema(schema)}
-        return self._channel.call(header, value=(question, context))
+    def _tool_name(self, tool: Any) -> str:
+        """The name of a tool of this REPL, from the function or its name."""
+        names = [name for name, function in self._tools.items() if tool is function or tool == name]
+        if not names:
+            raise ValueError(
+                f"tools: {tool!r} is no tool of this REPL; there are: {', '.join(self._tools) or 'none'}"
+            )
+        return names[0]
+
+    def _announced(self, items: Any, what: str, header: Mapping[str, Any]) -> Future[Any] | None:
+        """Say how many calls will follow, where that is known, so that all can be refused before any is sent."""
+        batches.check(items, what)
+        if not isinstance(items, Sized) or len(items) < 2:
+            return None
+        recursive = header["op"] == "rlm_query"
+        batch = {"op": "batch", "count": len(items), "recursive": recursive, "model": header["model"]}
+        return self._channel.call(batch)
+
+    def _starting(self, header: dict[str, Any]) -> batches.Start:
+        def start(prompt: Any, on_done: OnDone) -> None:
+            try:
+                check_text("prompt", prompt)
+                self._channel.request(header, on_done, text=prompt)
+            except (SubcallError, TypeError, ValueError) as error:  # a slot that cannot be sent fails alone
+                on_done(error if isinstance(error, SubcallError) else SubcallError(str(error)))
+
+        return start
+
+    def _starting_children(self, header: dict[str, Any]) -> batches.Start:
+        def start(pair: tuple[Any, Any], on_done: OnDone) -> None:
+            try:
+                check_text("question", pair[0])
+                self._channel.request(header, on_done, value=pair)
+            except (SubcallError, TypeError, ValueError) as error:  # as above
+                on_done(error if isinstance(error, SubcallError) else SubcallError(str(error)))
+
+        return start
+
+
+def _asking(model: str | None, schema: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What is said of a plain call beside its prompt."""
+    return {"op": "llm_query", "model": _model(model), "schema": _schema(schema)}
 
 
 def _plain_function(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -327,84 +421,14 @@ def _schema(schema: Mapping[str, Any] | None) -> dict[str, Any] | None:
     return dict(schema)
 
 
-def _check_text(name: str, text: Any) -> None:
-    if not isinstance(text, str):
-        raise TypeError(f"the {name} must be a str, not {type(text).__name__}")
-
-
-def _check_batch(items: Iterable[Any]) -> None:
-    """Refuse a batch as a whole, before anything is sent, where it can be seen whole."""
-    if isinstance(items, str):
-        raise TypeError("a batch takes a list of prompts, not one str")
-    if isinstance(items, list | tuple):
-        for item in items:
-            _check_text("prompt", item[0] if isinstance(item, tuple) else item)
-
-
-def _pairs(questions: Sequence[str], contexts: Sequence[Any] | None) -> list[tuple[str, Any]]:
+def _pairs(questions: Iterable[str], contexts: Iterable[Any] | None) -> list[tuple[str, Any]]:
+    if isinstance(questions, str):
+        raise TypeError("a batch takes a list of questions, not one str")
     questions = list(questions)
     given = [None] * len(questions) if contexts is None else list(contexts)
     if len(given) != len(questions):
         raise ValueError(f"{len(questions)} questions need as many contexts, not {len(given)}")
     return list(zip(questions, given, strict=True))
-
-
-def _gather(items: Iterable[Any], start: Callable[[Any], Future[Any]], return_exceptions: bool) -> list[Any]:
-    """Start one call per item, at most WINDOW in flight; wait for all of them."""
-    _check_batch(items)
-    slots = threading.Semaphore(WINDOW)
-    started: list[Future[Any]] = []
-    for item in items:
-        slots.acquire()
-        started.append(_guarded(item, start))
-        started[-1].add_done_callback(lambda _: slots.release())
-    return _results([_outcome(future) for future in started], return_exceptions)
-
-
-async def _agather(
-    items: Iterable[Any], start: Callable[[Any], Future[Any]], return_exceptions: bool
-) -> list[Any]:
-    _check_batch(items)
-    slots = asyncio.Semaphore(WINDOW)
-
-    async def one(item: Any) -> Any:
-        async with slots:
-            try:
-                return await asyncio.wrap_future(_guarded(item, start))
-            except SubcallError as error:
-                return error
-
-    tasks: list[Awaitable[Any]] = [asyncio.ensure_future(one(item)) for item in items]
-    return _results(list(await asyncio.gather(*tasks)), return_exceptions)
-
-
-def _guarded(item: Any, start: Callable[[Any], Future[Any]]) -> Future[Any]:
-    """A slot that cannot even be sent fails alone."""
-    try:
-        return start(item)
-    except (SubcallError, TypeError, ValueError) as error:
-        failed: Future[Any] = Future()
-        failed.set_exception(error if isinstance(error, SubcallError) else SubcallError(str(error)))
-        return failed
-
-
-def _outcome(future: Future[Any]) -> Any:
-    try:
-        return future.result()
-    except SubcallError as error:
-        return error
-
-
-def _results(results: list[Any], return_exceptions: bool) -> list[Any]:
-    failures = [result for result in results if isinstance(result, SubcallError)]
-    if failures and not return_exceptions:
-        error = SubcallError(
-            f"{len(failures)} of {len(results)} sub-calls failed; the first: {failures[0]} "
-            "(catch SubcallError and read its .results for all slots, or pass return_exceptions=True)"
-        )
-        error.results = results
-        raise error
-    return results
 
 
 def make_module(name: str) -> types.ModuleType:
