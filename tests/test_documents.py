@@ -38,6 +38,7 @@ def test_the_public_names_are_exactly_these() -> None:
     assert sorted(recursor.__all__) == sorted(
         [
             "RLM",
+            "LM",
             "Limits",
             "Completion",
             "StopReason",

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recursor import RLM, Limits, models
+from recursor import LM, RLM, Limits, models
 from recursor.errors import AuthenticationError, ConfigError, ContextOverflow, ModelError
 from recursor.models.anthropic_messages import conversation
 from recursor.models.failures import Request, refused
@@ -716,7 +716,7 @@ def test_a_model_is_used_from_one_event_loop_after_another_and_leaves_nothing_op
 def test_a_process_whose_loop_runs_in_a_thread_ends_without_complaint() -> None:
     code = """
 import asyncio, threading
-from recursor import RLM, Limits, models
+from recursor import LM, RLM, Limits, models
 from recursor.testing import ModelServer
 from recursor.types import Message
 loop = asyncio.new_event_loop()
@@ -750,3 +750,54 @@ async def test_a_cancelled_query_ends_at_once_and_its_connection_is_gone() -> No
 
 async def test_retrying_answers_for_any_model() -> None:
     await check_model(models.Retrying(ScriptedModel(lambda messages: "hello")))
+
+
+# A model with settings of its own ---------------------------------------------------------------
+
+
+async def test_an_lm_sends_what_it_was_given_and_keeps_to_its_rates(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with ModelServer(lambda messages: "fine", max_concurrency=2) as server:
+        lm = LM("openai/m", base_url=server.url, temperature=0, max_tokens=9, max_concurrency=2, window=500)
+        await check_model(lm)
+        assert [reply.text for reply in await asyncio.gather(*(lm.query(ASK) for _ in range(20)))] == [
+            "fine"
+        ] * 20
+        assert (lm.name, lm.window, server.refused, repr(lm)) == ("openai/m", 500, 0, "LM('openai/m')")
+        body, headers = server.requests[-1], server.headers[-1]
+    assert (body["temperature"], body["max_completion_tokens"]) == (0, 9)
+    assert headers["authorization"] == f"Bearer {KEY}"
+    assert "max_concurrency" not in body
+
+
+async def test_an_rlm_takes_an_lm() -> None:
+    with ModelServer(lambda messages: "```python\nFINAL(42)\n```") as server:
+        assert (await RLM(LM("openai/m", base_url=server.url, api_key=KEY)).acompletion("?")).answer == 42
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"max_concurency": 3}, "did you mean 'max_concurrency' by 'max_concurency'"),
+        ({"request_per_minute": 3}, "did you mean 'requests_per_minute'"),
+        ({"max_concurrency": 0}, "max_concurrency must be"),
+        ({"tokens_per_minute": "many"}, "tokens_per_minute must be"),
+        ({"window": -1}, "window must be"),
+        ({"messages": []}, "'messages' is no option"),
+    ],
+)
+def test_a_mistake_in_a_setting_of_an_lm_is_named(settings: dict[str, Any], text: str) -> None:
+    with pytest.raises(ConfigError, match=text):
+        LM("openai/m", api_key=KEY, **settings)
+
+
+def test_no_field_that_providers_take_is_mistaken_for_a_setting() -> None:
+    fields = {
+        "temperature", "top_p", "top_k", "min_p", "stop", "seed", "n", "logprobs", "logit_bias", "max_tokens",
+        "max_completion_tokens", "max_output_tokens", "presence_penalty", "frequency_penalty", "response_format",
+        "repetition_penalty", "reasoning_effort", "reasoning", "verbosity", "thinking", "service_tier", "metadata",
+        "user", "store", "prompt_cache_key", "safety_identifier", "chat_template_kwargs", "provider", "transforms",
+        "route", "guided_json", "prediction", "num_ctx", "options", "keep_alive",
+    }  # fmt: skip
+    settings: dict[str, Any] = dict.fromkeys(fields, 1)
+    LM("openai/m", api_key=KEY, **settings)

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from recursor.errors import ConfigError, ModelError, RLMError, SandboxError, SubcallError
     from recursor.limits import Limits
+    from recursor.lm import LM
     from recursor.rlm import RLM
     from recursor.tools import tool
     from recursor.types import Completion, StopReason
 
 __all__ = [
+    "LM",
     "RLM",
     "Completion",
     "ConfigError",
@@ -30,6 +32,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "LM": "lm",
     "RLM": "rlm",
     "Limits": "limits",
     "tool": "tools",
