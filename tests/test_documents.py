@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -26,6 +27,16 @@ def test_the_example_of_the_readme_prints_what_it_says() -> None:
     command = [sys.executable, "-W", "error", "-c", found[1]]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (done.stderr, done.stdout) == ("", found[2])
+
+
+def test_the_examples_on_models_run(tmp_path: Path) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", ROOT.joinpath("docs/models.md").read_text(), re.S)
+    keys = {f"{name}_API_KEY": "none" for name in ("OPENAI", "ANTHROPIC", "GEMINI")}
+    command = [sys.executable, "-W", "error", "-c", "\n".join(blocks)]
+    env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), **keys}
+    env |= {"PYTHONPATH": os.environ["PYTHONPATH"]} if "PYTHONPATH" in os.environ else {}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=env)
+    assert (done.stderr, done.stdout, done.returncode) == ("", "", 0)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
