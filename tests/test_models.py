@@ -783,6 +783,8 @@ async def test_an_rlm_takes_an_lm() -> None:
         ({"max_concurrency": 0}, "max_concurrency must be"),
         ({"tokens_per_minute": "many"}, "tokens_per_minute must be"),
         ({"window": -1}, "window must be"),
+        ({"timeout": 0}, "timeout must be"),
+        ({"timeout": None}, "timeout must be"),
         ({"messages": []}, "'messages' is no option"),
     ],
 )

@@ -58,6 +58,8 @@ def resolve(
     """
     if window is not None and (not isinstance(window, int) or isinstance(window, bool) or window < 1):
         raise ConfigError(f"window must be a whole number of tokens, not {window!r}")
+    if isinstance(read_timeout, bool) or not isinstance(read_timeout, int | float) or not read_timeout > 0:
+        raise ConfigError(f"the timeout must be a number of seconds above 0, not {read_timeout!r}")
     preset, model = split(spec, base_url)
     address = preset.base_url
     assert address is not None, "split has seen to it"
