@@ -226,7 +226,7 @@ def test_what_cannot_be_resumed_is_refused_before_anything_is_asked(tmp_path: Pa
     run_id = failed(rlm(Script(*TURNS, fail_at=3), sub, store), "?", "value")
     with pytest.raises(ConfigError, match="recorded by its digest alone: pass the same again"):
         rlm(Script(*TURNS), sub, store).resume(run_id)
-    with pytest.raises(ConfigError, match="was made with model 'root', and this RLM has 'other'"):
+    with pytest.raises(ConfigError, match="were made by 'root', and this RLM has 'other', 'sub'"):
         RLM(ScriptedModel([], name="other"), sub_model=sub, store=store).resume(run_id, "value")
     with pytest.raises(ConfigError, match="needs the store"):
         RLM(ScriptedModel([], name="root"), sub_model=sub).resume(run_id, "value")

@@ -37,6 +37,10 @@ class Settings:
     """The root LM, "openai/gpt-5". None looks for one: see `recursor.cli.endpoints`."""
     sub_model: str | None = None
     """The sub-LM; None is the root LM."""
+    routes: tuple[dict[str, Any], ...] = ()
+    """In place of both: [[routes]] tables, as `recursor.routing.Route` has fields."""
+    allow: tuple[str, ...] = ()
+    """With routes: further models that code may ask for by name."""
     base_url: str | None = None
     """Endpoint of the models; None is the one that the provider's name stands for."""
     sandbox: str = "process"

@@ -23,6 +23,7 @@ from recursor.limits import Limits
 from recursor.models.retry import Retries, RetryBudget
 from recursor.protocols import Cache, Journal, Model, Repl, Sandbox, Sink
 from recursor.replay import Replay, ReplayedRepl, Tally
+from recursor.routing import Routes
 from recursor.schema import ANYTHING, Shape, shape
 from recursor.threads import in_thread
 from recursor.tools import Tool
@@ -46,6 +47,10 @@ MAX_CHILDREN = 64
 """Child runs of one tree that are at work at once, beside one of each run: each has a process of its own."""
 DIRECT = 50_000
 """Bytes of an input, as encoded, that "auto" puts into one plain call; or as many as the window has tokens."""
+COMPACT_AT = 0.75
+"""The share of the window that the root LM's history may fill."""
+WINDOW = 128_000
+"""Tokens, where the window is not known."""
 DIGEST_AHEAD = 1 << 24
 """Bytes of a context up to which a child's place in the tree goes by its digest; above, by its size."""
 
@@ -62,14 +67,15 @@ class Task:
     expected: Shape = ANYTHING
     instruction: str = ""
     """Added to what the root LM is told."""
+    wanted: str | None = None
+    """The model or capability that code asked for; None takes the route's."""
 
 
 @dataclass(frozen=True, slots=True)
 class Engine:
     """Everything that the completions of one `RLM` share."""
 
-    model: Model
-    sub_model: Model
+    routes: Routes[Model]
     sandbox: Sandbox
     limits: Limits
     dialect: prompt.Dialect
@@ -85,7 +91,7 @@ class Engine:
     """"direct" answers by one plain call with the input in it, "auto" does so where that is small."""
     retries: Retries = field(default_factory=Retries)
     compact_at: int | None = None
-    """Tokens of a prompt of the root LM beyond which its old turns give way to a summary."""
+    """Tokens of a prompt of the root LM beyond which its old turns give way to a summary; None goes by its window."""
 
     async def complete(self, task: Task, at: Place | None = None) -> Completion:
         """Answer one question; children come back here with their parent.
@@ -99,20 +105,19 @@ class Engine:
         """
         run = Run(self, task, at or Place(uuid.uuid4().hex))
         await run.refuse_cycle()
-        strategy, reason = self._strategy(task)
+        strategy, reason = self._strategy(run)
         if strategy == "direct":
             return await self._answer_directly(run, reason)
         return await self._answer_in_a_repl(run, reason)
 
-    def _strategy(self, task: Task) -> tuple[Literal["rlm", "direct"], str]:
+    def _strategy(self, run: Run) -> tuple[Literal["rlm", "direct"], str]:
         """How to answer, and why."""
         if self.strategy != "auto":
             return self.strategy, "it was asked for"
         if self.tools:
             return "rlm", "there are tools, which code calls"
-        window = getattr(self.model, "window", None)
-        most = min(DIRECT, window) if window else DIRECT
-        size = len(task.question) + sum(source.size for source in task.contexts.values())
+        most = min(DIRECT, run.window or DIRECT)
+        size = len(run.task.question) + sum(source.size for source in run.task.contexts.values())
         fits = size <= most
         return (
             "direct" if fits else "rlm",
@@ -124,7 +129,7 @@ class Engine:
         infos, messages = await in_thread(
             direct.opening, task.question, task.contexts, task.expected, task.instruction
         )
-        model = run.metered(self.model, "root")
+        model = run.metered(run.model, "root")
         started = run.started(infos, None, "direct", reason)
         return await run.recorded(
             started, lambda: direct.run(messages, model, run.ledger, task.expected, run.id)
@@ -144,13 +149,13 @@ class Engine:
         try:
             infos = [await repl.load(name, source) for name, source in task.contexts.items()]
             opening = prompt.opening(
-                self.dialect, task.question, infos, tools=[tool.signature for tool in self.tools.values()],
+                self.dialect, task.question, infos, tools=run.offers(),
                 recursive=run.may_recurse, expected=task.expected.text, instruction=task.instruction,
             )  # fmt: skip
             parts = loop.Parts(
-                run.id, run.metered(self.model, "root"), run.replayed(repl), run, run.ledger, self.sink, self.dialect,
-                task.expected.accept, run.metered(self.model, "compaction"), remember, repl, run.replay.prompt_end,
-                self.compact_at,
+                run.id, run.metered(run.model, "root"), run.replayed(repl), run, run.ledger, self.sink, self.dialect,
+                task.expected.accept, run.metered(run.model, "compaction"), remember, repl, run.replay.prompt_end,
+                self.compact_at or int(COMPACT_AT * (run.window or WINDOW)),
             )  # fmt: skip
             started = run.started(infos, repl.isolation, "rlm", reason)
             return await run.recorded(started, lambda: loop.run(opening, parts))
@@ -195,6 +200,33 @@ class Run:
             parent.caller.budget if parent else RetryBudget(engine.retries.budget),
         )  # fmt: skip
         self._first_child_is_free = True
+        self.model = self.choose("root", wanted=task.wanted)
+
+    @property
+    def window(self) -> int | None:
+        """Tokens that the root LM takes; None when that is not known."""
+        return getattr(self.model, "window", None)
+
+    def offers(self) -> list[str]:
+        """What the root LM is told that the REPL has beside what it always has."""
+        tools = [tool.signature for tool in self.engine.tools.values()]
+        routes = self.engine.routes
+        if not routes.capabilities and not routes.allow:
+            return tools
+        names = ", ".join(map(repr, (*routes.names, *routes.capabilities)))
+        return [*tools, f"`model=` in these calls takes one of: {names}"]
+
+    def choose(
+        self, purpose: Purpose, *, depth: int | None = None, characters: int = 0, wanted: str | None = None
+    ) -> Model:
+        """The model for a call. Raises SubcallError when what code asked for is not to be had."""
+        try:
+            return self.engine.routes.choose(
+                purpose, self.depth if depth is None else depth, characters=characters,
+                spent=self.ledger.top.cost, wanted=wanted,
+            )  # fmt: skip
+        except LookupError as refused:
+            raise SubcallError(str(refused)) from None
 
     @property
     def seed(self) -> int:
@@ -218,7 +250,7 @@ class Run:
         above = self.at.parent
         while above is not None:
             same = (
-                above.engine.model.name == self.engine.model.name
+                above.model.name == self.model.name
                 and above.task.question == self.task.question
                 and above.task.instruction == self.task.instruction
             )
@@ -245,11 +277,11 @@ class Run:
                 return self._announced(subcall)
 
     async def _ask(self, query: LlmQuery) -> Any:
-        model = self.metered(self._choose(query.model), "sub")
         expected = shape(query.schema, trusted=False)
         text = query.prompt
         if expected.json_schema is not None:
             text += f"\n\nReply with JSON alone, following this JSON Schema:\n{expected.text}"
+        model = self.metered(self.choose("sub", characters=len(text), wanted=query.model), "sub")
         reply = await model.query([Message("user", text)], schema=expected.json_schema)
         try:
             return direct.structured(reply, expected)
@@ -261,14 +293,14 @@ class Run:
         engine = replace(
             self.engine,
             strategy="rlm",  # whose code asks for a child wants code of its own to work on it
-            model=self._choose(query.model),
             tools=self._passed_on(query.tools),
             limits=self._limits_for(query),
         )
         contexts = {} if query.context is None else {"context": await in_thread(_source, query.context)}
         if len(query.question) > prompt.MAX_QUESTION:
             contexts["question"] = await in_thread(prepare, query.question)
-        task = Task(query.question, contexts, shape(query.schema, trusted=False), query.instruction or "")
+        expected = shape(query.schema, trusted=False)
+        task = Task(query.question, contexts, expected, query.instruction or "", query.model)
         child_id = self.caller.place(await in_thread(_identity, engine, task, query))
         child = self.replay.child(child_id)
         if child is None:
@@ -309,21 +341,10 @@ class Run:
     def _announced(self, batch: Batch) -> None:
         """Refuse a batch as a whole that cannot be paid for, while none of it is."""
         recursive = batch.recursive and self.may_recurse
-        model = self._choose(batch.model)
+        purpose: Purpose = "root" if recursive else "sub"
+        model = self.choose(purpose, depth=self.depth + recursive, wanted=batch.model)
         if not self.replay.active:
-            self.ledger.refuse_batch(
-                batch.count, Call(model.name, "root" if recursive else "sub", self.depth + recursive)
-            )
-
-    def _choose(self, name: str | None) -> Model:
-        if name is None:
-            return self.engine.sub_model
-        known = {model.name: model for model in (self.engine.model, self.engine.sub_model)}
-        if name not in known:
-            raise SubcallError(
-                f"model {name!r} is not allowed here; use {' or '.join(map(repr, known))}, or None"
-            )
-        return known[name]
+            self.ledger.refuse_batch(batch.count, Call(model.name, purpose, self.depth + recursive))
 
     def _passed_on(self, names: Sequence[str]) -> dict[str, Tool]:
         unknown = [name for name in names if name not in self.engine.tools]
@@ -367,8 +388,8 @@ class Run:
     ) -> RunStarted:
         engine, parent = self.engine, self.at.parent
         return RunStarted(
-            self.id, parent.id if parent else None, self.depth, self.task.question, tuple(infos), engine.model.name,
-            engine.sub_model.name, isolation, time.time(), strategy, reason, resumed=self.replay.active,
+            self.id, parent.id if parent else None, self.depth, self.task.question, tuple(infos), self.model.name,
+            self.choose("sub").name, isolation, time.time(), strategy, reason, resumed=self.replay.active,
             settings={} if parent else {**engine.settings, "schema": self.task.expected.json_schema},
         )  # fmt: skip
 
@@ -391,7 +412,7 @@ def _equal(ones: Mapping[str, Source], others: Mapping[str, Source]) -> bool:
 
 def _identity(engine: Engine, task: Task, query: RlmQuery) -> bytes:
     """What a child is asked, as a digest."""
-    parts = [engine.model.name, task.question, task.instruction, task.expected.text, ",".join(engine.tools)]
+    parts = [task.wanted or "", task.question, task.instruction, task.expected.text, ",".join(engine.tools)]
     parts.append(json.dumps(query.limits, sort_keys=True, default=repr))
     for source in task.contexts.values():
         parts += [source.form, str(source.size), source.digest() if source.size <= DIGEST_AHEAD else ""]

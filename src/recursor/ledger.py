@@ -158,6 +158,11 @@ class Ledger:
         return Ledger(limits, self._clock, self)
 
     @property
+    def top(self) -> Ledger:
+        """The ledger of the whole tree."""
+        return self._chain[-1]
+
+    @property
     def cost(self) -> float | None:
         """US dollars so far; None as soon as one call had no known price."""
         return None if self._unpriced_calls else self._priced

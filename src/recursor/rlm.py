@@ -20,6 +20,7 @@ from recursor.inputs import inputs, recorded_inputs
 from recursor.limits import Limits
 from recursor.models import Retries
 from recursor.protocols import Cache, Model, Sandbox, Sink
+from recursor.routing import Routes
 from recursor.schema import shape
 from recursor.sinks import Fanout, QueueSink
 from recursor.threads import in_thread
@@ -34,7 +35,8 @@ class RLM:
     root LM's code looks at it and calls sub-LMs on pieces of it.
 
     Args:
-        model: the root LM: a spec such as "openai/gpt-5", or any object with the `Model` protocol.
+        model: the root LM: a spec such as "openai/gpt-5", or any object with the `Model` protocol; or `Routes`,
+            which say what serves which call.
         sub_model: answers `llm_query`; None takes the root LM.
         sandbox: "process" (isolated, Linux), "inprocess" (no isolation at all, for debugging), the
             name of a plugin, an import path, or an object with the `Sandbox` protocol.
@@ -45,6 +47,8 @@ class RLM:
         instruction: added to what the root LM is told.
         strategy: "rlm" answers in a REPL; "direct" by one plain call with the whole input in it; "auto" so where
             the input is small (50,000 bytes) and there are no tools, and in a REPL otherwise.
+        compact_at: tokens of the root LM's prompt from which old turns give way to a summary; None is three
+            quarters of its window.
         store: where runs are recorded: a path of a SQLite file, or a `Store`; None records nothing.
         cache: "workspace" takes replies that any run in the store was given to the very same request (model,
             endpoint, options, messages, schema), and pays for them once. None asks each time.
@@ -58,7 +62,7 @@ class RLM:
 
     def __init__(
         self,
-        model: str | Model,
+        model: str | Model | Routes[Any],
         *,
         sub_model: str | Model | None = None,
         sandbox: str | Sandbox = "process",
@@ -68,6 +72,7 @@ class RLM:
         dialect: str = "default",
         instruction: str = "",
         strategy: Strategy = "rlm",
+        compact_at: int | None = None,
         store: Any = None,
         cache: str | None = None,
         sinks: Sequence[Sink] = (),
@@ -78,17 +83,17 @@ class RLM:
             raise ConfigError(f"limits must be a recursor.Limits, not {type(limits).__name__}")
         if not isinstance(retries, Retries):
             raise ConfigError(f"retries must be a recursor.models.Retries, not {type(retries).__name__}")
-        root = _model(model, "model", base_url, api_key)
-        sub = root if sub_model is None else _model(sub_model, "sub_model", base_url, api_key)
+        routes = _routes(model, sub_model, base_url, api_key)
+        if compact_at is not None and (not isinstance(compact_at, int) or compact_at < 1):
+            raise ConfigError(f"compact_at must be a number of tokens or None, not {compact_at!r}")
         if strategy not in ("rlm", "direct", "auto"):
             raise ConfigError(f"strategy must be 'rlm', 'direct' or 'auto', not {strategy!r}")
         if limits.max_cost is not None:
-            _check_prices(root, sub)
+            _check_prices(*routes.models)
         self._store = _store(store)
         self._instruction = instruction
         self._engine = Engine(
-            model=root,
-            sub_model=sub,
+            routes=routes,
             sandbox=_sandbox(sandbox),
             limits=limits,
             retries=retries,
@@ -97,10 +102,11 @@ class RLM:
             sink=Fanout([*([self._store] if self._store else []), *sinks]),
             cache=self._cache(cache),
             strategy=strategy,
+            compact_at=compact_at,
             settings={
-                "model": root.name, "sub_model": sub.name, "base_url": base_url, "dialect": dialect,
-                "sandbox": sandbox if isinstance(sandbox, str) else type(sandbox).__name__,
-                "limits": asdict(limits), "strategy": strategy,
+                **routes.table(), "base_url": base_url, "dialect": dialect, "limits": asdict(limits),
+                "sandbox": sandbox if isinstance(sandbox, str) else type(sandbox).__name__, "strategy": strategy,
+                "instruction": instruction, "compact_at": compact_at,
             },
         )  # fmt: skip
 
@@ -255,24 +261,31 @@ class RLM:
         return path
 
     def _check_models(self, model: str, sub_model: str) -> None:
-        for kind, was, now in (
-            ("model", model, self._engine.model.name),
-            ("sub_model", sub_model, self._engine.sub_model.name),
-        ):
-            if was != now:
-                raise ConfigError(f"the run was made with {kind} {was!r}, and this RLM has {now!r}")
+        routes = self._engine.routes
+        for purpose, was in (("root", model), ("sub", sub_model)):
+            if was not in routes.names:
+                raise ConfigError(
+                    f"the {purpose} calls of the run were made by {was!r}, and this RLM has "
+                    f"{', '.join(map(repr, routes.names))}"
+                )
 
 
-def _model(model: Any, name: str, base_url: str | None, api_key: str | None) -> Model:
-    if isinstance(model, str):
+def _routes(model: Any, sub_model: Any, base_url: str | None, api_key: str | None) -> Routes[Model]:
+    def resolved(spec: str) -> Model:
         from recursor import config  # noqa: PLC0415 - only a spec needs files and environment
 
-        return models.resolve(model, base_url=base_url, api_key=api_key or config.api_key(model))
-    if not isinstance(model, Model):
-        raise ConfigError(
-            f"{name} must be a spec such as 'openai/gpt-5' or an object with `name` and `query`"
-        )
-    return model
+        return models.resolve(spec, base_url=base_url, api_key=api_key or config.api_key(spec))
+
+    if isinstance(model, Routes):
+        if sub_model is not None:
+            raise ConfigError("sub_model belongs into the routes: Routes.of(root, sub)")
+        return model.resolved(resolved)
+    for name, given in (("model", model), ("sub_model", sub_model)):
+        if not isinstance(given, str | Model) and not (name == "sub_model" and given is None):
+            raise ConfigError(
+                f"{name} must be a spec such as 'openai/gpt-5' or an object with `name` and `query`"
+            )
+    return Routes.of(model, sub_model).resolved(resolved)
 
 
 def _store(store: Any) -> Sink | None:

@@ -212,6 +212,16 @@ class Routes(Generic[M_co]):
             raise ConfigError(f"allow must be a list of strings, not {allow!r}")
         return Routes(found, allow)
 
+    def table(self) -> dict[str, Any]:
+        """The routes as `from_table` reads them, with the names of the models."""
+        rows = []
+        for route in self.routes:
+            row = {field.name: getattr(route, field.name) for field in fields(route)}
+            rows.append(
+                {name: value for name, value in row.items() if value is not None} | {"model": route.name}
+            )
+        return {"routes": rows, "allow": [_name(model) for model in self.allow]}
+
     @property
     def models(self) -> tuple[M_co, ...]:
         """Each model once, those of the routes first."""

@@ -21,6 +21,7 @@ from recursor.errors import ConfigError, RLMError
 from recursor.limits import Limits
 from recursor.protocols import Sink
 from recursor.rlm import RLM
+from recursor.routing import Routes
 from recursor.types import Completion, Event, RunEnded, StopReason
 
 NO_MODEL = """no model was named and none was found on this machine
@@ -103,9 +104,15 @@ async def _follow(start: Callable[[], AsyncGenerator[Event, None]], display: pro
 def make_rlm(loaded: config.Config, output: options.Output) -> RLM:
     """Return what the settings describe; looks for a model when they name none."""
     settings = loaded.settings
+    routes = settings.routes if loaded.origins["model"] != "--model" else ()
+    model: str | Routes[str]
+    if routes:
+        model = Routes.from_table({"routes": list(routes), "allow": list(settings.allow)})
+    else:
+        model = settings.model or _found(settings.base_url, output.quiet)
     return RLM(
-        settings.model or _found(settings.base_url, output.quiet),
-        sub_model=settings.sub_model,
+        model,
+        sub_model=None if routes else settings.sub_model,
         base_url=settings.base_url,
         sandbox=settings.sandbox,
         dialect=settings.dialect,

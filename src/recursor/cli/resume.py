@@ -41,7 +41,7 @@ def command(run_id: str, paths: tuple[str, ...], **flags: Any) -> None:
 def _dotted(run: view.RecordedRun) -> dict[str, Any]:
     """The settings of a run by dotted key."""
     made = dict(run.settings)
-    if run.settings.get("model") is None:
+    if not made.get("routes"):
         raise ConfigError(f"run {run.id} does not say what it was made with")
     limits = made.pop("limits", {})
     return made | {f"limits.{name}": value for name, value in limits.items()}
