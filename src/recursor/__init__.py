@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from recursor.errors import ConfigError, ModelError, RLMError, SandboxError, SubcallError
     from recursor.limits import Limits
     from recursor.lm import LM
+    from recursor.models.retry import Retries
     from recursor.rlm import RLM
+    from recursor.routing import Route, Routes
     from recursor.tools import tool
     from recursor.types import Completion, StopReason
 
@@ -25,6 +27,9 @@ __all__ = [
     "Limits",
     "ModelError",
     "RLMError",
+    "Retries",
+    "Route",
+    "Routes",
     "SandboxError",
     "StopReason",
     "SubcallError",
@@ -35,6 +40,9 @@ _HOMES = {
     "LM": "lm",
     "RLM": "rlm",
     "Limits": "limits",
+    "Retries": "models.retry",
+    "Route": "routing",
+    "Routes": "routing",
     "tool": "tools",
     "Completion": "types",
     "StopReason": "types",
