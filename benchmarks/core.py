@@ -86,7 +86,8 @@ class Bench:
 
     def control(self, command: str) -> list[list[float]]:
         """See `loopback.control`."""
-        return control(self.url, command)
+        requests: list[list[float]] = control(self.url, command)
+        return requests
 
 
 def main() -> None:

@@ -50,10 +50,11 @@ def ensure(system: System) -> None:
 
 
 def environment(home: Path) -> dict[str, str]:
-    """Environment variables for everything that is measured: no settings, no keys, compiled modules kept."""
+    """Environment variables for everything that is measured: this checkout, no settings, no keys."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "XDG_"))}
     deno = str(ROOT / ".bench/deno")
-    return {**kept, "HOME": str(home), "OPENAI_API_KEY": "none", "NO_COLOR": "1", "DENO_DIR": deno}
+    own = {"HOME": str(home), "PYTHONPATH": str(ROOT / "src"), "DENO_DIR": deno}
+    return {**kept, **own, "OPENAI_API_KEY": "none", "NO_COLOR": "1"}
 
 
 def machine() -> dict[str, str]:

@@ -74,7 +74,7 @@ def core(
         "## Goals",
         "recursor alone, with a model inside its process where the row does not say HTTP.",
         table(
-            ["", "median", "least to most", "goal", ""], [_goal_row(each, medians, values) for each in GOALS]
+            ["", "median", "least to most", "goal", ""], [goal_row(each, medians, values) for each in GOALS]
         ),
     ]
     reasons = [
@@ -95,9 +95,11 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def shown(value: float, unit: str) -> str:
-    """A number with its unit, three digits."""
+    """A number with its unit, three digits; without a unit a count."""
     if unit == "x":
         return f"{value:.2f} x"
+    if not unit:
+        return f"{value:,.0f}"
     seconds, sizes = [(1.0, "s"), (1e-3, "ms"), (0.0, "µs")], [(1e6, "MB"), (1e3, "kB"), (0.0, "B")]
     scales = seconds if unit == "s" else sizes
     least, name = next(scale for scale in scales if abs(value) >= scale[0])
@@ -132,7 +134,8 @@ def _peer_row(figure: str, medians: Medians, missing: Mapping[str, Mapping[str, 
     return [title, *cells]
 
 
-def _goal_row(goal: Goal, medians: Medians, values: Values) -> list[str]:
+def goal_row(goal: Goal, medians: Medians, values: Values) -> list[str]:
+    """Median, spread, goal, and whether it is met."""
     figure, column, title, bound, unit = goal
     median = medians.get(figure, {}).get(column)
     wanted = "-" if bound is None else shown(bound, unit)

@@ -35,6 +35,8 @@ class Options:
     variant: str
     """Of the system: which sandbox, which interpreter. Empty is its default."""
     count: int
+    depth: int
+    """At which a child is a plain call; with 1 all are."""
 
 
 def main(make: Callable[[Options], Ask]) -> None:
@@ -46,6 +48,7 @@ def main(make: Callable[[Options], Ask]) -> None:
     parser.add_argument("--record")
     parser.add_argument("--variant", default="")
     parser.add_argument("--count", type=int, default=0)
+    parser.add_argument("--depth", type=int, default=1)
     options = Options(**vars(parser.parse_args()))
     began = time.monotonic()
     ask = make(options)
@@ -65,6 +68,11 @@ def _calls(ask: Ask, options: Options) -> dict[str, Any]:
 
 def _batch(ask: Ask, options: Options) -> dict[str, Any]:
     return {"seconds": _number(ask(f"task=batch:{options.count}", None))}
+
+
+def _children(ask: Ask, options: Options) -> dict[str, Any]:
+    """Child RLMs one after another, each of which answers in its first turn; seconds for one."""
+    return {"seconds": _number(ask(f"task=children:{options.count}", None))}
 
 
 def _load(ask: Ask, options: Options) -> dict[str, Any]:
@@ -100,6 +108,7 @@ MEASURES: dict[str, Callable[[Ask, Options], dict[str, Any]]] = {
     "turn": _turn,
     "calls": _calls,
     "batch": _batch,
+    "children": _children,
     "load": _load,
     "memory": _memory,
     "log": _log,
