@@ -33,9 +33,12 @@ contracts: $(STAMP)
 	$(BIN)/lint-imports
 
 # Long; makes environments for the peers under .bench/ and writes benchmarks/results/.
-# With BOOKS=folder, of some 20 MB of Markdown, also the run over 331 MB.
+# With BOOKS=folder, of some 20 MB of Markdown, also the run over 331 MB; with SNIPS=folder, of the
+# labelled requests of SNIPS, also the pairs of users.
 bench: $(STAMP)
 	$(BIN)/python benchmarks/core.py
+	$(BIN)/python benchmarks/scale.py
+	$(if $(SNIPS),$(BIN)/python benchmarks/pairs.py $(SNIPS))
 	$(if $(BOOKS),$(BIN)/python benchmarks/large.py $(BOOKS))
 
 # Resolves dependencies anew, for all platforms and Python versions, with hashes.

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import signal
 import statistics
@@ -425,5 +424,4 @@ def _beside(medians: dict[str, dict[str, float]], results: Results, why: str) ->
 
 
 if __name__ == "__main__":
-    os.chdir(Path(__file__).parent)
     main()
