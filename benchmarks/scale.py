@@ -381,18 +381,19 @@ def report(
 
 
 def _kills(kills: Sequence[Killed], seed: int) -> str:
-    head = ["asked when killed", "recorded", "lost", "asked twice", "resumed in", "answer"]
+    head = ["asked when killed", "recorded", "lost", "asked twice", "resumed in", "at least", "answer"]
     rows = [
         [
             f"{each.asked:,}", f"{each.replayed:,}", f"{each.asked - each.replayed:,}", f"{each.twice:,}",
-            f"{each.seconds:.2f} s", "right" if each.right else "wrong",
+            f"{each.seconds:.2f} s", f"{(KILLED - each.replayed) / KILLED_WIDTH * LATENCY:.2f} s",
+            "right" if each.right else "wrong",
         ]
         for each in kills
     ]  # fmt: skip
     text = (
         f"A run of {KILLED:,} sub-calls of 50 ms, {KILLED_WIDTH} at once, killed (SIGKILL) at points drawn with "
         f"seed {seed}; then `RLM.resume` to the end. Lost are calls that were on their way when the process "
-        "died: no record can hold their replies. The rest is live calls, and what they take."
+        "died: no record can hold their replies. The calls that remain take 50 ms, 100 at once, at least."
     )
     return f"{text}\n\n{tables.table(head, rows)}"
 
