@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import selectors
 import subprocess
 import sys
@@ -557,6 +558,27 @@ def test_a_loop_that_was_closed_keeps_no_place_and_holds_up_nobody() -> None:
     asyncio.run(main())
     assert bound.out == 0
     waiting._log_destroy_pending = False  # type: ignore[attr-defined]  # the point of this test
+
+
+@pytest.mark.parametrize(
+    "rates", [Rates(max_concurrency=3), Rates(requests_per_minute=60), Rates(tokens_per_minute=60)]
+)
+def test_calls_that_end_with_their_loop_end_in_silence_whoever_waits_behind_them(rates: Rates) -> None:
+    before, loop = IN_FLIGHT.out, VirtualLoop()
+
+    async def main() -> list[asyncio.Task[str]]:
+        gated = Gated(Endpoint(latency=1_000), rates)
+        tasks = [asyncio.ensure_future(ask(gated)) for _ in range(10)]
+        await asyncio.sleep(0.1)
+        return tasks
+
+    loop.set_exception_handler(lambda loop, context: None)  # "Task was destroyed but it is pending!"
+    tasks = loop.run_until_complete(main())
+    assert IN_FLIGHT.out > before
+    loop.close()
+    tasks.clear()
+    gc.collect()  # what it complains of would fail this test
+    assert IN_FLIGHT.out == before
 
 
 def test_the_limit_of_open_files_is_raised_as_far_as_calls_need_it_and_bounds_them_where_it_cannot() -> None:

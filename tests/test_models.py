@@ -12,6 +12,7 @@ import sys
 import time
 import traceback
 from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -137,6 +138,103 @@ async def test_usage_is_read_in_the_dialects_of_providers(usage: dict[str, Any])
     assert reply.usage.output_tokens == (30 if usage["prompt_tokens"] == 10 else 0)
     assert reply.usage.cached_tokens == usage.get("prompt_cache_hit_tokens", 0)
     assert reply.cost == 0.0
+
+
+SAID = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
+COUNTED = Usage(10, 5, calls=1)
+
+
+@pytest.mark.parametrize(
+    ("odd", "usage", "cost"),
+    [
+        ({"prompt_tokens": -10}, Usage(calls=1), None),
+        ({"completion_tokens": -5, "total_tokens": -3}, Usage(10, 0, calls=1), None),
+        ({"prompt_tokens": 10**30}, Usage(calls=1), None),
+        ({"prompt_tokens": True}, Usage(calls=1), None),
+        ({"prompt_tokens": "10", "completion_tokens": 5.0}, COUNTED, None),
+        ({"prompt_tokens_details": {"cached_tokens": 500, "cache_write_tokens": 9}},
+         Usage(10, 5, cached_tokens=10, calls=1), None),
+        ({"prompt_tokens_details": [], "completion_tokens_details": {"reasoning_tokens": {}}}, COUNTED, None),
+        ({"cost": -3}, COUNTED, None),
+        ({"cost": {"total_cost": 3}}, COUNTED, None),
+        ({"cost": "0.25"}, COUNTED, 0.25),
+        ({"cost": True}, COUNTED, None),
+        ({"cost": 1, "is_byok": True, "cost_details": {"upstream_inference_cost": -9}}, COUNTED, 1.0),
+    ],
+)  # fmt: skip
+async def test_an_odd_field_of_usage_neither_lowers_the_bill_nor_hides_the_others(
+    odd: dict[str, Any], usage: Usage, cost: float | None
+) -> None:
+    with ModelServer([]) as server:
+        server.send_next({"choices": [{"message": {"content": "a"}}], "usage": {**SAID, **odd}})
+        reply = await models.resolve("openai/m", base_url=server.url).query(ASK)
+    assert (reply.text, reply.usage, reply.cost) == ("a", usage, cost)
+
+
+@pytest.mark.parametrize(
+    ("said", "usage"),
+    [
+        ({"input_tokens": -9, "output_tokens": 5}, Usage(calls=1)),
+        ({"input_tokens": 10, "output_tokens": 5.0, "cache_read_input_tokens": "x"}, COUNTED),
+        ({"input_tokens": 10, "output_tokens": 5, "cache_creation_input_tokens": -7}, COUNTED),
+    ],
+)
+async def test_the_same_holds_on_the_wire_of_anthropic(said: dict[str, Any], usage: Usage) -> None:
+    with ModelServer([]) as server:
+        server.send_next({"content": [{"type": "text", "text": "a"}], "usage": said})
+        reply = await models.resolve("anthropic/m", base_url=server.url).query(ASK)
+    assert (reply.text, reply.usage) == ("a", usage)
+
+
+@pytest.mark.parametrize("cost", [b"NaN", b"1e999", b"-Infinity"])
+async def test_a_bill_that_is_no_number_is_none_and_the_reply_is_kept(cost: bytes) -> None:
+    body = b'{"choices":[{"message":{"content":"a"}}],"usage":{"prompt_tokens":1,"cost":%b}}' % cost
+    with ModelServer([]) as server:
+        server.send_next(body)
+        reply = await models.resolve("openai/m", base_url=server.url).query(ASK)
+    assert (reply.text, reply.usage.input_tokens, reply.cost) == ("a", 1, None)
+
+
+@pytest.mark.parametrize(
+    "odd", [{"reasoning": {"a": 1}}, {"reasoning_content": []}, {"refusal": 3}, {"tool_calls": "none"}]
+)
+async def test_what_stands_beside_the_text_may_be_anything(odd: dict[str, Any]) -> None:
+    with ModelServer([]) as server:
+        choice = {"message": {"content": "a", **odd}, "finish_reason": 3}
+        server.send_next({"choices": [choice], "model": 4, "usage": SAID})
+        reply = await models.resolve("openai/m", base_url=server.url).query(ASK)
+    assert (reply.text, reply.reasoning, reply.usage, reply.model) == ("a", None, COUNTED, "m")
+
+
+@streamed_or_not
+async def test_characters_that_a_server_cut_in_half_are_joined_and_a_half_alone_is_replaced(
+    on_text: Callable[[str], None] | None, tmp_path: Path
+) -> None:
+    whole = b'{"choices":[{"message":{"content": "FINAL(1) a \\ud83d\\ude00 \\ud83d"}}]}'
+    deltas = [b'{"content": "FINAL(1) a \\ud83d"}', b'{"content": "\\ude00 \\ud83d"}', b"{}"]
+    events = [b'data: {"choices":[{"delta":%b}]}\n\ndata:\n\n' % each for each in deltas]
+    streamed = b"".join(events).replace(b"{}}", b'{},"finish_reason":"stop"}')
+    with ModelServer([]) as server:
+        if on_text is None:
+            server.send_next(whole)
+        else:
+            server.send_next(streamed, "text/event-stream")
+        server.send_next(whole)
+        model = models.resolve("vllm/m", base_url=server.url)
+        reply = await model.query(ASK, on_text=on_text)
+        assert reply.text == "FINAL(1) a \U0001f600 \ufffd"
+        rlm = RLM(model, dialect="paper", sandbox="inprocess", store=tmp_path / "runs.db")
+        assert (await rlm.acompletion("?")).answer == "1"  # and what came can be recorded
+
+
+async def test_a_reply_without_end_is_an_error_while_memory_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recursor.models.http.MAX_REPLY", 10_000)
+    with ModelServer(["x" * 20_000] * 2) as server:
+        model = models.resolve("openai/m", base_url=server.url)
+        for on_text in (None, lambda _: None):
+            with pytest.raises(ModelError, match="more than 10,000 bytes") as caught:
+                await model.query(ASK, on_text=on_text)
+            assert not caught.value.retryable
 
 
 async def test_what_the_provider_bills_wins_over_the_price_list() -> None:
@@ -314,11 +412,15 @@ async def test_retries_end_after_the_last_attempt_or_when_asked_to_wait_too_long
         with pytest.raises(ModelError, match="500 scripted failure") as caught:
             await patient("openai/m", server, waits).query(ASK)
         assert (caught.value.status, waits) == (500, [0.5, 1.0, 2.0, 4.0, 8.0])
+        server.fail_next(1, 429, retry_after="99999999999999")
+        with pytest.raises(ModelError) as caught:
+            await patient("openai/m", server, waits).query(ASK)
+        assert caught.value.retry_after == 99999999999999
         server.fail_next(1, 429, retry_after=3600)
         with pytest.raises(ModelError) as caught:
             await patient("openai/m", server, waits).query(ASK)
         assert caught.value.retry_after == 3600
-        assert len(server.requests) == 7
+        assert len(server.requests) == 8
 
 
 class Down:
@@ -492,6 +594,8 @@ async def test_refusals_that_a_caller_can_mend_have_their_own_errors_and_no_retr
     ],
 )
 def test_overflow_is_known_by_what_providers_say(text: str) -> None:
+    known = refused(413, {}, text.encode(), Request("m", "http://h", 5_000, 1_024), 0.0)
+    assert "5,000 characters does not fit m (window: 1,024 tokens): 413" in str(known)
     body = b'{"error": {"message": "%s"}}' % text.encode()
     error = refused(400, {}, body, Request("m", "http://h", 5), 0.0)
     assert isinstance(error, ContextOverflow)
@@ -567,6 +671,12 @@ async def test_a_reply_of_backslashes_is_read_in_no_time() -> None:
         ("azure/gpt-5", {"api_key": KEY}, "base_url"),
         ("azure/gpt-5", {"base_url": "https://r.openai.azure.com/openai/v1"}, "AZURE_OPENAI_API_KEY"),
         ("openai/gpt-5", {"base_url": "localhost:8000"}, "http://"),
+        ("m", {"base_url": "http://[::1"}, "Invalid IPv6"),
+        ("m", {"base_url": "http://host:99999/v1"}, "Port out of range"),
+        ("m", {"base_url": "http://a..b/v1"}, "no address"),
+        ("m", {"base_url": "http://two words/v1"}, "http://"),
+        ("m", {"base_url": "http://me:secret@host:x/v1"}, "^[^@]*Port"),
+        ("openai/gpt-5", {"api_key": KEY, "options": {"extra_body": 3}}, "extra_body must be a dict"),
         ("openai/gpt-5", {"api_key": "two\nlines"}, "line break"),
         ("openai/gpt-5", {"api_key": KEY, "window": 0}, "window"),
         ("openai/gpt-5", {"api_key": KEY, "options": {"messages": []}}, "'messages' is no option"),

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from recursor.models import schemas
-from recursor.models.documents import decode, unreadable
+from recursor.models.documents import count, decode, text, unreadable
 from recursor.models.failures import Request, reported
 from recursor.models.http import WHOLE
 from recursor.models.sse import ServerEvent
@@ -36,14 +36,14 @@ class _Block(msgspec.Struct):
 
     type: str = ""
     text: str | None = None
-    thinking: str | None = None
+    thinking: Any = None
     stop_reason: str | None = None
 
 
 class _Answer(msgspec.Struct):
     content: list[_Block] | None = None
     stop_reason: str | None = None
-    model: str | None = None
+    model: Any = None
     usage: Any = None
     type: str = ""
     error: Any = None
@@ -56,13 +56,6 @@ class _Event(msgspec.Struct):
     delta: _Block | None = None
     usage: Any = None
     error: Any = None
-
-
-class _Usage(msgspec.Struct):
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-    cache_read_input_tokens: int | None = None
-    cache_creation_input_tokens: int | None = None
 
 
 class AnthropicMessages(Wire):
@@ -115,6 +108,8 @@ class _Reading(Reading):
         return self.text
 
     def take_event(self, event: ServerEvent) -> str:
+        if not event.data.strip():  # some servers keep a connection alive so
+            return ""
         data = event.data.encode()
         if event.event == WHOLE:
             return self.take_whole(data)
@@ -136,7 +131,7 @@ class _Reading(Reading):
         return _usage(self._usage), None
 
     def _update(self, read: _Answer) -> None:
-        self.model = read.model or self.model
+        self.model = text(read.model) or self.model
         if isinstance(read.usage, dict):
             self._count(read.usage)
 
@@ -145,10 +140,10 @@ class _Reading(Reading):
         self._usage |= {name: value for name, value in usage.items() if value is not None}
 
     def _add(self, block: _Block) -> str:
-        text = block.text or ""
-        self._text.append(text)
-        self._reasoning.append(block.thinking or "")
-        return text
+        said = block.text or ""
+        self._text.append(said)
+        self._reasoning.append(text(block.thinking))
+        return said
 
 
 def conversation(messages: Sequence[Message], wish: str = "") -> tuple[str, list[dict[str, Any]]]:
@@ -184,20 +179,17 @@ def conversation(messages: Sequence[Message], wish: str = "") -> tuple[str, list
 
 
 def _usage(said: dict[str, Any]) -> Usage | None:
-    """Return what the counts say; None when they say nothing."""
-    try:
-        read = msgspec.convert(said, _Usage)
-    except msgspec.ValidationError:
-        # The reply is paid for: better without its usage than lost.
+    """Return what the counts say, one by one; None when they do not say how much was read and written."""
+    read, written = count(said.get("input_tokens")), count(said.get("output_tokens"))
+    if read is None or written is None:
         return None
-    if read.input_tokens is None or read.output_tokens is None:
-        return None
-    cached, written = read.cache_read_input_tokens or 0, read.cache_creation_input_tokens or 0
+    cached = count(said.get("cache_read_input_tokens")) or 0
+    stored = count(said.get("cache_creation_input_tokens")) or 0
     return Usage(
         # The wire counts apart what was read from the cache and written to it.
-        input_tokens=read.input_tokens + cached + written,
-        output_tokens=read.output_tokens,
+        input_tokens=read + cached + stored,
+        output_tokens=written,
         cached_tokens=cached,
-        cache_write_tokens=written,
+        cache_write_tokens=stored,
         calls=1,
     )

@@ -52,6 +52,8 @@ class Request:
     """Without query."""
     characters: int
     """Length of the prompt's texts."""
+    window: int | None = None
+    """Tokens that the model takes; None when that is not known."""
 
 
 def clip(text: str, limit: int = 500) -> str:
@@ -99,7 +101,7 @@ def retry_after(headers: Mapping[str, str], now: float) -> float | None:
 
 
 def _number(text: str) -> float | None:
-    return float(text) if re.fullmatch(r"\s*\d{1,9}(\.\d{0,9})?\s*", text, re.ASCII) else None
+    return float(text) if re.fullmatch(r"\s*\d{1,18}(\.\d{0,18})?\s*", text, re.ASCII) else None
 
 
 def _status_in(error: object) -> int | None:
@@ -135,8 +137,9 @@ def _error(
     if status in (401, 403):
         return AuthenticationError(f"{where} does not accept the key: {code}{said}", status)
     if status in (400, 413, 422, 500, None) and (status == 413 or _OVERFLOW.search(whole)):
+        window = f" (window: {request.window:,} tokens)" if request.window else ""
         return ContextOverflow(
-            f"the prompt of {request.characters:,} characters does not fit {request.model}: {code}{said}",
+            f"the prompt of {request.characters:,} characters does not fit {request.model}{window}: {code}{said}",
             status,
         )
     if status == 404:

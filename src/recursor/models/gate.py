@@ -345,8 +345,10 @@ class Gate:
         self._pump()
 
     def _pump(self) -> None:
-        """Let in who may come in."""
+        """Let in who may come in. Nobody may when the loop is closed: those who wait are being thrown away."""
         waiting = self._waiting
+        if self.loop.is_closed():
+            return
         while waiting:
             future, tokens = waiting[0]
             if not future.done():

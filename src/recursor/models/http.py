@@ -37,6 +37,8 @@ Key: TypeAlias = str | Callable[[], str | None] | None
 
 CONNECT_TIMEOUT = 10.0
 READ_TIMEOUT = 600.0
+MAX_REPLY = 2**28
+"""Bytes, unpacked. No reply of a model comes near it, and an address may be anyone's."""
 _LARGE = 2**20
 _ECHO = 16
 """A key of this length is no word of a reply by chance; "ollama" could be."""
@@ -124,9 +126,15 @@ class Endpoint:
             ConfigError: the address is no HTTP URL, or the key cannot be sent in a header.
         """
         importlib.import_module("aiohttp")  # 0.1 s, better now than between a question and its first request
-        parts = urlsplit(base_url.strip())
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ConfigError(f'the base_url must begin with http:// or https://, not "{clip(base_url, 40)}"')
+        shown = clip(base_url.rpartition("@")[2], 40)  # before it may stand a password
+        try:
+            parts = urlsplit(base_url.strip())
+            (parts.hostname or "").encode("idna")
+            _ = parts.port
+        except ValueError as error:
+            raise ConfigError(f'the base_url "{shown}" is no address: {error}') from error
+        if parts.scheme not in ("http", "https") or not parts.hostname or " " in parts.netloc:
+            raise ConfigError(f'the base_url must begin with http:// or https://, not "{shown}"')
         if "@" in parts.netloc:
             raise ConfigError(f"the base_url of {parts.hostname} holds a password; give it as api_key")
         root = parts.path.rstrip("/").removesuffix(path)
@@ -160,7 +168,7 @@ class Endpoint:
             ModelError: the connection failed, or the status is not 200.
         """
         async with self._exchange(body, request) as (response, key):
-            return _without(_echo(key), await response.read())
+            return _without(_echo(key), await _read(response, request))
 
     async def stream(self, body: Mapping[str, Any], request: Request) -> AsyncGenerator[ServerEvent, None]:
         """Send a body and yield the reply's events.
@@ -173,11 +181,11 @@ class Endpoint:
         async with self._exchange(body, request) as (response, key):
             secret = _echo(key)
             if response.content_type != "text/event-stream":
-                whole = _without(secret, await response.read())
+                whole = _without(secret, await _read(response, request))
                 yield ServerEvent(WHOLE, whole.decode("utf-8", "replace"))
                 return
             parser = EventParser()
-            async for chunk in response.content.iter_any():
+            async for chunk in _chunks(response, request):
                 for event in parser.feed(chunk):
                     yield _cleaned(event, secret)
             for event in parser.close():
@@ -205,7 +213,7 @@ class Endpoint:
                 allow_redirects=False,  # another host must not get the key
             ) as response:
                 if response.status != 200:
-                    said = await response.read()
+                    said = await _read(response, request)
                     if key:  # a short one too: an error is no place for it
                         said = _without(key, said)
                     raise refused(response.status, response.headers, said, request, time.time())
@@ -239,6 +247,20 @@ class Endpoint:
         if not key:
             return {}
         return {self._key_header: f"Bearer {key}" if self._key_header == "Authorization" else key}
+
+
+async def _chunks(response: aiohttp.ClientResponse, request: Request) -> AsyncGenerator[bytes, None]:
+    """The body as it comes in. Raises ModelError when it does not end."""
+    read = 0
+    async for chunk in response.content.iter_any():
+        read += len(chunk)
+        if read > MAX_REPLY:
+            raise ModelError(f"{request.model} at {request.url} sent more than {MAX_REPLY:,} bytes", 200)
+        yield chunk
+
+
+async def _read(response: aiohttp.ClientResponse, request: Request) -> bytes:
+    return b"".join([chunk async for chunk in _chunks(response, request)])
 
 
 def _reason(error: OSError) -> str:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from recursor.models import schemas
-from recursor.models.documents import decode, unreadable
+from recursor.models.documents import count, decode, dollars, table, text, unreadable
 from recursor.models.failures import Request, reported
 from recursor.models.http import WHOLE, Endpoint
 from recursor.models.sse import ServerEvent
@@ -22,22 +22,22 @@ from recursor.types import Message, Schema, Usage
 class _Part(msgspec.Struct):
     type: str = "text"
     text: str | None = None
-    thinking: list[_Part] | str | None = None
+    thinking: Any = None
 
 
 class _Message(msgspec.Struct):
     """A message, or a piece of one."""
 
     content: str | list[_Part] | None = None
-    reasoning_content: str | None = None
-    reasoning: str | None = None
-    refusal: str | None = None
+    reasoning_content: Any = None
+    reasoning: Any = None
+    refusal: Any = None
 
 
 class _Choice(msgspec.Struct):
     message: _Message | None = None
     delta: _Message | None = None
-    finish_reason: str | None = None
+    finish_reason: Any = None
     error: Any = None
 
 
@@ -46,35 +46,8 @@ class _Completion(msgspec.Struct):
 
     choices: list[_Choice] | None = None
     usage: Any = None
-    model: str | None = None
+    model: Any = None
     error: Any = None
-
-
-class _PromptDetails(msgspec.Struct):
-    cached_tokens: int | None = None
-    cache_write_tokens: int | None = None
-
-
-class _CompletionDetails(msgspec.Struct):
-    reasoning_tokens: int | None = None
-
-
-class _CostDetails(msgspec.Struct):
-    upstream_inference_cost: float | None = None
-
-
-class _Usage(msgspec.Struct):
-    prompt_tokens: int
-    completion_tokens: int | None = None
-    total_tokens: int | None = None
-    prompt_tokens_details: _PromptDetails | None = None
-    completion_tokens_details: _CompletionDetails | None = None
-    prompt_cache_hit_tokens: int | None = None
-    """DeepSeek's word for cached tokens."""
-    cost: float | None = None
-    """OpenRouter's bill, in dollars."""
-    is_byok: bool | None = None
-    cost_details: _CostDetails | None = None
 
 
 class OpenAIChat(Wire):
@@ -152,6 +125,8 @@ class _Reading(Reading):
         return piece
 
     def take_event(self, event: ServerEvent) -> str:
+        if not event.data.strip():  # some servers keep a connection alive so
+            return ""
         if event.data == "[DONE]":
             self.closed = True
             return ""
@@ -174,56 +149,64 @@ class _Reading(Reading):
             raise reported(error, self.request)
         if read.choices is None and read.usage is None:
             raise unreadable(data, "it has no choices", self.request)
-        self.model = read.model or self.model
+        self.model = text(read.model) or self.model
         self._usage = read.usage or self._usage
         piece = self._add(choice.delta or choice.message or _Message())
         if choice.finish_reason is not None:
-            self.finish, self.ended = choice.finish_reason, True
+            self.finish, self.ended = str(choice.finish_reason), True
         elif choice.message is not None:
             self.ended = True
         return document, piece
 
     def _add(self, message: _Message) -> str:
-        text, thought = _split(message.content)
-        self._text.append(text)
-        self._reasoning.append(message.reasoning_content or message.reasoning or thought)
-        self._refusal += message.refusal or ""
-        return text
+        said, thought = _split(message.content)
+        self._text.append(said)
+        self._reasoning.append(text(message.reasoning_content) or text(message.reasoning) or thought)
+        self._refusal += text(message.refusal)
+        return said
 
 
 def _split(content: str | list[_Part] | None) -> tuple[str, str]:
     """Return the text and the reasoning in a message's content."""
     if content is None or isinstance(content, str):
         return content or "", ""
-    text, thought = [], []
-    for part in content:
-        text.append(part.text or "")
-        thinking = part.thinking
-        thought.append(thinking if isinstance(thinking, str) else "".join(_split(thinking)))
-    return "".join(text), "".join(thought)
+    said = "".join(part.text or "" for part in content)
+    return said, "".join(_thought(part.thinking) for part in content)
+
+
+def _thought(thinking: Any) -> str:
+    """What a part thinks: a text, or parts that have one (Mistral)."""
+    if isinstance(thinking, list):
+        return "".join(text(table(part).get("text")) for part in thinking)
+    return text(thinking)
 
 
 def _usage(said: Any) -> tuple[Usage | None, float | None]:
-    """Return what a usage object says and the provider's bill; None for what it does not say."""
-    try:
-        read = msgspec.convert(said, _Usage)
-    except msgspec.ValidationError:
-        # The reply is paid for: better without its usage than lost.
-        return None, None
-    details = read.prompt_tokens_details or _PromptDetails()
-    output = read.completion_tokens or 0
-    if read.total_tokens is not None:
-        # Gemini and xAI leave reasoning out of completion_tokens, and bill it.
-        output = max(output, read.total_tokens - read.prompt_tokens)
-    usage = Usage(
-        input_tokens=read.prompt_tokens,
-        output_tokens=output,
-        cached_tokens=details.cached_tokens or read.prompt_cache_hit_tokens or 0,
-        cache_write_tokens=details.cache_write_tokens or 0,
-        reasoning_tokens=(read.completion_tokens_details or _CompletionDetails()).reasoning_tokens or 0,
+    """Return what a usage object says and the provider's bill; None for what it does not say.
+
+    Field by field: the reply is paid for, and one odd field makes the others no less true.
+    """
+    usage = table(said)
+    # OpenRouter's bill, in dollars. Who brings a key of his own pays the provider beside.
+    cost = dollars(usage.get("cost"))
+    if cost is not None and usage.get("is_byok") is True:
+        cost += dollars(table(usage.get("cost_details")).get("upstream_inference_cost")) or 0.0
+    read = count(usage.get("prompt_tokens"))
+    if read is None:
+        return None, cost
+    written = count(usage.get("completion_tokens")) or 0
+    # Gemini and xAI leave reasoning out of completion_tokens, and bill it.
+    written = max(written, (count(usage.get("total_tokens")) or 0) - read)
+    details = table(usage.get("prompt_tokens_details"))
+    # The second is DeepSeek's word for it.
+    cached = count(details.get("cached_tokens")) or count(usage.get("prompt_cache_hit_tokens")) or 0
+    cached = min(cached, read)
+    thought = table(usage.get("completion_tokens_details")).get("reasoning_tokens")
+    return Usage(
+        input_tokens=read,
+        output_tokens=written,
+        cached_tokens=cached,
+        cache_write_tokens=min(count(details.get("cache_write_tokens")) or 0, read - cached),
+        reasoning_tokens=count(thought) or 0,
         calls=1,
-    )
-    cost = read.cost
-    if cost is not None and read.is_byok and read.cost_details is not None:
-        cost += read.cost_details.upstream_inference_cost or 0.0
-    return usage, cost
+    ), cost

@@ -11,6 +11,7 @@ import msgspec
 
 from recursor.errors import ConfigError, ModelError
 from recursor.models import prices
+from recursor.models.documents import mended
 from recursor.models.failures import Request
 from recursor.models.http import Endpoint
 from recursor.models.sse import ServerEvent
@@ -55,7 +56,10 @@ class Wire(ABC):
         self._endpoint = endpoint
         self._price_list = price_list
         fields = dict(options or {})
-        self._options = fields | fields.pop("extra_body", {})
+        extra = fields.pop("extra_body", {})
+        if not isinstance(extra, Mapping):
+            raise ConfigError(f"{name}: extra_body must be a dict of fields, not {extra!r}")
+        self._options = fields | dict(extra)
         self._window = window
         wrong = sorted(_OURS & self._options.keys())
         if wrong:
@@ -99,7 +103,8 @@ class Wire(ABC):
         on_text: Callable[[str], None] | None = None,
     ) -> Reply:
         """Answer one prompt; see `recursor.protocols.Model`."""
-        request = Request(self._name, self._endpoint.url, sum(len(each.content) for each in messages))
+        size = sum(len(each.content) for each in messages)
+        request = Request(self._name, self._endpoint.url, size, self.window)
         body = self._body(messages, schema)
         reading = self._reading(request)
         if on_text is None:
@@ -124,7 +129,7 @@ class Wire(ABC):
                 async for event in events:
                     piece = reading.take_event(event)
                     if piece:
-                        on_text(piece)
+                        on_text(mended(piece))
                     if reading.closed:
                         break
         except ModelError:
@@ -143,12 +148,12 @@ class Wire(ABC):
         model = reading.model or self._model
         cost = self._cost(model, usage) if billed is None else billed
         return Reply(
-            reading.text,
+            mended(reading.text),
             usage or Usage(calls=1),
             cost,
             model,
             reading.finish_reason,
-            reading.reasoning or None,
+            mended(reading.reasoning) or None,
             reading.raw,
         )
 
