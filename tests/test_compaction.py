@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 from recursor import RLM, Limits, ModelError, StopReason
 from recursor.compaction import ASK, begin, plan
 from recursor.errors import ContextOverflow
+from recursor.prompt import clip
 from recursor.testing import ListSink, ScriptedModel
 from recursor.testing.scripted import Scripted
 from recursor.trajectory import view
 from recursor.trajectory.store import Store
-from recursor.types import Compacted, Completion, Message, ModelCalled, Reply, Usage
+from recursor.types import Compacted, Completion, Message, ModelCalled, Output, Reply, Usage
 
 Prompt = Sequence[Message]
 
@@ -40,7 +41,9 @@ def is_request(messages: Prompt) -> bool:
 class Root:
     """A root LM that says its replies in order, and summarises when asked."""
 
-    def __init__(self, replies: Sequence[str], summarise: Callable[[Prompt], Scripted] | None = None) -> None:
+    def __init__(
+        self, replies: Sequence[Scripted], summarise: Callable[[Prompt], Scripted] | None = None
+    ) -> None:
         self.prompts: list[tuple[Message, ...]] = []
         self.requests: list[tuple[Message, ...]] = []
         self.window: int | None = None
@@ -296,6 +299,73 @@ def test_a_limit_that_a_compaction_reaches_ends_the_run_with_the_draft() -> None
     assert (done.answer, done.stop_reason) == ("draft", StopReason.MAX_TOKENS)
 
 
+@pytest.mark.parametrize("max_calls", range(6, 12))
+def test_a_compaction_never_takes_the_call_that_the_root_lm_was_promised(max_calls: int) -> None:
+    root, sink = Root(printing(24, width=2_500)), ListSink()
+    done = root.run(3_000, limits=Limits(max_calls=max_calls), sinks=[sink])
+    calls = [event.purpose for event in sink.events if isinstance(event, ModelCalled)]
+    assert (done.stop_reason, len(calls)) == (StopReason.MAX_CALLS, max_calls)
+    assert calls[-2:] == ["root", "root"]
+    assert "this is your last reply" in root.prompts[-1][-1].content
+    assert all("one model call is left" not in prompt[-1].content for prompt in root.prompts[:-1])
+    assert any(isinstance(event, Compacted) for event in sink.events)
+
+
+@pytest.mark.parametrize("max_tokens", range(20_000, 60_000, 3_000))
+def test_where_tokens_do_not_pay_for_a_summary_the_last_reply_comes_first(max_tokens: int) -> None:
+    root, sink = Root(printing(30, width=2_500)), ListSink()
+    done = root.run(3_000, limits=Limits(max_tokens=max_tokens), sinks=[sink])
+    calls = [event.purpose for event in sink.events if isinstance(event, ModelCalled)]
+    assert (done.stop_reason, calls[-1]) == (StopReason.MAX_TOKENS, "root")
+    assert "this is your last reply" in root.prompts[-1][-1].content
+
+
+@pytest.mark.parametrize("sandbox", ["process", "inprocess"])
+def test_a_variable_that_code_called_history_stays_its_own(sandbox: str) -> None:
+    replies = printing(24)
+    replies[0] = block("history = ['mine']\nprint('out-0', 'x' * 800)")
+    replies[-1] = block("FINAL((history, len(history_of_messages), history_of_messages[-1]['role']))")
+    root = Root(replies)
+    mine, count, role = root.run(3_000, sandbox=sandbox).answer
+    assert (mine, role) == (["mine"], "user")
+    assert count > 30
+    assert "`history_of_messages`: a list of" in root.prompts[-1][3].content
+
+
+def test_a_history_that_code_rebinds_is_the_history_again_in_the_next_block() -> None:
+    replies = printing(24)
+    replies[-2] = block("history = None\ndel context\nprint('out-23')")
+    root = Root(replies)
+    assert len(root.run(3_000).answer) > 30
+    assert "`history` is reserved and was restored" in root.prompts[-1][-1].content
+
+
+def test_messages_that_no_encoding_has_are_in_the_history_as_they_were() -> None:
+    replies = printing(24)
+    replies[3] = "\ud800\n" + block("print('\\ud800' + 'x' * 800)") + "\n\udfff"
+    texts = [row["content"] for row in Root(replies).run(3_000).answer]
+    assert replies[3] in texts
+    assert any("Output of block 1:\n\\ud800xxx" in text for text in texts)
+
+
+@pytest.mark.parametrize(
+    "summary", ["FINAL(41)", block("FINAL(42)"), "<think>x</think>" + block("1/0"), "```"]
+)
+@pytest.mark.parametrize("dialect", ["default", "paper"])
+def test_what_a_summary_holds_is_never_run_nor_an_answer(summary: str, dialect: str) -> None:
+    root = Root([*printing(24)[:-1], block("FINAL('end')")], lambda _: summary)
+    assert root.run(3_500, dialect=dialect).answer == "end"
+    assert root.requests
+
+
+@pytest.mark.parametrize("tokens", [-9, 0, 1, 10**9])
+def test_a_provider_that_miscounts_its_prompts_stops_no_run(tokens: int) -> None:
+    replies = [*printing(24)[:-1], block("FINAL('end')")]
+    root = Root([Reply(text, Usage(tokens, 5, calls=1), 0.0) for text in replies])
+    root.window = 6_000
+    assert root.run(3_000).answer == "end"
+
+
 def test_a_repl_that_cannot_take_the_history_is_not_promised_it() -> None:
     replies = printing(24)
     replies[0] = block("import os\nfor n in range(3, 60):\n    try: os.close(n)\n    except OSError: pass")
@@ -313,6 +383,11 @@ def test_where_the_opening_fills_the_window_nothing_is_compacted_in_vain() -> No
     root = Root([*printing(8)[:-1], block("FINAL(1)")])
     assert root.run(500).answer == 1
     assert root.requests == []
+
+
+def test_a_text_is_clipped_to_any_length() -> None:
+    for limit in range(10):
+        assert clip(Output("x" * 1_000), limit).count("x") == limit
 
 
 # Properties -------------------------------------------------------------------------------------
@@ -354,7 +429,7 @@ def test_whatever_the_sizes_a_compaction_loses_no_message_and_keeps_to_its_room(
         history = history.grown(messages, usage)
         sent += messages
     step = plan(history, bound)
-    later = step.carried_out(summary, remembered=True)
+    later = step.carried_out(summary, name="history")
     assert history.everything == tuple(sent)
     assert later.everything[: len(sent)] == tuple(sent)
     assert later.prompt[:2] == opening
@@ -372,7 +447,7 @@ def test_repeated_compactions_keep_the_earlier_ones_in_the_history() -> None:
         for turn in range(4):
             messages = (Message("assistant", f"{round_}.{turn}"), Message("user", "o" * 2_000))
             history = history.grown(messages, Usage(calls=1))
-        history = plan(history, 2_000).carried_out(f"S{round_}", remembered=True)
+        history = plan(history, 2_000).carried_out(f"S{round_}", name="history")
     texts = [message.content for message in history.everything]
     assert [text for text in texts if text.startswith("S") and len(text) == 2] == ["S0", "S1", "S2"]
     assert sum(text == "o" * 2_000 for text in texts) == 12

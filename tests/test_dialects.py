@@ -372,8 +372,26 @@ def test_what_was_said_last_is_kept_where_nothing_ever_ran() -> None:
     assert (done.answer, done.stop_reason) == ("It is 5.", StopReason.MAX_ERRORS)
 
 
+@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize(("said", "schema", "answer"), [("FINAL(42)", None, "42"), ("FINAL(42)", int, 42)])
+def test_in_the_last_reply_a_textual_answer_counts_in_every_dialect(
+    dialect: str, said: str, schema: Any, answer: object
+) -> None:
+    first = "FINAL(" if dialect == "paper" else "FINAL(41)"
+    for limits in (Limits(max_turns=1), Limits(max_calls=2)):
+        done = RLM(scripted(first, said), dialect=dialect, limits=limits).completion("?", schema=schema)
+        assert (done.answer, done.turns) == (answer, 2)
+
+
+def test_variables_are_named_whatever_code_has_called_list() -> None:
+    code = "from collections import Counter\nlist = str = dict = isinstance = 'x'\nc = Counter()\ns = {1}"
+    _, _, root = run("reference", block(code), end("reference"))
+    shown = "REPL variables: ['answer', 'context', 'list', 'str', 'dict', 'isinstance', 'c']\n"
+    assert root.requests[-1][4].content == f"REPL output:\n{shown}"
+
+
 def test_the_names_of_variables_are_left_out_where_code_has_broken_the_looking() -> None:
-    code = "def isinstance(*_): raise SystemExit\nprint('still here')"
+    code = "def globals(): raise SystemExit\nprint('still here')"
     _, _, root = run("reference", block(code), end("reference"))
     assert root.requests[-1][4].content == "REPL output:\n\nstill here\n"
 

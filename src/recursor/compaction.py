@@ -1,7 +1,7 @@
 """The messages of a run, and how old ones give way to a summary when the window fills. Pure.
 
 The opening stays byte for byte; between compactions messages only grow at the end. What was
-replaced is kept: `History.everything` is what the root LM finds as `history` in its REPL. Tokens are
+replaced is kept: `History.everything` is what the root LM finds in its REPL, as `history`. Tokens are
 estimated from what the model reported of its last prompt: there is no tokenizer here.
 """
 
@@ -37,9 +37,12 @@ RESUME = (
     "lists them).{history} Go on from there; do not repeat what is done."
 )
 KEPT = (
-    ' The messages themselves are in the REPL as `history`: a list of {count:,} dicts with "role" and "content", '
+    ' The messages themselves are in the REPL as `{name}`: a list of {count:,} dicts with "role" and "content", '
     "oldest first."
 )
+NAMES = ("history", "history_of_messages")
+"""What the messages are called in the REPL, and what else where code has a `history` of its own."""
+TAKEN = f"print({NAMES[0]!r} in globals())"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,8 @@ class History:
     density: float = DENSITY
     bound: int | None = None
     """Tokens of a prompt beyond which old turns give way; None where nothing is known."""
+    name: str = ""
+    """What `everything` is called in the REPL; empty as long as it is not there."""
 
     @property
     def prompt(self) -> tuple[Message, ...]:
@@ -74,7 +79,7 @@ class History:
             usage: of the reply in it; without input tokens, they are estimated.
         """
         sent = _characters(self.prompt)
-        density = usage.input_tokens / max(1, sent) if usage.input_tokens else self.density
+        density = usage.input_tokens / max(1, sent) if usage.input_tokens > 0 else self.density
         known = round(sent * density) + max(0, usage.output_tokens - usage.reasoning_tokens)
         added = _characters(messages if usage.output_tokens == 0 else messages[1:])
         return replace(
@@ -140,15 +145,15 @@ class Plan:
         known = clip(Output(variables), limit)
         return "\n\n".join([f"My variables:\n{known}", "What I saw last:", *(rows or ["(nothing)"])])
 
-    def carried_out(self, summary: str, remembered: bool) -> History:
+    def carried_out(self, summary: str, name: str) -> History:
         """The history that goes on with a summary, clipped to its room.
 
         Args:
             summary: empty when nothing was to be summarised.
-            remembered: whether the REPL has what was replaced.
+            name: what all messages are called in the REPL; empty when it does not have them.
         """
         history = self.history
-        kept = KEPT.format(count=len(history.everything)) if remembered else ""
+        kept = KEPT.format(name=name, count=len(history.everything)) if name else ""
         standing: tuple[Message, ...] = ()
         if summary:
             standing = (
@@ -157,7 +162,7 @@ class Plan:
             )
         later = replace(
             history, everything=(*history.everything, *standing), summary=standing, turns=self.kept,
-            replaced=self.replaced,
+            replaced=self.replaced, name=name,
         )  # fmt: skip
         return replace(later, tokens=round(_characters(later.prompt) * history.density))
 
@@ -170,14 +175,13 @@ def plan(history: History, bound: int) -> Plan:
     """
     room = max(LEAST_ROOM, _room(history, bound))
     share = int(room / SHARE / history.density)
-    kept: list[tuple[Message, ...]] = []
-    for turn in reversed(history.turns):
-        if _characters([message for other in [*kept, turn] for message in other]) > share:
-            break
-        kept.insert(0, turn)
+    left, first = share, len(history.turns)
+    while first and (left := left - _characters(history.turns[first - 1])) >= 0:
+        first -= 1
+    kept = history.turns[first:]
     if not kept and history.turns:
-        kept = [_shortened(history.turns[-1], share)]
-    return Plan(history, tuple(kept), min(MAX_SUMMARY, share))
+        kept = (_shortened(history.turns[-1], share),)
+    return Plan(history, kept, min(MAX_SUMMARY, share))
 
 
 def _shortened(turn: Sequence[Message], share: int) -> tuple[Message, ...]:

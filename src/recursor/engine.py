@@ -142,9 +142,9 @@ class Engine:
             tools=list(self.tools), context_size=size, seed=run.seed, asynchronous=self.dialect.asynchronous
         )
 
-        async def remember(messages: Sequence[Message]) -> None:
+        async def remember(name: str, messages: Sequence[Message]) -> None:
             rows = [{"role": message.role, "content": message.content} for message in messages]
-            await repl.load("history", await in_thread(prepare, rows))
+            await repl.load(name, await in_thread(prepare, rows))
 
         try:
             infos = [await repl.load(name, source) for name, source in task.contexts.items()]

@@ -374,8 +374,8 @@ class Ledger:
         return kind
 
     def _keeps_for_root(self, call: Call) -> bool:
-        """Whether a call is not of this run's own root LM, and so must leave something for that."""
-        return call.depth != self.depth or call.purpose == "sub"
+        """Whether a call is no reply of this run's own root LM, and so must leave something for one."""
+        return call.depth != self.depth or call.purpose != "root"
 
     def _left_for(self, unit: int, call: Call) -> float | None:
         left = self.left(unit)

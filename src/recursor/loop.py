@@ -8,6 +8,7 @@ provider here.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,15 +27,10 @@ from recursor.types import (
     StopReason,
     Submission,
     Turn,
-)
+)  # fmt: skip
 
 LOOK = 5.0
-"""Seconds that looking at the REPL's variables may take."""
-VARIABLES = """\
-print("REPL variables:", [name for name, value in globals().items() if not name.startswith("_")
-    and isinstance(value, (str, int, float, bool, list, dict, tuple))])"""
-_TALKED = (StopReason.MAX_TURNS, StopReason.MAX_ERRORS)
-"""Reasons that leave a last reply which may hold the answer in prose."""
+"""Seconds that a look at the REPL may take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +49,8 @@ class Parts:
     """Checks a submitted value and returns the answer; raises ValueError with what is wrong."""
     compactor: Model
     """Summarises old turns. Counts, records and bounds its calls by itself."""
-    remember: Callable[[Sequence[Message]], Awaitable[None]]
-    """Binds messages to `history` in the REPL."""
+    remember: Callable[[str, Sequence[Message]], Awaitable[None]]
+    """Binds a name in the REPL to messages."""
     bare: Repl
     """The same REPL, for looks at it that are no blocks of the run."""
     recorded: Callable[[int], str | None] = lambda _: None
@@ -64,11 +60,7 @@ class Parts:
 
 
 async def run(opening: Sequence[Message], parts: Parts) -> Completion:
-    """Run turns until the root LM answers or a limit is reached.
-
-    Args:
-        opening: see `prompt.opening`.
-    """
+    """Run turns until the root LM answers or a limit is reached. It begins with what `prompt.opening` says."""
     ledger = parts.ledger
     history = compaction.begin([*opening, *prompt.status(parts.dialect, ledger)], parts.compact_at)
     turn: Turn | None = None
@@ -99,7 +91,8 @@ async def take_turn(history: History, parts: Parts) -> tuple[History, Turn]:
     number = parts.ledger.turns
     history, reply = await ask(history, parts)
     dialect, cut = parts.dialect, reply.finish_reason == "length"
-    codes, notes = parse.read(reply.text, dialect.languages, dialect.submit, textual=dialect.textual, cut=cut)
+    textual = textual_counts(parts)
+    codes, notes = parse.read(reply.text, dialect.languages, dialect.submit, textual=textual, cut=cut)
     executions: list[Execution] = []
     for index, code in enumerate(codes, 1):
         execution = await execute(code, parts)
@@ -129,33 +122,38 @@ async def compact(history: History, parts: Parts, bound: int, tokens: int = 0) -
     plan = compaction.plan(history, bound)
     summary = ""
     if plan.request:
-        try:
-            summary = (await parts.compactor.query(plan.request)).text
-        except ModelError:
-            summary = ""
+        with suppress(ModelError, LimitExceeded):
+            if parts.ledger.calls_left() not in (1, 2):  # the root LM was told how many it has
+                summary = (await parts.compactor.query(plan.request)).text
         summary = parse.spoken(summary).strip() or plan.mechanical(await look("SHOW_VARS()", parts))
-    try:
-        await parts.remember(history.everything)
-        remembered = True
-    except SandboxError:  # the code in it may have broken the REPL; the next block gets a new one
-        remembered = False
+    name = await remember(history, parts)
     parts.sink.emit(Compacted(parts.run_id, plan.replaced, tokens, summary))
-    return plan.carried_out(summary, remembered)
+    return plan.carried_out(summary, name)
+
+
+async def remember(history: History, parts: Parts) -> str:
+    """Put all messages into the REPL. Return their name there; empty when it does not take them."""
+    taken = not history.name and await look(compaction.TAKEN, parts) != "False"
+    name = history.name or compaction.NAMES[taken]
+    try:
+        await parts.remember(name, history.everything)
+    except SandboxError:  # the code in it may have broken the REPL; the next block gets a new one
+        return ""
+    return name
 
 
 async def execute(code: str, parts: Parts) -> Execution:
     """Run one block; an answer that is not accepted becomes an error that the model reads."""
-    limits = parts.ledger.limits
     execution = await parts.repl.execute(
-        code, parts.subcalls, max_time=limits.max_cell_time, max_wall=parts.ledger.cell_time()
+        code, parts.subcalls, max_time=parts.ledger.limits.max_cell_time, max_wall=parts.ledger.cell_time()
     )
     if execution.submission is not None:
         try:
             return replace(execution, submission=Submission(accepted(execution.submission.value, parts)))
         except ValueError as problem:
-            error = f"The answer was not accepted: {problem}"
-            execution = replace(execution, submission=None, error=error)
-    if parts.dialect.wording.shows_variables and (variables := await look(VARIABLES, parts)):
+            execution = replace(execution, submission=None, error=f"The answer was not accepted: {problem}")
+    code = parts.dialect.wording.variables
+    if code and (variables := await look(code, parts)):
         return replace(execution, notes=(*execution.notes, variables))
     return execution
 
@@ -166,12 +164,18 @@ async def look(code: str, parts: Parts) -> str:
     return "\n".join(seen.notes) if seen.error else prompt.clip(seen.output, prompt.MAX_NOTE).strip()
 
 
+def textual_counts(parts: Parts) -> bool:
+    """Whether `FINAL(...)` outside code is an answer: in the last reply always, since no other follows."""
+    ledger = parts.ledger
+    return parts.dialect.textual or ledger.turns > ledger.limits.max_turns or ledger.calls_left() == 0
+
+
 def accepted(value: Any, parts: Parts) -> Any:
-    """Check an answer; where a dialect has text alone to say it in, the text may be JSON."""
+    """Check an answer; where text alone may say it, the text may be JSON."""
     try:
         return parts.accept(value)
     except ValueError:
-        if not (parts.dialect.textual and isinstance(value, str)):
+        if not (textual_counts(parts) and isinstance(value, str)):
             raise
         return parts.accept(parse.value(value))
 
@@ -181,7 +185,8 @@ async def best_answer(turn: Turn | None, reason: StopReason, parts: Parts) -> An
     if turn is not None and turn.submission is not None:
         return turn.submission.value
     draft = await parts.repl.draft()
-    if draft is None and turn is not None and reason in _TALKED and not turn.executions:
+    talked = reason in (StopReason.MAX_TURNS, StopReason.MAX_ERRORS)
+    if draft is None and turn is not None and talked and not turn.executions:
         return parse.spoken(turn.reply.text).strip() or None
     return draft
 

@@ -46,8 +46,8 @@ class Wording:
     """What the root LM is told last before it replies, with the dialect's `submit`; may be empty."""
     apart: bool = False
     """Whether each text is a message of its own, instead of all being one."""
-    shows_variables: bool = False
-    """Whether the names of the variables are shown with what a block printed."""
+    variables: str = ""
+    """Code whose output is shown with what a block printed; empty for none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +177,7 @@ def clip(output: Output, limit: int = MAX_OUTPUT) -> str:
     tail_room = limit // 3
     head = output.head[: limit - tail_room]
     rest = output.tail or output.head[len(head) :]
-    tail = rest[-tail_room:]
+    tail = rest[len(rest) - tail_room :]
     return f"{head}\n... [{output.total - len(head) - len(tail):,} characters left out] ...\n{tail}"
 
 

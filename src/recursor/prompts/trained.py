@@ -23,6 +23,10 @@ from recursor.types import ContextInfo, Execution, Output, Turn
 
 MAX_SHOWN = 20_000
 """Characters shown of what one block printed."""
+VARIABLES = """\
+print("REPL variables:", [name for name, value in globals().items() if not name.startswith("_")
+    and {"str", "int", "float", "list", "dict", "tuple"} & {kind.__name__ for kind in value.__class__.__mro__}])"""
+"""By the names of types, since code may have bound `list` or `str` to something else."""
 
 
 def _ask(asked: Asked) -> str:
@@ -115,7 +119,7 @@ def _status_as_in_the_paper(ledger: Ledger, submit: str) -> str:
     )
 
 
-REFERENCE = Wording(_ask, _show, _status, apart=True, shows_variables=True)
+REFERENCE = Wording(_ask, _show, _status, apart=True, variables=VARIABLES)
 PAPER = Wording(
-    _ask_as_in_the_paper, _show_with_code, _status_as_in_the_paper, apart=True, shows_variables=True
+    _ask_as_in_the_paper, _show_with_code, _status_as_in_the_paper, apart=True, variables=VARIABLES
 )
