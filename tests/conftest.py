@@ -12,7 +12,7 @@ from recursor import plugins
 from recursor.errors import SubcallError
 from recursor.protocols import Repl
 from recursor.sandboxes.process import ProcessSandbox
-from recursor.types import Execution, LlmQuery, RlmQuery, Subcall, ToolCall
+from recursor.types import Batch, Execution, LlmQuery, RlmQuery, Subcall, ToolCall
 
 
 class Host:
@@ -27,6 +27,8 @@ class Host:
 
     async def answer(self, subcall: Subcall) -> Any:
         self.calls.append(subcall)
+        if isinstance(subcall, Batch):
+            return None
         self._waiting += 1
         if self._waiting >= self.gate:
             self._open.set()
@@ -40,7 +42,7 @@ class Host:
             case LlmQuery(prompt=prompt):
                 return prompt.upper()
             case RlmQuery(question=question, context=context):
-                return {"question": question, "context": context}
+                return {"question": question, "context": None if context is None else context.value()}
             case ToolCall(name=name, args=args, kwargs=kwargs):
                 return [name, args, dict(kwargs)]
 

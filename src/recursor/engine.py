@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeAlias
 
 from recursor import direct, loop, prompt, record
 from recursor.calls import Caller, Memory, Metered, digest
-from recursor.context import Source, prepare
+from recursor.context import Source, prepare, same
 from recursor.errors import ConfigError, RLMError, SubcallError
 from recursor.ledger import Call, Ledger
 from recursor.limits import Limits
@@ -51,6 +51,8 @@ COMPACT_AT = 0.75
 """The share of the window that the root LM's history may fill."""
 WINDOW = 128_000
 """Tokens, where the window is not known."""
+MAX_FLATTENED = 1 << 24
+"""Bytes of a context that fit into the prompt of a plain call."""
 DIGEST_AHEAD = 1 << 24
 """Bytes of a context up to which a child's place in the tree goes by its digest; above, by its size."""
 
@@ -402,12 +404,8 @@ class Run:
 
 
 def _equal(ones: Mapping[str, Source], others: Mapping[str, Source]) -> bool:
-    """Whether two runs have the same contexts, byte for byte."""
-    if {name: source.size for name, source in ones.items()} != {
-        name: source.size for name, source in others.items()
-    }:
-        return False
-    return all(source.digest() == others[name].digest() for name, source in ones.items())
+    """Whether two runs have the same contexts."""
+    return ones.keys() == others.keys() and all(same(source, others[name]) for name, source in ones.items())
 
 
 def _identity(engine: Engine, task: Task, query: RlmQuery) -> bytes:
@@ -428,5 +426,12 @@ async def _flattened(query: RlmQuery) -> LlmQuery:
     parts = [query.instruction, query.question]
     if query.context is not None:
         context = query.context
-        parts.append(prompt.plain(await in_thread(context.value) if isinstance(context, Source) else context))
+        if isinstance(context, Source):
+            if context.size > MAX_FLATTENED:
+                raise SubcallError(
+                    f"the context has {context.size:,} bytes; at the depth limit this is a plain call, into "
+                    f"which at most {MAX_FLATTENED:,} fit: cut it up"
+                )
+            context = await in_thread(context.value)
+        parts.append(prompt.plain(context))
     return LlmQuery("\n\n".join(filter(None, parts)), query.model, query.schema)

@@ -20,6 +20,7 @@ from typing import Any, BinaryIO, TypeAlias
 
 from recursor.errors import ConfigError
 from recursor.sandboxes.guest import contexts, values
+from recursor.sandboxes.handed import HandedSource
 
 PIECE = 1 << 17
 BATCH = 10_000
@@ -71,9 +72,15 @@ class EncodedSource(_Readable):
     REPL has to be started anew: no second copy is kept for that.
     """
 
-    def __init__(self, form: str, write: Write, origin: str = "") -> None:
+    def __init__(self, form: str, write: Write, origin: str = "", data: Any = None) -> None:
+        """Encode once.
+
+        Args:
+            data: the value itself, where its encoding is not the only one for it.
+        """
         self.form = form
         self.origin = origin
+        self.data = data
         self._write = write
         self._first: int | None = None
         self._first, self.size = self._encode()
@@ -106,7 +113,7 @@ class EncodedSource(_Readable):
             os.close(self._first)
 
 
-Source = FileSource | EncodedSource
+Source = FileSource | EncodedSource | HandedSource
 
 
 def prepare(context: Any) -> Source:
@@ -133,6 +140,29 @@ def prepare(context: Any) -> Source:
     ):
         return _folder([Path(item) for item in context], ", ".join(str(item) for item in context[:5]))
     return _data(context)
+
+
+def same(one: Source, other: Source) -> bool:
+    """Whether two sources hold the same value. Blocks; call it in a thread.
+
+    Plain data counts as the same when it is equal and in the same order, whichever way it is
+    encoded. A folder counts as different from a dict with its documents.
+    """
+    if one is other:
+        return True
+    if {one.form, other.form} == {"marshal", "values"}:
+        return _plain_digest(one) == _plain_digest(other)
+    return one.size == other.size and one.digest() == other.digest()
+
+
+def _plain_digest(source: Source) -> str:
+    """The digest of plain data in the encoding that every value has."""
+    if not isinstance(source, EncodedSource) or source.form != "marshal":
+        return source.digest()
+    hashing = hashlib.sha256()
+    for piece in values.pieces(source.data):
+        hashing.update(piece)
+    return "sha256:" + hashing.hexdigest()
 
 
 def _regular(path: Path) -> os.stat_result:
@@ -190,7 +220,7 @@ def _data(value: Any) -> Source:
     _check(value)
     try:
         _check_exact(value)
-        return EncodedSource("marshal", lambda file: _write_marshal(value, file))
+        return EncodedSource("marshal", lambda file: _write_marshal(value, file), data=value)
     except ValueError:
         pass
     try:

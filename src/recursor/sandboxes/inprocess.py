@@ -6,8 +6,7 @@ never returns to the interpreter cannot be stopped. It exists so that a debugger
 see into a REPL, and it must be asked for by name: `RLM(..., sandbox="inprocess")`.
 
 Prints of a block are captured from its own thread; prints of threads that it starts go to the
-host's stdout. Its randomness and its clocks are the process's own: a run that is resumed does not see
-again what they showed.
+host's stdout. Its randomness and its clocks are this process's: a seed and readings are ignored.
 """
 
 from __future__ import annotations
@@ -50,13 +49,13 @@ class InProcessSandbox:
         *,
         tools: Sequence[str] = (),
         context_size: int = 0,  # noqa: ARG002
-        seed: int = 0,
+        seed: int = 0,  # noqa: ARG002
         asynchronous: bool = False,
     ) -> Repl:
         async def spawn() -> Worker:
             return _Thread()
 
-        repl = WireRepl(spawn, ISOLATION, tools, seed=seed, asynchronous=asynchronous)
+        repl = WireRepl(spawn, ISOLATION, tools, asynchronous=asynchronous)
         await repl.start()
         return repl
 

@@ -48,7 +48,6 @@ zygote.main(int(sys.argv[2]), sys.argv[3:])
 """
 _GUEST = Path(__file__).parent / "guest"
 _ENVIRONMENT = {
-    "PYTHONHASHSEED": "0",
     "LANG": "C.UTF-8",
     "PATH": "/nonexistent",
     # Huge pages make forking a big heap cheap; one arena makes threads cheap under RLIMIT_AS.
@@ -56,6 +55,8 @@ _ENVIRONMENT = {
     # A thread pool per worker would be as large as the machine.
     "OPENBLAS_NUM_THREADS": "1",
     "OMP_NUM_THREADS": "1",
+    # Sets have the same order in every REPL, so that a run can be repeated.
+    "PYTHONHASHSEED": "0",
 }
 
 
@@ -382,7 +383,7 @@ def _start(control: socket.socket, errors: int, packages: Sequence[str]) -> int:
     environment = dict(_ENVIRONMENT)
     if libraries := os.environ.get("LD_LIBRARY_PATH"):
         environment["LD_LIBRARY_PATH"] = libraries  # some builds of Python do not start without
-    # As -I, but that PYTHONHASHSEED is heard: sets must have the same order in every process.
+    # Like -I, but with the environment above: it holds nothing of the caller's.
     arguments = [sys.executable, "-P", "-s", "-S", "-c", _BOOT, str(_GUEST), str(_CONTROL), *packages]
     try:
         return os.posix_spawn(

@@ -11,18 +11,24 @@ import itertools
 import os
 import socket
 import time
+from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from recursor.errors import RLMError, SandboxError
-from recursor.protocols import Subcalls
+from recursor.protocols import Source, Subcalls
 from recursor.sandboxes import wire
 from recursor.sandboxes.guest import values
+from recursor.sandboxes.handed import CAN_LEND, HandedSource, Rooms
 from recursor.threads import in_thread
 from recursor.types import Batch, LlmQuery, RlmQuery, Subcall, ToolCall
 
-MAX_CALLS_IN_FLIGHT = 4096
+MAX_CALLS_IN_FLIGHT = 1 << 12
+"""Calls that are answered at once: two full windows of a batch."""
 MAX_BYTES_IN_FLIGHT = 1 << 26
+TOGETHER = 1 << 16
+"""Bytes of frames that are sent at once, where there are as many."""
 MAX_UNREAD = 1 << 26
 """Bytes that may wait for a worker that does not read."""
 MAX_RESULT = 1 << 28
@@ -85,9 +91,15 @@ class Link(asyncio.Protocol):
         subcalls: who answers calls; None while no block runs.
     """
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: Worker, sources: Mapping[str, Source]) -> None:
+        """Take the worker over.
+
+        Args:
+            sources: what was loaded into it, by name.
+        """
         loop = asyncio.get_running_loop()
         self.worker = worker
+        worker.aux.setblocking(False)
         self.lost: asyncio.Future[str | None] = loop.create_future()
         self.clock = Clock()
         self.subcalls: Subcalls | None = None
@@ -100,6 +112,10 @@ class Link(asyncio.Protocol):
         self._parts_size = 0
         self._calls: dict[int, asyncio.Task[None]] = {}
         self._bytes_in_flight = 0
+        self._sources = sources
+        self._rooms = Rooms(self._hand_room, self._refuse)
+        self._outgoing: list[bytes] = []
+        self._outgoing_size = 0
         self._printed = bytearray()
         self._burial: asyncio.Future[str] | None = None
 
@@ -114,14 +130,33 @@ class Link(asyncio.Protocol):
             raise SandboxError(f"the worker did not start: {await self.bury(late)}")
 
     def send(self, header: dict[str, Any], body: bytes = b"") -> None:
-        """Send one frame. A worker that does not read what it is sent is given up."""
+        """Send one frame, with others of this moment. A worker that does not read them is given up."""
         if self._transport is None or self._transport.is_closing():
             return
-        waiting = self._transport.get_write_buffer_size()
-        if waiting > MAX_UNREAD:
+        if self._unread > MAX_UNREAD:
             self.give_up("does not read what it asked for")
-        else:
-            self._transport.write(wire.encode(header, body))
+            return
+        if not self._outgoing:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._outgoing.append(wire.encode(header, body))
+        self._outgoing_size += len(body)
+        if self._outgoing_size > TOGETHER:
+            self._flush()
+
+    @property
+    def _unread(self) -> int:
+        """Bytes that wait for the worker to read what is before them."""
+        assert self._transport is not None
+        return self._transport.get_write_buffer_size() + self._outgoing_size
+
+    def _flush(self) -> None:
+        outgoing, self._outgoing, self._outgoing_size = self._outgoing, [], 0
+        if outgoing and self._transport is not None and not self._transport.is_closing():
+            self._transport.write(outgoing[0] if len(outgoing) == 1 else b"".join(outgoing))
+
+    def send_descriptor(self, descriptor: int) -> None:
+        """Send a descriptor, which the next frame must announce. Raises OSError when it is not taken."""
+        socket.send_fds(self.worker.aux, [b"."], [descriptor])
 
     def expect(
         self, header: dict[str, Any], kind: type[F], body: bytes = b""
@@ -148,8 +183,10 @@ class Link(asyncio.Protocol):
         if tasks:
             await asyncio.wait(tasks, timeout=ENDING)
             self._calls.clear()  # what holds on to a call holds up no later block
+            self._bytes_in_flight = 0
             if self._transport is not None:
                 self._transport.resume_reading()
+        await self._rooms.free_all()
         self._parts.clear()
         self._parts_size = 0
 
@@ -215,18 +252,27 @@ class Link(asyncio.Protocol):
                     raise wire.ProtocolError("more value than may leave the REPL")
             case wire.CallLlm() | wire.CallRlm() | wire.CallTool() | wire.CallBatch():
                 self._begin_call(frame, body)
+            case wire.AskRoom():
+                self._ask_room(frame)
+            case wire.Cancel(ids=numbers):
+                for task in filter(None, map(self._calls.get, numbers)):
+                    task.cancel()
             case wire.Ready():
                 if self._ready.done():
                     raise wire.ProtocolError("ready twice")
                 self._ready.set_result(None)
             case _:
-                kind, future = self._expected.pop(frame.re, (None, None))
-                if isinstance(frame, wire.Failed) and kind is wire.Loaded:
-                    kind = wire.Failed
-                if kind is not type(frame) or future is None or future.done():
-                    raise wire.ProtocolError(f"an answer to a question that was not asked ({frame.re})")
-                carried = frame.answer if isinstance(frame, wire.Done | wire.Drafted) else None
-                future.set_result((frame, body if carried is None else self._carried(frame.re, carried)))
+                self._take_answer(frame, body)
+
+    def _take_answer(self, frame: wire.Loaded | wire.Failed | wire.Done | wire.Drafted, body: bytes) -> None:
+        """What answers a command."""
+        kind, future = self._expected.pop(frame.re, (None, None))
+        if isinstance(frame, wire.Failed) and kind is wire.Loaded:
+            kind = wire.Failed
+        if kind is not type(frame) or future is None or future.done():
+            raise wire.ProtocolError(f"an answer to a question that was not asked ({frame.re})")
+        carried = frame.answer if isinstance(frame, wire.Done | wire.Drafted) else None
+        future.set_result((frame, body if carried is None else self._carried(frame.re, carried)))
 
     def _carried(self, number: int, carried: wire.Carried) -> bytes:
         data = bytes(self._parts.pop(number, b""))
@@ -248,8 +294,10 @@ class Link(asyncio.Protocol):
     def _begin_call(self, frame: wire.Call, body: bytes) -> None:
         if frame.id in self._calls:
             raise wire.ProtocolError("a call number twice")
-        if isinstance(frame, wire.CallRlm | wire.CallTool):
+        if isinstance(frame, wire.CallTool):
             body = self._carried(frame.id, frame.value)
+        elif isinstance(frame, wire.CallRlm):
+            body = self._with_parts(frame, body)
         if self.subcalls is None:
             self._refuse(frame.id, "no block is running: calls from threads end with their block")
             return
@@ -257,13 +305,25 @@ class Link(asyncio.Protocol):
         self._bytes_in_flight += len(body)
         task = asyncio.get_running_loop().create_task(self._answer(frame, body, self.subcalls))
         self._calls[frame.id] = task
+        task.add_done_callback(partial(self._end_call, frame, len(body)))
         if len(self._calls) >= MAX_CALLS_IN_FLIGHT or self._bytes_in_flight >= MAX_BYTES_IN_FLIGHT:
             assert self._transport is not None
             self._transport.pause_reading()
 
+    def _with_parts(self, frame: wire.CallRlm, body: bytes) -> bytes:
+        """The question, and after it the context where that did not come by another way."""
+        context = frame.context
+        if isinstance(context, wire.InParts):
+            body += self._carried(frame.id, wire.Carried(context.form, context.size))
+        if len(body) < frame.question or (
+            len(body) > frame.question and not isinstance(context, wire.Inline | wire.InParts)
+        ):
+            raise wire.ProtocolError("a question of another size than announced")
+        return body
+
     async def _answer(self, frame: wire.Call, body: bytes, subcalls: Subcalls) -> None:
         try:
-            value = await subcalls.answer(await _subcall(frame, body))
+            value = await subcalls.answer(await self._subcall(frame, body))
             form, data = values.encode(value)
             if len(data) > MAX_RESULT:
                 raise SandboxError(
@@ -273,21 +333,71 @@ class Link(asyncio.Protocol):
             self._refuse(frame.id, str(error))
         except values.NotPlain as error:
             self._refuse(frame.id, f"the result cannot enter the REPL: {error}")
-        except asyncio.CancelledError:
-            self._refuse(frame.id, "the call was cancelled")
-            raise
         except Exception as error:  # noqa: BLE001 - the block waits for a reply, whatever went wrong
             self._refuse(frame.id, f"the call failed: {type(error).__name__}: {error}")
         else:
             await self._drained(READING)
             self.send({"op": "reply", "re": frame.id, "ok": True, "form": form}, data)
-        finally:
-            self._end_call(frame.id, len(body))
+
+    async def _subcall(self, frame: wire.Call, body: bytes) -> Subcall:
+        match frame:
+            case wire.CallLlm():
+                return LlmQuery(body.decode("utf-8", "replace"), frame.model, frame.schema)
+            case wire.CallBatch():
+                return Batch(frame.count, frame.recursive, frame.model)
+            case wire.CallTool():
+                return ToolCall(frame.name, *await _arguments(frame, body))
+            case wire.CallRlm():
+                context = await self._context(frame, body)
+                question = body[: frame.question].decode("utf-8", "replace")
+                return RlmQuery(
+                    question,
+                    context,
+                    frame.model,
+                    frame.schema,
+                    tuple(frame.tools),
+                    frame.instruction,
+                    frame.limits,
+                )
+
+    async def _context(self, frame: wire.CallRlm, body: bytes) -> Source | None:
+        match frame.context:
+            case None:
+                return None
+            case wire.Same(name=name):
+                if name not in self._sources:
+                    raise SandboxError(f"there is no context {name[:100]!r} to hand on")
+                return self._sources[name]
+            case wire.InRoom(form=form, room=number):
+                room = self._rooms.get(number)
+                await in_thread(room.seal, form)
+                return room
+            case wire.Inline(form=form) | wire.InParts(form=form):
+                data = body[frame.question :]
+                return HandedSource(form, data, len(data))
+
+    def _ask_room(self, frame: wire.AskRoom) -> None:
+        if frame.id in self._rooms or len(self._rooms) >= MAX_CALLS_IN_FLIGHT:
+            raise wire.ProtocolError("more room than a worker of ours asks for")
+        if self.subcalls is None:
+            self._refuse(frame.id, "no block is running: calls from threads end with their block")
+        elif not CAN_LEND:
+            self.send({"op": "reply", "re": frame.id, "ok": True, "form": "values"}, b"null")
+        else:
+            self._rooms.ask(frame.id, frame.size)
+
+    def _hand_room(self, number: int, descriptor: int) -> None:
+        try:
+            self.send_descriptor(descriptor)
+        except OSError:
+            self.give_up("does not take what it asked for")
+        else:
+            self.send({"op": "room", "re": number})
 
     async def _drained(self, seconds: float) -> None:
         """Wait until the worker has read most of what it was sent; `send` gives it up when it has not."""
         deadline = time.monotonic() + seconds
-        while self._transport is not None and self._transport.get_write_buffer_size() > MAX_UNREAD:
+        while self._transport is not None and self._unread > MAX_UNREAD:
             if self.lost.done() or time.monotonic() > deadline:
                 return
             await asyncio.sleep(0.005)
@@ -295,9 +405,15 @@ class Link(asyncio.Protocol):
     def _refuse(self, number: int, reason: str) -> None:
         self.send({"op": "reply", "re": number, "ok": False}, reason[:10_000].encode("utf-8", "replace"))
 
-    def _end_call(self, number: int, size: int) -> None:
+    def _end_call(self, frame: wire.Call, size: int, task: asyncio.Task[None]) -> None:
+        if task.cancelled():  # maybe before it began
+            self._refuse(frame.id, "the call was cancelled")
+        if isinstance(frame, wire.CallRlm) and isinstance(frame.context, wire.InRoom):
+            self._rooms.free(frame.context.room)
+        if self._calls.get(frame.id) is not task:
+            return  # given up before, with all others of its block
+        del self._calls[frame.id]
         self._bytes_in_flight -= size
-        self._calls.pop(number, None)
         if not self._calls:
             self.clock.start()
         if len(self._calls) < MAX_CALLS_IN_FLIGHT and self._bytes_in_flight < MAX_BYTES_IN_FLIGHT:
@@ -312,21 +428,11 @@ async def decoded(form: str, data: bytes) -> Any:
     return values.decode(form, data)
 
 
-async def _subcall(frame: wire.Call, body: bytes) -> Subcall:
-    if isinstance(frame, wire.CallLlm):
-        return LlmQuery(body.decode("utf-8", "replace"), frame.model, frame.schema)
-    if isinstance(frame, wire.CallBatch):
-        return Batch(frame.count, frame.recursive, frame.model)
+async def _arguments(frame: wire.CallTool, body: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
     try:
-        first, second = await decoded(frame.value.form, body)
+        args, kwargs = await decoded(frame.value.form, body)
     except (TypeError, ValueError) as error:
         raise SandboxError(f"the arguments could not be read: {error}") from None
-    if isinstance(frame, wire.CallTool):
-        if not isinstance(first, tuple) or not isinstance(second, dict):
-            raise SandboxError("the arguments of a tool are a tuple and a dict")
-        return ToolCall(frame.name, first, second)
-    if not isinstance(first, str):
-        raise SandboxError("the question must be a str")
-    return RlmQuery(
-        first, second, frame.model, frame.schema, tuple(frame.tools), frame.instruction, frame.limits
-    )
+    if not isinstance(args, tuple) or not isinstance(kwargs, dict):
+        raise SandboxError("the arguments of a tool are a tuple and a dict")
+    return args, kwargs

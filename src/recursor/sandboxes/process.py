@@ -49,7 +49,7 @@ class ProcessSandbox:
             start = partial(jail.spawn, memory=memory, scratch=self._scratch)
             return await in_thread(start, discard=jail.Spawned.close)
 
-        repl = WireRepl(spawn, zygote.isolation(memory), tools, seed=seed, asynchronous=asynchronous)
+        repl = WireRepl(spawn, zygote.isolation(memory), tools, asynchronous=asynchronous, seed=seed)
         try:
             await repl.start()
         except BaseException:

@@ -7,8 +7,8 @@ replaced by a new one with the same contexts before the next block; the executio
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
-import socket
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
@@ -41,8 +41,8 @@ class WireRepl:
         spawn: starts a worker; used again when one died.
         isolation: what is in force for its workers.
         tools: names of host functions to bind.
-        seed: of the randomness in it; a worker that takes the place of another goes on from the next.
         asynchronous: whether the plain names of sub-calls are for `await`.
+        seed: of all randomness in it; None where a worker cannot keep it, nor repeat what its clocks showed.
     """
 
     def __init__(
@@ -51,14 +51,15 @@ class WireRepl:
         isolation: Isolation,
         tools: Sequence[str],
         *,
-        seed: int = 0,
         asynchronous: bool = False,
+        seed: int | None = None,
     ) -> None:
         self._spawn = spawn
         self.isolation = isolation
         self._tools = list(tools)
-        self._seed = seed
         self._asynchronous = asynchronous
+        self._seed = seed
+        self._births = itertools.count()
         self._sources: dict[str, Source] = {}
         self._link: Link | None = None
         self._draft: tuple[str, bytes] | None = None
@@ -67,11 +68,12 @@ class WireRepl:
 
     async def start(self) -> None:
         """Start a worker, wait until it is ready, and load what earlier ones had."""
-        self._link = Link(await self._spawn())
+        self._link = Link(await self._spawn(), self._sources)
         await self._link.open(START)
-        begin = {"op": "begin", "tools": self._tools, "seed": self._seed, "asynchronous": self._asynchronous}
-        self._link.send(begin)
-        self._seed += 1
+        # A worker that is born again does not repeat the randomness of the one that died.
+        seed = None if self._seed is None else f"{self._seed}/{next(self._births)}"
+        setup = {"op": "setup", "tools": self._tools, "asynchronous": self._asynchronous, "seed": seed}
+        self._link.send(setup)
         for name, source in self._sources.items():
             await self._load(self._link, name, source)
 
@@ -91,10 +93,11 @@ class WireRepl:
     ) -> Execution:
         started = time.monotonic()
         link = await self._alive()
+        link.subcalls, link.clock = subcalls, Clock()
+        header = {"op": "run", "readings": [float(reading) for reading in readings[: wire.MAX_READINGS]]}
+        done = link.expect(header, wire.Done, code.encode("utf-8", "surrogatepass"))
         try:
-            execution = await self._execute(
-                link, code, subcalls, bounds=(max_time, max_wall), readings=readings
-            )
+            execution = await self._execute(link, code, done, max_time, max_wall)
         except asyncio.CancelledError:
             await self.close()
             raise
@@ -142,16 +145,11 @@ class WireRepl:
         self,
         link: Link,
         code: str,
-        subcalls: Subcalls,
-        *,
-        bounds: tuple[float | None, float | None],
-        readings: Sequence[float],
+        done: asyncio.Future[tuple[wire.Done, bytes]],
+        max_time: float | None,
+        max_wall: float | None,
     ) -> Execution:
-        link.subcalls, link.clock = subcalls, Clock()
-        done = link.expect(
-            {"op": "run", "readings": list(readings)}, wire.Done, code.encode("utf-8", "surrogatepass")
-        )
-        stopped = await self._watch(link, done, *bounds)
+        stopped = await self._watch(link, done, max_time, max_wall)
         if not done.done():
             how = await self._bury(link, stopped)
             return Execution(code, error=f"The REPL died in this block: {how}", notes=(LOST,))
@@ -189,8 +187,8 @@ class WireRepl:
             left = min((bound for bound in (own, wall) if bound is not None), default=None)
             if await link.first(done, left) or link.lost.done():
                 return None
+        link.worker.interrupt()  # first: it would go on to send calls while those in flight end
         await link.end_calls()
-        link.worker.interrupt()
         await link.first(done, grace)
         return stopped
 
@@ -200,7 +198,7 @@ class WireRepl:
         except (OSError, RLMError) as error:
             raise SandboxError(f"`{name}` could not be loaded: {error}") from error
         try:
-            socket.send_fds(link.worker.aux, [b"."], [descriptor])
+            link.send_descriptor(descriptor)
         except OSError as error:
             raise SandboxError(
                 f"`{name}` could not be loaded: {await self._bury(link, str(error))}"

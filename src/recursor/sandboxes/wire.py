@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 
@@ -20,6 +20,12 @@ MAX_BODY = 1 << 24
 MAX_VALUE = values.MAX_BYTES
 Number: TypeAlias = Annotated[int, msgspec.Meta(ge=-(1 << 53), le=1 << 53)]
 Size: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
+Count: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=1 << 53)]
+Bound: TypeAlias = Annotated[int, msgspec.Meta(ge=-(1 << 53), le=1 << 53)] | float
+Reading: TypeAlias = Annotated[float, msgspec.Meta(ge=-1e18, le=1e18)]
+MAX_READINGS = replay.MAX_READINGS
+Form: TypeAlias = Literal["text", "bytes", "values"]
+"""What a worker may say that bytes are: all that `values.decode` takes, and never marshal."""
 _HEAD = struct.Struct("<II")
 
 
@@ -68,7 +74,7 @@ class Done(_Frame, frozen=True, tag="done"):
     answer: Carried | None
     draft: str | None
     """The form of a small draft, whose bytes are the body; None when there is none, or it is large."""
-    readings: Annotated[list[float], msgspec.Meta(max_length=replay.MAX_READINGS)]
+    readings: Annotated[list[Reading], msgspec.Meta(max_length=MAX_READINGS)] = []
 
 
 class Drafted(_Frame, frozen=True, tag="drafted"):
@@ -82,21 +88,42 @@ class CallLlm(_Frame, frozen=True, tag="llm_query"):
     schema: dict[str, Any] | None
 
 
+class Inline(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="by", tag="inline"):
+    """A context in the body of the frame, after the question."""
+
+    form: Form
+
+
+class InRoom(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="by", tag="room"):
+    """A context in memory that was lent for it."""
+
+    form: Form
+    room: Number
+
+
+class InParts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="by", tag="parts"):
+    """A context that came ahead in parts."""
+
+    form: Form
+    size: Size
+
+
+class Same(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="by", tag="same"):
+    """A context that was loaded into the REPL under a name, as it was loaded."""
+
+    name: str
+
+
 class CallRlm(_Frame, frozen=True, tag="rlm_query"):
     id: Number
     model: str | None
     schema: dict[str, Any] | None
     tools: list[str]
     instruction: str | None
-    limits: dict[str, Any] | None
-    value: Carried
-
-
-class CallBatch(_Frame, frozen=True, tag="batch"):
-    id: Number
-    count: Size
-    recursive: bool
-    model: str | None
+    limits: dict[str, Bound | None] | None
+    question: Size
+    """Bytes of the body that are the question."""
+    context: Inline | InRoom | InParts | Same | None
 
 
 class CallTool(_Frame, frozen=True, tag="tool"):
@@ -105,8 +132,30 @@ class CallTool(_Frame, frozen=True, tag="tool"):
     value: Carried
 
 
-Call = CallLlm | CallRlm | CallTool | CallBatch
-Frame = Ready | Part | Loaded | Failed | Done | Drafted | CallLlm | CallRlm | CallTool | CallBatch
+class CallBatch(_Frame, frozen=True, tag="batch"):
+    """Asks whether so many calls may follow."""
+
+    id: Number
+    count: Count
+    recursive: bool
+    model: str | None
+
+
+class AskRoom(_Frame, frozen=True, tag="room"):
+    """Asks for memory to put a context into."""
+
+    id: Number
+    size: Count
+
+
+class Cancel(_Frame, frozen=True, tag="cancel"):
+    """Nobody waits for these calls any more."""
+
+    ids: list[Number]
+
+
+Call: TypeAlias = CallLlm | CallRlm | CallTool | CallBatch
+Frame: TypeAlias = Ready | Part | Loaded | Failed | Done | Drafted | Call | AskRoom | Cancel
 _decoder: msgspec.json.Decoder[Frame] = msgspec.json.Decoder(Frame)
 _encode = msgspec.json.Encoder().encode
 

@@ -8,6 +8,7 @@ from typing import Any
 from recursor.context import prepare
 from recursor.errors import SubcallError
 from recursor.protocols import Model, Repl, Sandbox
+from recursor.threads import in_thread
 from recursor.types import Execution, LlmQuery, Message, Reply, RlmQuery, Subcall, ToolCall
 
 
@@ -88,7 +89,7 @@ class _Echo:
             case LlmQuery(prompt=prompt):
                 return prompt
             case RlmQuery(question=question, context=context):
-                return [question, context]
+                return [question, None if context is None else await in_thread(context.value)]
             case ToolCall(name=name, args=args, kwargs=kwargs):
                 return [name, args, dict(kwargs)]
 

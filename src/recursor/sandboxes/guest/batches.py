@@ -1,97 +1,217 @@
-"""Many calls at once: read from an iterator as they go out, answered in any order, returned in theirs.
-
-However long a batch is, `WINDOW` of its calls are held at a time, and beside them the results alone.
-"""
+"""Many calls at once: a window of them in flight, results in order, memory for the results alone."""
 
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections.abc import Callable, Iterable
+import copy
+import hashlib
+import queue
+from collections.abc import Callable, Iterable, Sized
+from functools import partial
 from typing import Any, TypeAlias
 
-from .channel import OnDone, SubcallError
+from .arguments import check_text
+from .channel import Channel, SubcallError, header_start, post
 
 WINDOW = 2048
 """Calls of one batch in flight at once, as far as this side is concerned."""
-Start: TypeAlias = Callable[[Any, OnDone], None]
-"""Sends one call; says what came of it when that is known, from any thread."""
+REFILL = 256
+"""Calls of a full window that end before more are sent: those then go out together."""
+TOGETHER = 1 << 16
+"""Bytes of frames that are sent at once, where the prompts are all there already."""
+_LONG = 64
+"""Characters from which a prompt is remembered by its digest."""
+
+Make: TypeAlias = Callable[[Any], tuple[bytes, bytes, int | None]]
+"""From an item of a batch to the start of its header, its body, and its number where it has one.
+What it raises is the outcome of that item alone."""
 
 
-def gather(items: Iterable[Any], start: Start, *, dedupe: bool, return_exceptions: bool) -> list[Any]:
-    """Start a call for each item and wait for all."""
-    results, slots = _Results(dedupe), threading.Semaphore(WINDOW)
-    for index, item in results.new(items):
-        slots.acquire()
-        start(item, results.taking(index, slots.release))
-    for _ in range(WINDOW):
-        slots.acquire()
-    return results.finished(return_exceptions)
+class _Same:
+    """Stands for the result of an earlier, identical item."""
+
+    __slots__ = ("index",)
+
+    def __init__(self, index: int) -> None:
+        self.index = index
 
 
-async def agather(items: Iterable[Any], start: Start, *, dedupe: bool, return_exceptions: bool) -> list[Any]:
-    """`gather` for `await`."""
-    loop, slots = asyncio.get_running_loop(), asyncio.Semaphore(WINDOW)
-    results = _Results(dedupe)
-    for index, item in results.new(items):
-        await slots.acquire()
-        start(item, results.taking(index, lambda: loop.call_soon_threadsafe(slots.release)))
-    for _ in range(WINDOW):
-        await slots.acquire()
-    return results.finished(return_exceptions)
+class Batch:
+    """The calls of one batch. `gather` and `gather_async` run it, once.
+
+    Args:
+        make: turns an item into a call.
+        recursive: whether the items are child runs.
+        dedupe: whether identical items share one call; they must be texts.
+    """
+
+    def __init__(
+        self,
+        channel: Channel,
+        items: Iterable[Any],
+        make: Make,
+        *,
+        model: str | None,
+        recursive: bool = False,
+        dedupe: bool = False,
+    ) -> None:
+        _check(items)
+        self._channel = channel
+        self._make = make
+        self._announced = {"op": "batch", "recursive": recursive, "model": model}
+        self._together = isinstance(items, list | tuple)
+        if dedupe and not self._together and isinstance(items, Sized):
+            items, self._together = list(items), True
+        self._items = items
+        self._distinct: dict[Any, _Same] | None = {} if dedupe else None
+        self._results: list[Any] = []
+        self._live: dict[int, int] = {}
+        """Numbers of calls in flight by their slots."""
+        self._sent = 0
+        self._settled = 0
+        """Counted by the thread that reads, and by nothing else."""
+        self._target = 0
+        self._wake: Callable[[], object] = lambda: None
+        self._ready: list[bytes] = []
+        self._ready_size = 0
+
+    def gather(self, return_exceptions: bool) -> list[Any]:
+        """Make the calls and wait for all of them.
+
+        Raises:
+            SubcallError: the batch was refused as a whole, or some calls failed.
+        """
+        woken: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._wake = partial(woken.put, None)
+        announcement = self._announcement()
+        if announcement is not None:
+            self._channel.ask(announcement)
+        try:
+            for item in self._items:
+                self._add(item)
+                if self._full:
+                    self._aim(self._sent - WINDOW + REFILL)
+                    while self._settled < self._target:
+                        woken.get()
+            self._aim(self._sent)
+            while self._settled < self._target:
+                woken.get()
+        except BaseException:
+            self._abandon()
+            raise
+        return self._outcome(return_exceptions)
+
+    async def gather_async(self, return_exceptions: bool) -> list[Any]:
+        """`gather` for `await`. Cancelling it cancels what is in flight."""
+        woken = asyncio.Event()
+        self._wake = partial(post, asyncio.get_running_loop(), woken.set)
+        announcement = self._announcement()
+        if announcement is not None:
+            await self._channel.ask_async(announcement)
+        try:
+            for item in self._items:
+                self._add(item)
+                if self._full:
+                    await self._reach(woken, self._sent - WINDOW + REFILL)
+                elif self._sent % REFILL == 0:
+                    await asyncio.sleep(0)  # others of this event loop may go on
+            await self._reach(woken, self._sent)
+        except BaseException:
+            self._abandon()
+            raise
+        return self._outcome(return_exceptions)
+
+    async def _reach(self, woken: asyncio.Event, target: int) -> None:
+        self._aim(target)
+        while self._settled < target:
+            woken.clear()
+            if self._settled < target:
+                await woken.wait()
+
+    @property
+    def _full(self) -> bool:
+        return self._sent - self._settled >= WINDOW
+
+    def _announcement(self) -> bytes | None:
+        """Says how many calls will follow, where that is known and more than one."""
+        items = self._items
+        if not isinstance(items, Sized):
+            return None
+        count = len(items) if self._distinct is None else len({_key(item) for item in items})
+        return header_start({**self._announced, "count": count}) if count > 1 else None
+
+    def _add(self, item: Any) -> None:
+        """Send the call of the next item, or put it with those that will be sent together."""
+        index = len(self._results)
+        try:
+            if self._distinct is not None:
+                earlier = self._distinct.setdefault(_key(item), _Same(index))
+                if earlier.index != index:
+                    self._results.append(earlier)
+                    return
+            start, body, number = self._make(item)
+        except (SubcallError, TypeError, ValueError) as error:  # a slot that cannot be sent fails alone
+            self._results.append(error if isinstance(error, SubcallError) else SubcallError(str(error)))
+            return
+        self._results.append(None)
+        self._sent += 1
+        number, frame = self._channel.prepare(start, body, partial(self._settle, index), number)
+        self._live[index] = number
+        self._ready.append(frame)
+        self._ready_size += len(frame)
+        if not self._together or self._ready_size >= TOGETHER:
+            self._flush()
+
+    def _flush(self) -> None:
+        ready, self._ready, self._ready_size = self._ready, [], 0
+        if ready:
+            self._channel.transmit(b"".join(ready))
+
+    def _aim(self, target: int) -> None:
+        """Ask to be woken when so many calls have settled; they may have by now."""
+        self._flush()
+        self._target = target
+
+    def _settle(self, index: int, outcome: Any) -> None:
+        self._results[index] = outcome
+        self._live.pop(index, None)
+        self._settled += 1
+        if self._settled == self._target:
+            self._wake()
+
+    def _abandon(self) -> None:
+        self._channel.cancel(list(self._live.values()))
+
+    def _outcome(self, return_exceptions: bool) -> list[Any]:
+        results = self._results
+        if self._distinct is not None:
+            for index, found in enumerate(results):
+                if isinstance(found, _Same):
+                    shared = results[found.index]
+                    results[index] = shared if isinstance(shared, SubcallError) else copy.deepcopy(shared)
+        failures = [found for found in results if isinstance(found, SubcallError)]
+        if failures and not return_exceptions:
+            error = SubcallError(
+                f"{len(failures)} of {len(results)} sub-calls failed; the first: {failures[0]} "
+                "(catch SubcallError and read its .results for all slots, or pass return_exceptions=True)"
+            )
+            error.results = results
+            raise error
+        return results
 
 
-def check(items: Iterable[Any], what: str) -> None:
-    """Refuse a batch whose items are wrong as a whole, before anything is sent, where it can be seen whole."""
+def _check(items: Iterable[Any]) -> None:
+    """Refuse a batch as a whole, before anything is sent, where it can be seen whole."""
     if isinstance(items, str):
-        raise TypeError(f"a batch takes a list of {what}s, not one str")
+        raise TypeError("a batch takes a list of prompts, not one str")
     if isinstance(items, list | tuple):
         for item in items:
-            check_text(what, item[0] if isinstance(item, tuple) else item)
+            check_text("prompt", item[0] if isinstance(item, tuple) else item)
 
 
-def check_text(name: str, text: Any) -> None:
-    if not isinstance(text, str):
-        raise TypeError(f"the {name} must be a str, not {type(text).__name__}")
-
-
-class _Results:
-    """A slot for each item, in order; equal items share one call where that is asked for."""
-
-    def __init__(self, dedupe: bool) -> None:
-        self._slots: list[Any] = []
-        self._first: dict[Any, int] | None = {} if dedupe else None
-        self._same: list[tuple[int, int]] = []
-
-    def new(self, items: Iterable[Any]) -> Iterable[tuple[int, Any]]:
-        """Make a slot for each item; yield those that need a call."""
-        for index, item in enumerate(items):
-            self._slots.append(None)
-            if self._first is not None:
-                before = self._first.setdefault(item, index)
-                if before != index:
-                    self._same.append((index, before))
-                    continue
-            yield index, item
-
-    def taking(self, index: int, then: Callable[[], Any]) -> OnDone:
-        def done(outcome: Any) -> None:
-            self._slots[index] = outcome
-            then()
-
-        return done
-
-    def finished(self, return_exceptions: bool) -> list[Any]:
-        for index, before in self._same:
-            self._slots[index] = self._slots[before]
-        results = self._slots
-        if not return_exceptions:
-            failures = [result for result in results if isinstance(result, SubcallError)]
-            if failures:
-                error = SubcallError(
-                    f"{len(failures)} of {len(results)} sub-calls failed; the first: {failures[0]} "
-                    "(catch SubcallError and read its .results for all slots, or pass return_exceptions=True)"
-                )
-                error.results = results
-                raise error
-        return results
+def _key(prompt: Any) -> Any:
+    """What identical prompts have in common, and no others: short, whatever the prompt."""
+    check_text("prompt", prompt)
+    if len(prompt) < _LONG:
+        return prompt
+    return hashlib.sha256(prompt.encode("utf-8", "surrogatepass")).digest()

@@ -6,6 +6,7 @@ bytes. Everything that could be patched by code of a model is bound here at impo
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 import os
@@ -13,35 +14,42 @@ import queue
 import socket
 import struct
 import threading
-from collections.abc import Callable
-from concurrent.futures import Future
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from typing import Any, TypeAlias
 
 from . import values
 
 MAX_BODY = 1 << 24
-PART = 1 << 20
-_HEAD = struct.Struct("<II")
 MAX_HEADER = 1 << 20
+PART = 1 << 20
+AHEAD = 1 << 18
+"""Bytes that are read from the socket at once."""
+_HEAD = struct.Struct("<II")
 _dumps = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 _loads = json.JSONDecoder().decode
 _encode, _decode = values.encode, values.decode
 
 
-OnDone: TypeAlias = Callable[[Any], None]
-
-
 class SubcallError(Exception):
-    """A sub-call failed. In a batch, `results` holds every slot: a result, or its SubcallError."""
+    """A sub-call failed. In a batch, `results` holds every slot: a result, or its SubcallError.
+
+    `results` is empty where nothing was sent: the batch was refused as a whole.
+    """
 
     __module__ = "builtins"  # a traceback then shows the bare name
 
-    results: list[Any]
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*arguments)
+        self.results: list[Any] = []
+
+
+Settle: TypeAlias = Callable[[Any], object]
+"""Takes the outcome of a call, a value or a SubcallError, in the thread that reads. Must not raise."""
 
 
 class Channel:
-    """One duplex stream of frames. `send` and `call` may be used from any thread."""
+    """One duplex stream of frames. May be used from any thread."""
 
     def __init__(self, rpc: socket.socket, aux: socket.socket, hang_up: Callable[[], Any]) -> None:
         self._socket = rpc
@@ -49,20 +57,38 @@ class Channel:
         self._hang_up = hang_up
         self._write_lock = threading.Lock()
         self._numbers = itertools.count(-1, -1)  # commands of the host count upwards
-        self._waiting: dict[int, OnDone] = {}
+        self._waiting: dict[int, Settle] = {}
+        self._owner = 0
+        """The thread that interrupts reach."""
+        self._sending = False
+        self._interrupted = False
         self.commands: queue.SimpleQueue[tuple[dict[str, Any], bytes]] = queue.SimpleQueue()
 
     def start(self) -> None:
+        """Begin to read. Call it in the thread that runs the blocks."""
+        self._owner = threading.get_ident()
         threading.Thread(target=self._read, daemon=True, name="channel").start()
 
+    def interrupt(self) -> None:
+        """Raise KeyboardInterrupt: here, or after the frame that is being sent, since half of one ends the REPL."""
+        if not self._sending:
+            raise KeyboardInterrupt
+        self._interrupted = True
+
     def send(self, header: dict[str, Any], body: bytes = b"") -> None:
-        head = _head(header)
+        self.transmit(frame(_head(header), body))
+
+    def transmit(self, data: bytes) -> None:
+        """Send whole frames."""
         with self._write_lock:
-            if len(body) < 65536:
-                self._socket.sendall(_HEAD.pack(len(head), len(body)) + head + body)
-            else:
-                self._socket.sendall(_HEAD.pack(len(head), len(body)) + head)
-                self._socket.sendall(body)
+            self._sending = threading.get_ident() == self._owner
+            try:
+                self._socket.sendall(data)
+            finally:
+                self._sending = False
+        if self._interrupted:
+            self._interrupted = False
+            raise KeyboardInterrupt
 
     def send_value(self, number: int, value: Any) -> dict[str, Any]:
         """Send a plain value ahead of the frame that refers to it; return what that frame says of it."""
@@ -71,109 +97,211 @@ class Channel:
             raise values.NotPlain(
                 f"the value has {len(data):,} bytes; at most {values.MAX_BYTES:,} can leave the REPL"
             )
+        self.send_parts(number, data)
+        return {"form": form, "size": len(data)}
+
+    def send_parts(self, number: int, data: bytes) -> None:
+        """Send bytes that a later frame of this number refers to."""
         view = memoryview(data)
         for start in range(0, len(data), PART):
             self.send({"op": "part", "of": number}, bytes(view[start : start + PART]))
-        return {"form": form, "size": len(data)}
+
+    # Calls --------------------------------------------------------------------------------------
 
     def next_number(self) -> int:
         return next(self._numbers)
 
-    def call(self, header: dict[str, Any], *, text: str = "", value: Any = None) -> Future[Any]:
-        """Start a sub-call; see `request`."""
-        future: Future[Any] = Future()
-
-        def done(outcome: Any) -> None:
-            if future.set_running_or_notify_cancel():
-                if isinstance(outcome, SubcallError):
-                    future.set_exception(outcome)
-                else:
-                    future.set_result(outcome)
-
-        self.request(header, done, text=text, value=value)
-        return future
-
-    def request(self, header: dict[str, Any], on_done: OnDone, *, text: str = "", value: Any = None) -> None:
-        """Start a sub-call whose argument is a text, or a plain value of any size.
+    def prepare(
+        self, start: bytes, body: bytes, settle: Settle, number: int | None = None
+    ) -> tuple[int, bytes]:
+        """Register a call; return its number and its frame, which is yet to be transmitted.
 
         Args:
-            on_done: called with the result, or with the SubcallError that it ended in, from any thread.
+            start: of the header, see `header_start`.
         """
-        _head(header)  # refused before anything is sent
-        number = self.next_number()
-        body = text.encode("utf-8", "replace")
-        if len(body) > MAX_BODY:
-            raise SubcallError(
-                f"the prompt has {len(body):,} bytes; at most {MAX_BODY:,} can be sent: cut it up"
-            )
-        if value is not None:
-            header = {**header, "value": self.send_value(number, value)}
-        self._waiting[number] = on_done
-        self.send({**header, "id": number}, body)
+        if number is None:
+            number = next(self._numbers)
+        self._waiting[number] = settle
+        return number, frame(b"%s%d}" % (start, number), body)
+
+    def ask(self, start: bytes, body: bytes = b"", number: int | None = None) -> Any:
+        """Make a call and wait for its result.
+
+        Raises:
+            SubcallError: it failed.
+        """
+        slot = _Slot()
+        number, data = self.prepare(start, body, slot.settle, number)
+        try:
+            self.transmit(data)
+            return result(slot.wait())
+        except (KeyboardInterrupt, SystemExit):
+            self.cancel([number])
+            raise
+
+    async def ask_async(self, start: bytes, body: bytes = b"", number: int | None = None) -> Any:
+        """`ask` for `await`. Cancelling it cancels the call."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Any] = loop.create_future()
+        number, data = self.prepare(start, body, lambda outcome: post(loop, _fulfil, future, outcome), number)
+        try:
+            self.transmit(data)
+            return result(await future)
+        except (KeyboardInterrupt, SystemExit, asyncio.CancelledError):
+            self.cancel([number])
+            raise
+
+    def cancel(self, numbers: Collection[int]) -> None:
+        """Give calls up: nobody waits for them any more, and the host is told."""
+        live = [number for number in numbers if self._waiting.pop(number, None) is not None]
+        if live:
+            self.send({"op": "cancel", "ids": live})
 
     def fail_waiting(self, reason: str) -> None:
-        """Raise SubcallError in everything that waits for a reply."""
+        """Fail everything that waits for a reply."""
         while self._waiting:
-            _, on_done = self._waiting.popitem()
-            _tell(on_done, SubcallError(reason))
+            _, settle = self._waiting.popitem()
+            settle(SubcallError(reason))
 
-    def receive_descriptor(self) -> int:
-        _, descriptors, _, _ = socket.recv_fds(self._aux, 1, 1)
-        return descriptors[0]
+    # The thread that reads ----------------------------------------------------------------------
 
     def _read(self) -> None:
+        incoming = _Incoming(self._socket)
         try:
             while True:
-                head, body = _HEAD.unpack(self._exactly(_HEAD.size))
-                header = _loads(self._exactly(head).decode("utf-8"))
-                data = self._exactly(body)
+                head, body = _HEAD.unpack(incoming.take(_HEAD.size))
+                header = _loads(incoming.take(head).decode("utf-8"))
+                data = incoming.take(body)
                 if header["op"] == "reply":
                     self._settle(header, data)
+                elif header["op"] == "room":
+                    self._settle_room(header["re"])
                 else:
+                    if header["op"] == "load":
+                        # Taken here, in the order in which they come: a room may be on its way too.
+                        header["descriptor"] = self._descriptor()
                     self.commands.put((header, data))
         except (OSError, EOFError):
             self._hang_up()
 
     def _settle(self, header: dict[str, Any], data: bytes) -> None:
-        on_done = self._waiting.pop(header["re"], None)
-        if on_done is None:
+        settle = self._waiting.pop(header["re"], None)
+        if settle is None:
             return
         outcome: Any
-        if header["ok"]:
-            try:
-                outcome = _decode(header["form"], data)
-            except Exception as error:  # noqa: BLE001 - who waits must hear of it, and the reader go on
-                outcome = SubcallError(f"the result could not be read: {error}")
-        else:
-            outcome = SubcallError(data.decode("utf-8", "replace"))
-        _tell(on_done, outcome)
+        try:
+            ok = header["ok"]
+            outcome = _decode(header["form"], data) if ok else SubcallError(data.decode("utf-8", "replace"))
+        except Exception as error:  # noqa: BLE001 - who waits must hear of it, and the reader go on
+            outcome = SubcallError(f"the result could not be read: {error}")
+        settle(outcome)
 
-    def _exactly(self, size: int) -> bytes:
-        if size == 0:
-            return b""
-        data = self._socket.recv(size, socket.MSG_WAITALL)
-        if len(data) == size:
-            return data
-        buffer = bytearray(data)
-        while len(buffer) < size:
-            piece = self._socket.recv(min(size - len(buffer), 1 << 20))
-            if not piece:
-                raise EOFError
-            buffer += piece
-        return bytes(buffer)
+    def _settle_room(self, number: int) -> None:
+        descriptor = self._descriptor()
+        settle = self._waiting.pop(number, None)
+        if settle is not None:
+            settle(descriptor if descriptor >= 0 else SubcallError("too many files are open in the REPL"))
+        elif descriptor >= 0:
+            os.close(descriptor)
+
+    def _descriptor(self) -> int:
+        """The next descriptor from the host; -1 when there was no room for it here."""
+        data, descriptors, _, _ = socket.recv_fds(self._aux, 1, 1)
+        if not data:
+            raise EOFError
+        return descriptors[0] if descriptors else -1
 
 
-def _tell(on_done: OnDone, outcome: Any) -> None:
-    with suppress(RuntimeError):  # the event loop that waited is closed
-        on_done(outcome)
+class _Incoming:
+    """Exact lengths from a socket, read ahead."""
+
+    def __init__(self, source: socket.socket) -> None:
+        self._socket = source
+        self._buffer = b""
+        self._position = 0
+
+    def take(self, size: int) -> bytes:
+        start, end = self._position, self._position + size
+        if end <= len(self._buffer):
+            self._position = end
+            return self._buffer[start:end]
+        have = self._buffer[start:]
+        if size > AHEAD:
+            return self._large(have, size)
+        while len(have) < size:
+            have += self._more(self._socket.recv(AHEAD))
+        self._buffer, self._position = have, size
+        return have[:size]
+
+    def _large(self, have: bytes, size: int) -> bytes:
+        self._buffer, self._position = b"", 0
+        whole = bytearray(size)
+        whole[: len(have)] = have
+        with memoryview(whole) as view:
+            position = len(have)
+            while position < size:
+                received = self._socket.recv_into(view[position:])
+                if not received:
+                    raise EOFError
+                position += received
+        return whole  # type: ignore[return-value]  # reads like bytes, and spares a copy
+
+    @staticmethod
+    def _more(piece: bytes) -> bytes:
+        if not piece:
+            raise EOFError
+        return piece
+
+
+class _Slot:
+    """Where one thread waits for one outcome."""
+
+    __slots__ = ("_done", "_outcome")
+
+    def __init__(self) -> None:
+        self._done = threading.Lock()
+        self._done.acquire()
+
+    def settle(self, outcome: Any) -> None:
+        self._outcome = outcome
+        self._done.release()
+
+    def wait(self) -> Any:
+        self._done.acquire()
+        return self._outcome
+
+
+def result(outcome: Any) -> Any:
+    """The value that a call ended with. Raises SubcallError when that is what it ended with."""
+    if isinstance(outcome, SubcallError):
+        raise outcome
+    return outcome
+
+
+def header_start(fields: dict[str, Any]) -> bytes:
+    """The header of a call up to its number. Raises TypeError or ValueError when it cannot be one."""
+    return _head(fields)[:-1] + b',"id":'
+
+
+def frame(head: bytes, body: bytes) -> bytes:
+    return b"".join((_HEAD.pack(len(head), len(body)), head, body))
 
 
 def _head(header: dict[str, Any]) -> bytes:
-    """The header as the host takes it. Raises TypeError or ValueError when it is none."""
     head = _dumps(header).encode("utf-8", "replace")
     if len(head) > MAX_HEADER:
         raise ValueError(f"a schema of {len(head):,} bytes is too long; at most {MAX_HEADER:,}")
     return head
+
+
+def post(loop: asyncio.AbstractEventLoop, function: Callable[..., object], *arguments: Any) -> None:
+    with suppress(RuntimeError):  # the loop is closed, and nobody waits
+        loop.call_soon_threadsafe(function, *arguments)
+
+
+def _fulfil(future: asyncio.Future[Any], outcome: Any) -> None:
+    if not future.done():
+        future.set_result(outcome)
 
 
 def leave() -> None:

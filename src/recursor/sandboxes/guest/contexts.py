@@ -137,7 +137,7 @@ def _read_marshal(descriptor: int, _size: int) -> Any:
 
 
 def _read_values(descriptor: int, size: int) -> Any:
-    return values.decode("values", _read_bytes(descriptor, size))
+    return values.decode("values", _read_bytes(descriptor, size), bounded=False)
 
 
 def _read_documents(descriptor: int, _size: int) -> dict[str, Any]:

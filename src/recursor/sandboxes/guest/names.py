@@ -10,14 +10,16 @@ from __future__ import annotations
 import asyncio
 import difflib
 import types
-from collections.abc import Callable, Iterable, Mapping, Sized
-from concurrent.futures import Future
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from . import batches
-from .batches import check_text
-from .channel import Channel, OnDone, SubcallError
+from .arguments import llm_header, pairs_of, rlm_fields, text_of, tool_names
+from .batches import Batch
+from .channel import MAX_BODY, Channel, SubcallError, header_start
+from .handover import INLINE, Handover
 
+_PLAIN = ("llm_query", "llm_query_batched", "rlm_query", "rlm_query_batched")
+"""Names that are for `await` where a REPL is asynchronous, as their twins with an "a" always are."""
 _MISSING = object()
 
 
@@ -88,7 +90,8 @@ class Names:
         self._namespace = namespace
         self._channel = channel
         self._submit = submit
-        self._tools: dict[str, Any] = {}
+        self._handover = Handover(channel)
+        self._tools: dict[str, Callable[..., Any]] = {}
         self.answer = Answer(submit)
         self._reserved: dict[str, Any] = {"answer": self.answer, "SubcallError": SubcallError}
         for function in (
@@ -96,8 +99,18 @@ class Names:
             self.rlm_query, self.rlm_query_batched, self.arlm_query, self.arlm_query_batched,
             self.FINAL, self.FINAL_VAR, self.SHOW_VARS,
         ):  # fmt: skip
-            self._reserved[function.__name__] = _plain_function(function)
+            self._reserved[function.__name__] = _plain_function(function, function.__name__)
         namespace.update(self._reserved)
+
+    def make_asynchronous(self) -> None:
+        """Let the plain names of sub-calls be functions to `await`."""
+        for name in _PLAIN:
+            self.reserve(name, _plain_function(getattr(self, f"a{name}"), name))
+
+    def load(self, name: str, value: Any) -> None:
+        """Bind a name to a value that came from the host."""
+        self.reserve(name, value)
+        self._handover.keep(name, value)
 
     def reserve(self, name: str, value: Any) -> None:
         """Bind a name that every block finds as it was."""
@@ -105,16 +118,15 @@ class Names:
 
     def reserve_tool(self, name: str) -> None:
         def tool(*args: Any, **kwargs: Any) -> Any:
-            return self._channel.call({"op": "tool", "name": name}, value=(args, kwargs)).result()
+            number = self._channel.next_number()
+            value = self._channel.send_value(number, (args, kwargs))
+            return self._channel.ask(
+                header_start({"op": "tool", "name": name, "value": value}), number=number
+            )
 
         tool.__name__ = tool.__qualname__ = name
         self._tools[name] = tool
         self.reserve(name, tool)
-
-    def make_asynchronous(self) -> None:
-        """Make the plain names those for `await`."""
-        for name in ("llm_query", "llm_query_batched", "rlm_query", "rlm_query_batched"):
-            self.reserve(name, self._reserved[f"a{name}"])
 
     def variables(self) -> dict[str, Any]:
         """What blocks have bound themselves."""
@@ -127,6 +139,7 @@ class Names:
             "__loader__",
             "__package__",
             "__spec__",
+            "__warningregistry__",
         }
         return {name: value for name, value in self._namespace.items() if name not in hidden}
 
@@ -178,15 +191,13 @@ class Names:
         self, prompt: str, model: str | None = None, schema: Mapping[str, Any] | None = None
     ) -> Any:
         """Ask a language model; return its text, or the value that `schema` (JSON Schema) describes."""
-        check_text("prompt", prompt)
-        return self._channel.call(_asking(model, schema), text=prompt).result()
+        return self._channel.ask(llm_header(model, schema), text_of("prompt", prompt))
 
     async def allm_query(
         self, prompt: str, model: str | None = None, schema: Mapping[str, Any] | None = None
     ) -> Any:
         """`llm_query` for `await`."""
-        check_text("prompt", prompt)
-        return await asyncio.wrap_future(self._channel.call(_asking(model, schema), text=prompt))
+        return await self._channel.ask_async(llm_header(model, schema), text_of("prompt", prompt))
 
     def llm_query_batched(
         self,
@@ -197,13 +208,8 @@ class Names:
         dedupe: bool = False,
         return_exceptions: bool = False,
     ) -> list[Any]:
-        """Ask many prompts at once; return the results in order. An iterator is read as calls go out."""
-        header = _asking(model, schema)
-        if announced := self._announced(prompts, "prompt", header):
-            announced.result()
-        return batches.gather(
-            prompts, self._starting(header), dedupe=dedupe, return_exceptions=return_exceptions
-        )
+        """Ask many prompts at once; return the results in order. An iterator is drawn from as it goes."""
+        return self._llm_batch(prompts, model, schema, dedupe).gather(return_exceptions)
 
     async def allm_query_batched(
         self,
@@ -215,12 +221,7 @@ class Names:
         return_exceptions: bool = False,
     ) -> list[Any]:
         """`llm_query_batched` for `await`."""
-        header = _asking(model, schema)
-        if announced := self._announced(prompts, "prompt", header):
-            await asyncio.wrap_future(announced)
-        return await batches.agather(
-            prompts, self._starting(header), dedupe=dedupe, return_exceptions=return_exceptions
-        )
+        return await self._llm_batch(prompts, model, schema, dedupe).gather_async(return_exceptions)
 
     def rlm_query(
         self,
@@ -229,14 +230,13 @@ class Names:
         *,
         model: str | None = None,
         schema: Mapping[str, Any] | None = None,
-        tools: Iterable[Any] | None = None,
+        tools: Sequence[Callable[..., Any] | str] | None = None,
         instruction: str | None = None,
-        limits: Mapping[str, Any] | None = None,
+        limits: Mapping[str, float | None] | None = None,
     ) -> Any:
         """Ask a child RLM with its own REPL, in which `context` is a variable."""
-        check_text("question", question)
-        header = self._recursing(model, schema, tools, instruction, limits)
-        return self._channel.call(header, value=(question, context)).result()
+        fields = self._rlm_fields(model, schema, tools, instruction, limits)
+        return self._channel.ask(*self._rlm_call(fields, question, context))
 
     async def arlm_query(
         self,
@@ -245,14 +245,13 @@ class Names:
         *,
         model: str | None = None,
         schema: Mapping[str, Any] | None = None,
-        tools: Iterable[Any] | None = None,
+        tools: Sequence[Callable[..., Any] | str] | None = None,
         instruction: str | None = None,
-        limits: Mapping[str, Any] | None = None,
+        limits: Mapping[str, float | None] | None = None,
     ) -> Any:
         """`rlm_query` for `await`."""
-        check_text("question", question)
-        header = self._recursing(model, schema, tools, instruction, limits)
-        return await asyncio.wrap_future(self._channel.call(header, value=(question, context)))
+        fields = self._rlm_fields(model, schema, tools, instruction, limits)
+        return await self._channel.ask_async(*self._rlm_call(fields, question, context))
 
     def rlm_query_batched(
         self,
@@ -261,19 +260,14 @@ class Names:
         *,
         model: str | None = None,
         schema: Mapping[str, Any] | None = None,
-        tools: Iterable[Any] | None = None,
+        tools: Sequence[Callable[..., Any] | str] | None = None,
         instruction: str | None = None,
-        limits: Mapping[str, Any] | None = None,
+        limits: Mapping[str, float | None] | None = None,
         return_exceptions: bool = False,
     ) -> list[Any]:
-        """Ask many child RLMs at once; return the results in order."""
-        header = self._recursing(model, schema, tools, instruction, limits)
-        pairs = _pairs(questions, contexts)
-        if announced := self._announced(pairs, "question", header):
-            announced.result()
-        return batches.gather(
-            pairs, self._starting_children(header), dedupe=False, return_exceptions=return_exceptions
-        )
+        """Ask many child RLMs at once, one for each question and its context; return the results in order."""
+        fields = self._rlm_fields(model, schema, tools, instruction, limits)
+        return self._rlm_batch(questions, contexts, fields).gather(return_exceptions)
 
     async def arlm_query_batched(
         self,
@@ -282,19 +276,14 @@ class Names:
         *,
         model: str | None = None,
         schema: Mapping[str, Any] | None = None,
-        tools: Iterable[Any] | None = None,
+        tools: Sequence[Callable[..., Any] | str] | None = None,
         instruction: str | None = None,
-        limits: Mapping[str, Any] | None = None,
+        limits: Mapping[str, float | None] | None = None,
         return_exceptions: bool = False,
     ) -> list[Any]:
         """`rlm_query_batched` for `await`."""
-        header = self._recursing(model, schema, tools, instruction, limits)
-        pairs = _pairs(questions, contexts)
-        if announced := self._announced(pairs, "question", header):
-            await asyncio.wrap_future(announced)
-        return await batches.agather(
-            pairs, self._starting_children(header), dedupe=False, return_exceptions=return_exceptions
-        )
+        fields = self._rlm_fields(model, schema, tools, instruction, limits)
+        return await self._rlm_batch(questions, contexts, fields).gather_async(return_exceptions)
 
     def FINAL(self, value: Any) -> None:  # noqa: N802 - the name that models are trained on
         """Submit the answer: any plain value, of any size. Ends the run."""
@@ -323,70 +312,41 @@ class Names:
         rows = [f"{name}: {type(value).__name__}" for name, value in self.variables().items()]
         return "\n".join(rows) or "no variables yet"
 
-    def _recursing(
-        self,
-        model: str | None,
-        schema: Mapping[str, Any] | None,
-        tools: Iterable[Any] | None,
-        instruction: str | None,
-        limits: Mapping[str, Any] | None,
+    def _llm_batch(
+        self, prompts: Iterable[str], model: str | None, schema: Mapping[str, Any] | None, dedupe: bool
+    ) -> Batch:
+        start = llm_header(model, schema)
+
+        def make(prompt: str) -> tuple[bytes, bytes, None]:
+            return start, text_of("prompt", prompt), None
+
+        return Batch(self._channel, prompts, make, model=model, dedupe=dedupe)
+
+    def _rlm_batch(
+        self, questions: Iterable[str], contexts: Iterable[Any] | None, fields: dict[str, Any]
+    ) -> Batch:
+        def make(pair: tuple[str, Any]) -> tuple[bytes, bytes, int]:
+            return self._rlm_call(fields, *pair)
+
+        pairs = pairs_of(questions, contexts)
+        return Batch(self._channel, pairs, make, model=fields["model"], recursive=True)
+
+    def _rlm_call(self, fields: dict[str, Any], question: str, context: Any) -> tuple[bytes, bytes, int]:
+        asked = text_of("question", question, MAX_BODY - INLINE)
+        header_start(fields)  # what cannot be sent is refused before the context is handed over
+        number = self._channel.next_number()
+        told, inline = self._handover.give(number, context)
+        start = header_start({**fields, "question": len(asked), "context": told})
+        return start, asked + inline, number
+
+    def _rlm_fields(
+        self, model: Any, schema: Any, tools: Any, instruction: Any, limits: Any
     ) -> dict[str, Any]:
-        """What is said of a child beside its question and context."""
-        if instruction is not None:
-            check_text("instruction", instruction)
-        if limits is not None and not isinstance(limits, Mapping):
-            raise TypeError(f"limits must be a dict such as {{'max_cost': 0.5}}, not {type(limits).__name__}")
-        return {
-            **_asking(model, schema), "op": "rlm_query", "tools": [self._tool_name(tool) for tool in tools or ()],
-            "instruction": instruction, "limits": None if limits is None else dict(limits),
-        }  # fmt: skip
-
-    def _tool_name(self, tool: Any) -> str:
-        """The name of a tool of this REPL, from the function or its name."""
-        names = [name for name, function in self._tools.items() if tool is function or tool == name]
-        if not names:
-            raise ValueError(
-                f"tools: {tool!r} is no tool of this REPL; there are: {', '.join(self._tools) or 'none'}"
-            )
-        return names[0]
-
-    def _announced(self, items: Any, what: str, header: Mapping[str, Any]) -> Future[Any] | None:
-        """Say how many calls will follow, where that is known, so that all can be refused before any is sent."""
-        batches.check(items, what)
-        if not isinstance(items, Sized) or len(items) < 2:
-            return None
-        recursive = header["op"] == "rlm_query"
-        batch = {"op": "batch", "count": len(items), "recursive": recursive, "model": header["model"]}
-        return self._channel.call(batch)
-
-    def _starting(self, header: dict[str, Any]) -> batches.Start:
-        def start(prompt: Any, on_done: OnDone) -> None:
-            try:
-                check_text("prompt", prompt)
-                self._channel.request(header, on_done, text=prompt)
-            except (SubcallError, TypeError, ValueError) as error:  # a slot that cannot be sent fails alone
-                on_done(error if isinstance(error, SubcallError) else SubcallError(str(error)))
-
-        return start
-
-    def _starting_children(self, header: dict[str, Any]) -> batches.Start:
-        def start(pair: tuple[Any, Any], on_done: OnDone) -> None:
-            try:
-                check_text("question", pair[0])
-                self._channel.request(header, on_done, value=pair)
-            except (SubcallError, TypeError, ValueError) as error:  # as above
-                on_done(error if isinstance(error, SubcallError) else SubcallError(str(error)))
-
-        return start
+        return rlm_fields(model, schema, tool_names(tools, self._tools), instruction, limits)
 
 
-def _asking(model: str | None, schema: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What is said of a plain call beside its prompt."""
-    return {"op": "llm_query", "model": _model(model), "schema": _schema(schema)}
-
-
-def _plain_function(method: Callable[..., Any]) -> Callable[..., Any]:
-    """A function without a visible `self`, so that its repr and its signature are what they seem."""
+def _plain_function(method: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """A function of this name without a visible `self`, so that its repr and its signature are what they seem."""
     bound: Any = method
     if asyncio.iscoroutinefunction(method):
 
@@ -400,35 +360,11 @@ def _plain_function(method: Callable[..., Any]) -> Callable[..., Any]:
             return bound(*args, **kwargs)
 
         function = synchronous
-    function.__name__ = function.__qualname__ = bound.__name__
+    function.__name__ = function.__qualname__ = name
     function.__doc__ = bound.__doc__
     function.__module__ = "__main__"
     function.__wrapped__ = bound  # type: ignore[attr-defined]  # inspect.signature reads it
     return function
-
-
-def _model(model: str | None) -> str | None:
-    if model is not None and not isinstance(model, str):
-        raise TypeError(f"model must be a str or None, not {type(model).__name__}")
-    return model
-
-
-def _schema(schema: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    if schema is None:
-        return None
-    if not isinstance(schema, Mapping):
-        raise TypeError(f"schema must be a JSON Schema as a dict, or None, not {type(schema).__name__}")
-    return dict(schema)
-
-
-def _pairs(questions: Iterable[str], contexts: Iterable[Any] | None) -> list[tuple[str, Any]]:
-    if isinstance(questions, str):
-        raise TypeError("a batch takes a list of questions, not one str")
-    questions = list(questions)
-    given = [None] * len(questions) if contexts is None else list(contexts)
-    if len(given) != len(questions):
-        raise ValueError(f"{len(questions)} questions need as many contexts, not {len(given)}")
-    return list(zip(questions, given, strict=True))
 
 
 def make_module(name: str) -> types.ModuleType:

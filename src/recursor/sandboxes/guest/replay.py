@@ -1,155 +1,166 @@
-"""What makes a REPL go the same way twice: randomness out of a seed, and clocks that show again what they showed.
+"""What makes a REPL repeat itself: its randomness is a function of a seed, and its clocks can be shown again.
 
-Everything that draws on the system's randomness draws on one stream, a function of the seed:
-`random`, `os.urandom`, `secrets`, `uuid`. Clocks show the real time; what they showed in a block is
-kept, and shown again in the same order when the block is executed again. Nothing here is fit for
-secrets, and nothing in a sandbox needs any. Reads of /dev/urandom and addresses of objects stay real.
+Changes modules of this interpreter, so it is for a process that is a REPL and nothing else. Not
+covered: addresses (`id`, the default `repr`, and the order of sets of objects that have no hash of
+their own), the order of threads, times of files, /dev/urandom as a file, and native code that asks
+the system by itself.
 """
 
 from __future__ import annotations
 
-import asyncio
+import asyncio.base_events
+import concurrent.futures._base
 import ctypes
 import datetime
+import functools
 import gc
 import hashlib
 import os
 import random
 import threading
 import time
+import types
 import uuid
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 MAX_READINGS = 10_000
-"""Readings of one block that are kept; later ones are real and not shown again."""
-_monotonic = time.monotonic
+"""Readings of one block that are kept; later ones are live."""
+
+Clock: TypeAlias = str | tuple[str, int]
+_STEADY = ("monotonic", "perf_counter", "process_time", "thread_time")
+
+
+def seed(key: str) -> None:
+    """Make all randomness a function of the key."""
+    stream = random.Random(int.from_bytes(hashlib.sha256(key.encode()).digest()))  # noqa: S311 - is to repeat itself
+    own_seed = random.Random.seed
+
+    def urandom(size: int, /) -> bytes:
+        """Return bytes that are a function of the REPL's seed."""
+        if size < 0:
+            raise ValueError("negative argument not allowed")
+        return stream.randbytes(size)
+
+    def getrandom(size: int, flags: int = 0) -> bytes:  # noqa: ARG001 - the system's signature
+        """Return bytes that are a function of the REPL's seed."""
+        return urandom(size)
+
+    def reseed(self: random.Random, a: Any = None, version: int = 2) -> None:
+        """Initialize from an object; from the REPL's seed when there is none."""
+        own_seed(self, int.from_bytes(urandom(32)) if a is None else a, version)
+
+    _set(os, urandom=urandom, getrandom=getrandom)
+    _set(random, _urandom=urandom)
+    _set(random.Random, seed=reseed)
+    _set(random, seed=random._inst.seed)
+    random.seed()
+    # Their fallbacks take the time and the randomness from above; the library and the hardware do not.
+    _set(uuid, _generate_time_safe=None, _UuidCreate=None, _node=stream.getrandbits(48) | 1 << 40)
 
 
 class Clocks:
-    """Keeps what clocks show in a block, and shows what they showed before."""
+    """The clocks of a REPL: what they show is kept block by block, and can be shown again."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._real = types.ModuleType("time")
+        self._real.__dict__.update(time.__dict__)
+        self._lock = threading.RLock()
+        self._running = False
+        self._given: Sequence[float] = ()
         self._shown: list[float] = []
-        self._before: Sequence[float] = ()
+        self._ahead: dict[Clock, float] = {}
+        """What a steady clock must be ahead of the real one, to go on from what it showed."""
 
-    def begin_block(self, before: Sequence[float]) -> None:
-        """Show these readings first, in order."""
+    def begin(self, readings: Sequence[float]) -> None:
+        """Begin a block that is to see these readings first."""
         with self._lock:
-            self._shown, self._before = [], before
+            self._running, self._given, self._shown = True, readings, []
 
-    def shown(self) -> list[float]:
-        """What was shown in this block."""
+    def end(self) -> list[float]:
+        """End the block; return what the clocks have shown in it."""
         with self._lock:
-            return list(self._shown)
+            self._running = False
+            return self._shown
 
-    def read(self, clock: Callable[[], float]) -> float:
+    def read(self, clock: Clock) -> float:
+        """Show a clock: seconds."""
         with self._lock:
-            place = len(self._shown)
-            if place >= MAX_READINGS:
-                return clock()
-            value = self._before[place] if place < len(self._before) else clock()
+            real = self._read_real(clock)
+            count = len(self._shown)
+            if not self._running or count >= MAX_READINGS:
+                return real + self._ahead.get(clock, 0.0)
+            if count < len(self._given):
+                value = self._given[count]
+                if clock in _STEADY:
+                    self._ahead[clock] = value - real
+            else:
+                value = real + self._ahead.get(clock, 0.0)
             self._shown.append(value)
             return value
 
+    def _read_real(self, clock: Clock) -> float:
+        name, *arguments = (clock,) if isinstance(clock, str) else clock
+        return float(getattr(self._real, name)(*arguments))
 
-class Chance:
-    """A stream of bytes that follows from a seed."""
+    def install(self) -> None:
+        """Let `time` and `datetime` show these clocks. What waits for time keeps the real one."""
+        for module in (asyncio.base_events, concurrent.futures._base):
+            _set(module, time=self._real)
+        for name in ("time", *_STEADY):
+            _replace(time, name, functools.partial(self.read, name))
+            _replace(time, f"{name}_ns", functools.partial(self._nanoseconds, name))
+        _replace(time, "clock_gettime", lambda clock: self.read(("clock_gettime", clock)))
+        _replace(time, "clock_gettime_ns", lambda clock: self._nanoseconds(("clock_gettime", clock)))
+        self._install_calendar()
+        self._install_datetime()
 
-    def __init__(self, seed: int) -> None:
-        self._lock = threading.Lock()
-        self._seed = seed.to_bytes(16, "little", signed=True)
-        self._number = 0
+    def _nanoseconds(self, clock: Clock) -> int:
+        return round(self.read(clock) * 1e9)
 
-    def take(self, size: int, *_: Any) -> bytes:
-        if size < 0:
-            raise ValueError("negative argument not allowed")
-        with self._lock:
-            number, self._number = self._number, self._number + 1
-        name = self._seed + number.to_bytes(8, "little")
-        return hashlib.shake_128(name).digest(size)
+    def _install_calendar(self) -> None:
+        real, read = self._real, self.read
 
+        def at(seconds: float | None) -> float:
+            return read("time") if seconds is None else seconds
 
-def take_over(seed: int) -> Clocks:
-    """Put a seed behind the randomness of this process, and return the clocks that it has from now on."""
-    clocks = Clocks()
-    _seed(Chance(seed))
-    _watch_time_module(clocks)
-    _watch_datetime()
-    # An event loop reads the clock as often as it pleases; its timers are nobody's data.
-    event_loop: Any = asyncio.BaseEventLoop
-    event_loop.time = lambda _: _monotonic()
-    return clocks
+        _replace(time, "localtime", lambda seconds=None: real.localtime(at(seconds)))
+        _replace(time, "gmtime", lambda seconds=None: real.gmtime(at(seconds)))
+        _replace(time, "ctime", lambda seconds=None: real.ctime(at(seconds)))
+        _replace(time, "asctime", lambda t=None: real.asctime(time.localtime() if t is None else t))
+        _replace(time, "strftime", lambda to, t=None: real.strftime(to, time.localtime() if t is None else t))
 
+    def _install_datetime(self) -> None:
+        """`today` asks `time.time`; these two ask the system."""
 
-def _seed(chance: Chance) -> None:
-    system: Any = os
-    system.urandom = chance.take
-    if hasattr(os, "getrandom"):
-        system.getrandom = chance.take
-    module: Any = random
-    module._urandom = chance.take  # behind SystemRandom, and so behind `secrets`
-    seeded: Any = random.Random.seed
+        def now(cls: Any, tz: Any = None) -> Any:
+            return cls.fromtimestamp(self.read("time"), tz)
 
-    def seed(self: random.Random, a: Any = None, version: int = 2) -> None:
-        seeded(self, int.from_bytes(chance.take(64), "little") if a is None else a, version)
+        def utcnow(cls: Any) -> Any:
+            return cls.fromtimestamp(self.read("time"), datetime.UTC).replace(tzinfo=None)
 
-    module.Random.seed = seed
-    module.seed = module._inst.seed  # it was bound to the method before
-    module.seed()
-    identifiers: Any = uuid
-    identifiers._generate_time_safe = identifiers._UuidCreate = None  # the system's own makers of uuid1
-    identifiers._node = chance.take(1)[0] << 40 | 1 << 40
+        _set_in_type(datetime.datetime, "now", classmethod(now))
+        _set_in_type(datetime.datetime, "utcnow", classmethod(utcnow))
 
 
-def _watch_time_module(clocks: Clocks) -> None:
-    module: Any = time
-    for name in ("time", "monotonic", "perf_counter", "process_time", "thread_time"):
-        seconds = _clock(clocks, getattr(time, name))
-        setattr(time, name, seconds)
-        setattr(time, f"{name}_ns", _nanoseconds(seconds))
-    for name in ("localtime", "gmtime", "ctime"):
-        setattr(time, name, _at(getattr(time, name), module.time))
-    formatted, ascii_time, real = time.strftime, time.asctime, time.clock_gettime
-    module.strftime = lambda form, *when: formatted(form, *(when or (module.localtime(),)))
-    module.asctime = lambda *when: ascii_time(*(when or (module.localtime(),)))
-    module.clock_gettime = lambda which: clocks.read(lambda: real(which))
-    module.clock_gettime_ns = lambda which: int(module.clock_gettime(which) * 1e9)
+def _set(target: Any, **values: Any) -> None:
+    for name, value in values.items():
+        setattr(target, name, value)
 
 
-def _clock(clocks: Clocks, real: Callable[[], float]) -> Callable[[], float]:
-    return lambda: clocks.read(real)
+def _replace(module: types.ModuleType, name: str, function: Callable[..., Any]) -> None:
+    """Put a function into the place of another, under the other's name and documentation."""
+    if not hasattr(module, name):
+        return
+
+    def replacement(*arguments: Any, **options: Any) -> Any:
+        return function(*arguments, **options)
+
+    setattr(module, name, functools.update_wrapper(replacement, getattr(module, name)))
 
 
-def _nanoseconds(seconds: Callable[[], float]) -> Callable[[], int]:
-    return lambda: int(seconds() * 1e9)
-
-
-def _at(function: Callable[..., Any], now: Callable[[], float]) -> Callable[..., Any]:
-    def called(seconds: float | None = None) -> Any:
-        return function(now() if seconds is None else seconds)
-
-    return called
-
-
-def _watch_datetime() -> None:
-    """Replace the methods that read the clock, in the types themselves: they stay the same types."""
-    read = time.time
-
-    def now(cls: Any, tz: Any = None) -> Any:
-        return cls.fromtimestamp(read(), tz)
-
-    def utcnow(cls: Any) -> Any:
-        return cls.fromtimestamp(read(), datetime.UTC).replace(tzinfo=None)
-
-    def today(cls: Any) -> Any:
-        return cls.fromtimestamp(read())
-
-    for kind, methods in (
-        (datetime.datetime, {"now": now, "utcnow": utcnow, "today": today}),
-        (datetime.date, {"today": today}),
-    ):
-        names: dict[str, Any] = gc.get_referents(kind.__dict__)[0]
-        names.update({name: classmethod(method) for name, method in methods.items()})
-        ctypes.pythonapi.PyType_Modified(ctypes.py_object(kind))
+def _set_in_type(kind: type, name: str, value: Any) -> None:
+    """Set an attribute of a type of the C library, which lets nobody do that, keeping its identity."""
+    namespace = gc.get_referents(kind.__dict__)[0]
+    namespace[name] = value
+    ctypes.pythonapi.PyType_Modified(ctypes.py_object(kind))

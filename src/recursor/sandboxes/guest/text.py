@@ -67,6 +67,16 @@ class Text:
         block = min(byte // BLOCK, len(self._starts) - 1)
         return self._starts[block] + len(self._data[block * BLOCK : byte].translate(None, _CONTINUATION))
 
+    @property
+    def size(self) -> int:
+        """Length in bytes."""
+        return self._size
+
+    def encoded(self, piece: int) -> Iterator[bytes]:
+        """The bytes, in pieces."""
+        for start in range(0, self._size, piece):
+            yield self._data[start : start + piece]
+
     def _decode(self, start: int, stop: int) -> str:
         return self._data[start:stop].decode("utf-8", "surrogatepass")
 

@@ -20,8 +20,9 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from fractions import Fraction
+from itertools import islice
 from time import monotonic
-from typing import Any
+from typing import Any, TypeVar
 
 MAX_DEPTH = 200
 MAX_CONTAINERS = 3_000_000
@@ -33,8 +34,12 @@ MAX_DIGITS = 4300
 """Python's own bound on the digits of an int that it prints."""
 HASHING = 2.0
 """Seconds within which a set or a dict must be built: hostile keys may all collide."""
+PIECE = 1 << 12
+"""Items of a long list or dict that `pieces` encodes at once."""
+T = TypeVar("T")
 _SMALL_INT = 1 << 53
 _TOO_LONG = 10**MAX_DIGITS
+_dumps = json.dumps
 _STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"')
 
 
@@ -54,31 +59,55 @@ def encode(value: Any) -> tuple[str, bytes]:
         return "text", str.encode(value, "utf-8", "surrogatepass")
     if isinstance(value, bytes | bytearray | memoryview):
         return "bytes", bytes(value)
-    data = json.dumps(_plain(value, [], set())).encode("ascii")
+    data = _dumps(_plain(value, [], set())).encode("ascii")
     problem = _too_much(data)
     if problem:
         raise NotPlain(f"the value has {problem}; return less of it, or one str")
     return "values", data
 
 
-def decode(form: str, data: bytes) -> Any:
-    """Return the value that `encode` was given. Raises ValueError on anything else."""
+def pieces(value: Any) -> list[bytes]:
+    """Return the bytes of the form "values", whatever the type and without a bound on their number.
+
+    Joined they are what `encode` returns for a list or a dict. A long one is encoded piece by piece.
+
+    Raises:
+        NotPlain: as in `encode`.
+    """
+    kind = type(value)
+    if kind is list:
+        parts = (_list_piece(value, start) for start in range(0, len(value), PIECE))
+    elif kind is dict and not _needs_pairs(value):
+        parts = (_dict_piece(items, id(value)) for items in _batches(value.items()))
+    else:
+        return [_dumps(_plain(value, [], set())).encode("ascii")]
+    found = [part[1:-1].encode("ascii") for part in parts]
+    separated = [piece for part in found for piece in (b", ", part)][1:]
+    return [b"[" if kind is list else b"{", *separated, b"]" if kind is list else b"}"]
+
+
+def decode(form: str, data: bytes | bytearray, *, bounded: bool = True) -> Any:
+    """Return the value that `encode` was given. Raises ValueError on anything else.
+
+    Args:
+        bounded: whether the bytes may be hostile. A REPL, which has bounds of its own, says False.
+    """
     if form == "text":
         return data.decode("utf-8", "surrogatepass")
     if form == "bytes":
         return bytes(data)
     if form != "values":
         raise ValueError(f"unknown form {form!r}")
-    problem = _too_much(data)
+    problem = _too_much(data) if bounded else ""
     if problem:
         raise ValueError(problem)
     try:
-        return _revive(json.loads(data), 0)
+        return _revive(json.loads(data), 0, _in_time if bounded else iter)
     except (TypeError, KeyError, ArithmeticError, RecursionError, AttributeError) as error:
         raise ValueError(f"not an encoded value: {type(error).__name__}") from None
 
 
-def _too_much(data: bytes) -> str:
+def _too_much(data: bytes | bytearray) -> str:
     """What makes the JSON too costly to hold; empty when nothing does."""
     if len(data) > MAX_VALUES_BYTES:
         return f"more than {MAX_VALUES_BYTES:,} bytes encoded"
@@ -137,14 +166,16 @@ def _container(value: Any, path: list[str], above: set[int]) -> Any:
         above.discard(id(value))
     if isinstance(value, list):
         return items
-    name = "tuple" if isinstance(value, tuple) else "frozenset" if isinstance(value, frozenset) else "set"
-    return {"$": [name, items]}
+    if isinstance(value, tuple):
+        return {"$": ["tuple", items]}
+    items.sort(key=None if all(type(item) is str for item in items) else _dumps)
+    return {"$": ["frozenset" if isinstance(value, frozenset) else "set", items]}
 
 
 def _mapping(value: dict[Any, Any], path: list[str], above: set[int]) -> Any:
     plain: dict[str, Any] = {}
     pairs: list[list[Any]] = []
-    as_pairs = "$" in value or any(type(key) is not str for key in value)
+    as_pairs = _needs_pairs(value)
     for key, item in value.items():
         path.append(f"[{_brief(key)}]")
         encoded = _plain(item, path, above)
@@ -156,23 +187,44 @@ def _mapping(value: dict[Any, Any], path: list[str], above: set[int]) -> Any:
     return {"$": ["dict", pairs]} if as_pairs else plain
 
 
-def _revive(value: Any, depth: int) -> Any:
+def _needs_pairs(value: dict[Any, Any]) -> bool:
+    return "$" in value or any(type(key) is not str for key in value)
+
+
+def _list_piece(value: list[Any], start: int) -> str:
+    items = []
+    for index, item in enumerate(value[start : start + PIECE], start):
+        items.append(item if type(item) in _AS_IS else _plain(item, [f"[{index}]"], {id(value)}))
+    return _dumps(items)
+
+
+def _dict_piece(items: list[tuple[str, Any]], whole: int) -> str:
+    return _dumps({key: _plain(item, [f"[{_brief(key)}]"], {whole}) for key, item in items})
+
+
+def _batches(items: Iterable[T]) -> Iterator[list[T]]:
+    iterator = iter(items)
+    while batch := list(islice(iterator, PIECE)):
+        yield batch
+
+
+def _revive(value: Any, depth: int, timed: Callable[[Iterable[Any]], Iterator[Any]]) -> Any:
     if depth > 2 * MAX_DEPTH + 4:
         raise ValueError("nested too deep")
     if isinstance(value, list):
-        return [item if type(item) in _AS_IS else _revive(item, depth + 1) for item in value]
+        return [item if type(item) in _AS_IS else _revive(item, depth + 1, timed) for item in value]
     if not isinstance(value, dict):
         return value
     if "$" not in value:
-        return {key: _revive(item, depth + 1) for key, item in value.items()}
+        return {key: _revive(item, depth + 1, timed) for key, item in value.items()}
     if len(value) != 1:
         raise ValueError("a tagged value has one key")
     name, data = value["$"]
     if name == "dict":
-        pairs = ((_revive(key, depth + 1), _revive(item, depth + 1)) for key, item in data)
-        return dict(_in_time(pairs))
+        pairs = ((_revive(key, depth + 1, timed), _revive(item, depth + 1, timed)) for key, item in data)
+        return dict(timed(pairs))
     if name in _COLLECTIONS:
-        return _COLLECTIONS[name](_in_time(_revive(item, depth + 1) for item in data))
+        return _COLLECTIONS[name](timed(_revive(item, depth + 1, timed) for item in data))
     if not isinstance(data, str) or name not in _READERS:
         raise ValueError("an unknown tag")
     return _READERS[name](data)

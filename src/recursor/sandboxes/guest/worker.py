@@ -17,6 +17,7 @@ import socket
 import sys
 import threading
 import traceback
+import weakref
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -37,17 +38,12 @@ class Worker:
 
     Args:
         redirect: makes prints go to `capture`; called before each block, which may have undone it.
-        owned: whether the process is the REPL's own, so that its clocks and randomness may be replaced.
     """
 
-    def __init__(
-        self, channel: Channel, capture: Capture, redirect: Callable[[], None], owned: bool = False
-    ) -> None:
+    def __init__(self, channel: Channel, capture: Capture, redirect: Callable[[], None]) -> None:
         self._channel = channel
         self._capture = capture
         self._redirect = redirect
-        self._owned = owned
-        self._clocks: replay.Clocks | None = None
         self._module = make_module("__main__")
         self._namespace = self._module.__dict__
         self._names = Names(self._namespace, channel, self._submit)
@@ -55,6 +51,9 @@ class Worker:
         self._submitting = threading.Lock()
         self._cells = 0
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._clocks: replay.Clocks | None = None
+        self._unawaited: weakref.WeakSet[Any] = weakref.WeakSet()
+        """Coroutines that a note has named."""
         self.running = False
 
     @property
@@ -64,7 +63,7 @@ class Worker:
     def serve(self) -> None:
         """Answer commands until the channel closes."""
         commands: dict[str, Callable[[dict[str, Any], bytes], None]] = {
-            "run": self._run, "load": self._load, "draft": self._draft, "begin": self._begin,
+            "run": self._run, "load": self._load, "draft": self._draft, "setup": self._setup,
         }  # fmt: skip
         while True:
             try:
@@ -79,24 +78,26 @@ class Worker:
         if self._loop is not None:
             self._loop.close()
 
-    def _begin(self, header: dict[str, Any], _body: bytes) -> None:
+    def _setup(self, header: dict[str, Any], _body: bytes) -> None:
         for name in header["tools"]:
             self._names.reserve_tool(name)
         if header["asynchronous"]:
             self._names.make_asynchronous()
-        if self._owned:
-            self._clocks = replay.take_over(header["seed"])
+        if header["seed"] is not None:
+            replay.seed(header["seed"])
+            self._clocks = replay.Clocks()
+            self._clocks.install()
 
     def _load(self, header: dict[str, Any], _body: bytes) -> None:
         number = header["id"]
         try:
-            value = contexts.load(self._channel.receive_descriptor(), header["form"], header["size"])
+            value = contexts.load(header["descriptor"], header["form"], header["size"])
         except Exception as error:  # noqa: BLE001 - whatever is wrong with the data, the host must hear of it
             self._channel.send(
                 {"op": "failed", "re": number, "error": f"{type(error).__name__}: {error}"[:1000]}
             )
             return
-        self._names.reserve(header["name"], value)
+        self._names.load(header["name"], value)
         self._channel.send({"op": "loaded", "re": number, **contexts.describe(value)})
 
     def _draft(self, header: dict[str, Any], _body: bytes) -> None:
@@ -117,9 +118,10 @@ class Worker:
         error: str | None = None
         notes: list[str] = []
         self._names.begin_block()
+        self._namespace.pop("__warningregistry__", None)  # each block is warned anew
         self._redirect()
         if self._clocks is not None:
-            self._clocks.begin_block(header["readings"])
+            self._clocks.begin(header["readings"])
         try:
             try:
                 self.running = True
@@ -131,16 +133,32 @@ class Worker:
             pass
         except BaseException as raised:  # noqa: BLE001 - the model reads it; the REPL goes on
             error = _explain(raised)
-        notes += self._names.restore()
+        readings = self._clocks.end() if self._clocks is not None else []
+        notes += [*self._names.restore(), *self._never_awaited()]
         form, draft = (None, b"") if self._submission else self._small_draft()
         head, omitted, tail = self._capture.take()
         done = {
             "op": "done", "re": self._number, "error": error and _printable(error), "notes": notes,
             "head": _printable(head), "omitted": omitted, "tail": _printable(tail),
-            "answer": self._submission, "draft": form,
-            "readings": self._clocks.shown() if self._clocks else [],
+            "answer": self._submission, "draft": form, "readings": readings,
         }  # fmt: skip
         self._channel.send(done, draft)
+
+    def _never_awaited(self) -> list[str]:
+        """Notes on variables that hold calls which were made and never begun."""
+        notes = []
+        for name, value in [("_", self._namespace.get("_")), *self._names.variables().items()]:
+            held = value[0] if type(value) in (list, tuple) and value else value
+            if not inspect.iscoroutine(held) or held in self._unawaited:
+                continue
+            if inspect.getcoroutinestate(held) == inspect.CORO_CREATED:
+                self._unawaited.add(held)
+                what = "the value of your last line" if name == "_" else f"`{name}`"
+                several = "await asyncio.gather(*...)" if held is not value else f"await {held.__name__}(...)"
+                notes.append(
+                    f"{what} is a coroutine that was never awaited, so nothing was called: {several}"
+                )
+        return notes
 
     def _small_draft(self) -> tuple[str | None, bytes]:
         """(form, bytes) of the draft when it is small: the host keeps it, should this process die."""
@@ -257,7 +275,7 @@ def serve(rpc_fd: int, aux_fd: int) -> NoReturn:
     def redirect() -> None:
         sys.stdout = sys.stderr = capture
 
-    worker = Worker(channel, capture, redirect, owned=True)
+    worker = Worker(channel, capture, redirect)
     sys.modules["__main__"] = worker.module
     redirect()
     sys.argv = [""]
@@ -266,7 +284,7 @@ def serve(rpc_fd: int, aux_fd: int) -> NoReturn:
 
     def on_interrupt(_signal: int, _frame: object) -> None:
         if worker.running:
-            raise KeyboardInterrupt
+            channel.interrupt()
 
     signal.signal(signal.SIGINT, on_interrupt)
     channel.start()

@@ -1,0 +1,114 @@
+"""What code passes to a sub-call, checked before anything is sent, and put into the words of the wire."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from typing import Any
+
+from .channel import MAX_BODY, SubcallError, header_start
+
+MAX_INSTRUCTION = 1 << 16
+_LARGEST = 1 << 53
+
+
+def llm_header(model: Any, schema: Any) -> bytes:
+    """The start of the header of a plain call."""
+    return header_start({"op": "llm_query", "model": _model(model), "schema": _schema(schema)})
+
+
+def rlm_fields(model: Any, schema: Any, tools: list[str], instruction: Any, limits: Any) -> dict[str, Any]:
+    """What the header of a call of a child says beside its question and context."""
+    return {
+        "op": "rlm_query", "model": _model(model), "schema": _schema(schema), "tools": tools,
+        "instruction": _instruction(instruction), "limits": _limits(limits),
+    }  # fmt: skip
+
+
+def text_of(name: str, text: Any, most: int = MAX_BODY) -> bytes:
+    """The bytes of a prompt or question."""
+    check_text(name, text)
+    data = str.encode(text, "utf-8", "replace")
+    if len(data) > most:
+        raise SubcallError(f"the {name} has {len(data):,} bytes; at most {most:,} can be sent: cut it up")
+    return data
+
+
+def check_text(name: str, text: Any) -> None:
+    if not isinstance(text, str):
+        raise TypeError(f"the {name} must be a str, not {type(text).__name__}")
+
+
+def tool_names(tools: Any, known: Mapping[str, Callable[..., Any]]) -> list[str]:
+    """The names of tools that are given as functions or by name. Raises ValueError for one that is unknown."""
+    if tools is None:
+        return []
+    if isinstance(tools, str) or not isinstance(tools, Iterable):
+        raise TypeError(f"tools must be a list of tools or their names, not {type(tools).__name__}")
+    return list(dict.fromkeys(_tool_name(tool, known) for tool in tools))
+
+
+def _tool_name(tool: Any, known: Mapping[str, Callable[..., Any]]) -> str:
+    for name, function in known.items():
+        if tool == name or tool is function:
+            return name
+    said = repr(tool) if isinstance(tool, str) else f"the function {getattr(tool, '__name__', tool)!r}"
+    raise ValueError(
+        f"tools: {said[:200]} is no tool of this REPL, so a child cannot get it; "
+        f"the tools are: {', '.join(known) or 'none'}"
+    )
+
+
+def pairs_of(questions: Iterable[str], contexts: Iterable[Any] | None) -> Iterable[tuple[str, Any]]:
+    """Questions with their contexts: a list where the number is known, else drawn as it goes."""
+    if isinstance(questions, str):
+        raise TypeError("a batch takes a list of questions, not one str")
+    if isinstance(contexts, str | bytes):
+        raise TypeError(f"contexts take a list, one for each question, not one {type(contexts).__name__}")
+    if contexts is None:
+        pairs: Iterator[tuple[str, Any]] = ((question, None) for question in questions)
+        return list(pairs) if isinstance(questions, Sized) else pairs
+    if isinstance(questions, Sized) and isinstance(contexts, Sized) and len(questions) != len(contexts):
+        raise ValueError(f"{len(questions)} questions need as many contexts, not {len(contexts)}")
+    pairs = zip(questions, contexts, strict=True)
+    return list(pairs) if isinstance(questions, Sized) and isinstance(contexts, Sized) else pairs
+
+
+def _model(model: str | None) -> str | None:
+    if model is not None and not isinstance(model, str):
+        raise TypeError(f"model must be a str or None, not {type(model).__name__}")
+    return model
+
+
+def _schema(schema: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    if schema is None:
+        return None
+    if not isinstance(schema, Mapping):
+        raise TypeError(f"schema must be a JSON Schema as a dict, or None, not {type(schema).__name__}")
+    return dict(schema)
+
+
+def _instruction(instruction: Any) -> str | None:
+    if instruction is None:
+        return None
+    check_text("instruction", instruction)
+    if len(instruction) > MAX_INSTRUCTION:
+        raise ValueError(
+            f"the instruction has {len(instruction):,} characters; at most {MAX_INSTRUCTION:,} can be sent: "
+            "put data into the context"
+        )
+    return str(instruction)
+
+
+def _limits(limits: Any) -> dict[str, float | None] | None:
+    if limits is None:
+        return None
+    if not isinstance(limits, Mapping):
+        raise TypeError(
+            f"limits must be a dict such as {{'max_cost': 0.5, 'max_turns': 5}}, not {type(limits).__name__}"
+        )
+    for name, bound in limits.items():
+        check_text("name of a limit", name)
+        number = isinstance(bound, int | float) and not isinstance(bound, bool)
+        if bound is not None and not (number and abs(bound) <= _LARGEST):
+            raise ValueError(f"limits: {name} must be a number or None, not {bound!r}"[:200])
+    return dict(limits)
