@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
+from conftest import Bench
 from recursor import RLM, Limits
+from recursor.errors import SubcallError
 from recursor.sandboxes.guest.batches import WINDOW
 from recursor.testing import ListSink, ScriptedModel
-from recursor.types import BlockExecuted, Message, Reply, Usage
+from recursor.types import Batch, BlockExecuted, LlmQuery, Message, Reply, RlmQuery, Subcall, Usage
 
 
 def block(code: str) -> str:
@@ -161,3 +163,168 @@ def test_children_at_three_levels_each_work_in_a_repl_of_their_own() -> None:
     assert done.answer == sum(10 * i + j for i in range(4) for j in range(4))
     assert seen == {"top": 1, "middle": 4, "leaf": 16}
     assert done.usage.calls == 21
+
+
+# What the host sees ---------------------------------------------------------------------------
+
+
+class Desk:
+    """Answers sub-calls, or lets them wait for ever; keeps what it was asked."""
+
+    def __init__(self, *, refuse: bool = False, wait: bool = False) -> None:
+        self.batches: list[Batch] = []
+        self.calls: list[Subcall] = []
+        self.out = 0
+        self.begun = asyncio.Event()
+        self._refuse = refuse
+        self._wait = wait
+
+    async def answer(self, subcall: Subcall) -> Any:
+        if isinstance(subcall, Batch):
+            self.batches.append(subcall)
+            if self._refuse:
+                raise SubcallError("there is money for 3 calls, not for so many")
+            return None
+        self.calls.append(subcall)
+        self.out += 1
+        try:
+            if self._wait:
+                self.begun.set()
+                await asyncio.Event().wait()
+            return subcall.prompt if isinstance(subcall, LlmQuery) else 0
+        finally:
+            self.out -= 1
+
+
+def left(bench: Bench) -> tuple[int, int, int, bool]:
+    """Calls, bytes and rooms that the link still holds, and whether it reads."""
+    link: Any = bench.repl._link  # type: ignore[attr-defined]
+    return len(link._calls), link._bytes_in_flight, len(link._rooms), link._transport.is_reading()
+
+
+@pytest.mark.parametrize(
+    "call", ["llm_query_batched", "await allm_query_batched", "rlm_query_batched", "await arlm_query_batched"]
+)
+async def test_a_batch_is_refused_as_a_whole_before_anything_is_sent(bench: Bench, call: str) -> None:
+    desk = Desk(refuse=True)
+    for items in ("['a'] * 9", "('a',) * 9", "{str(n): 0 for n in range(9)}"):
+        code = f"try: {call}({items}, model='m')\nexcept SubcallError as e: print(e, e.results)"
+        execution = await bench.repl.execute(code, desk)
+        assert execution.output.head == "there is money for 3 calls, not for so many []\n", execution.error
+    assert desk.batches == [Batch(9, call.startswith(("rlm", "await arlm")), "m")] * 3
+    assert desk.calls == []
+
+
+async def test_one_call_and_calls_without_a_number_are_not_announced(bench: Bench) -> None:
+    desk = Desk()
+    code = "llm_query_batched(['a']), llm_query_batched([]), llm_query_batched(str(n) for n in range(3)), llm_query('b')"
+    execution = await bench.repl.execute(code, desk)
+    assert execution.output.head == "(['a'], [], ['0', '1', '2'], 'b')\n"
+    assert desk.batches == []
+
+
+@pytest.mark.parametrize("items", ["['a', 'b', 'a', 'a']", "{'x': 'a', 'y': 'b', 'z': 'a'}.values()"])
+async def test_a_batch_is_announced_with_the_calls_that_it_will_make(bench: Bench, items: str) -> None:
+    desk = Desk()
+    await bench.repl.execute(f"llm_query_batched({items}, dedupe=True)", desk)
+    assert desk.batches == [Batch(2)]
+    assert len(desk.calls) == 2
+
+
+async def test_values_that_equal_prompts_share_are_not_one_object(bench: Bench) -> None:
+    class Lists:
+        async def answer(self, subcall: Subcall) -> Any:
+            return [1]
+
+    code = "r = llm_query_batched(['a', 'a'], dedupe=True)\nr[0].append(2)\nr"
+    execution = await bench.repl.execute(code, Lists())
+    assert execution.output.head == "[[1, 2], [1]]\n"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "llm_query_batched(['a'] * 100_000)",
+        "llm_query_batched('a' for _ in range(10 ** 9))",
+        "await allm_query_batched('a' for _ in range(10 ** 9))",
+        "await asyncio.gather(*(allm_query('a') for _ in range(3000)))",
+        "llm_query_batched('a' * 3_000_000 for _ in range(10 ** 9))",  # more than the host reads at once
+        "rlm_query_batched(['q'] * 1000, ['x' * 100_000] * 1000)",
+    ],
+)
+async def test_an_interrupted_batch_leaves_nothing_behind(isolated: Bench, code: str) -> None:
+    desk = Desk(wait=True)
+    await isolated.shown("import asyncio\nkept = 1")
+    execution = await isolated.repl.execute(code, desk, max_wall=1.0)
+    assert "KeyboardInterrupt" in str(execution.error), execution
+    assert "variables are lost" not in " ".join(execution.notes)
+    seen = len(desk.calls)
+    assert 1 <= seen <= 3000
+    assert desk.out == 0
+    assert left(isolated) == (0, 0, 0, True)
+    code = "kept, llm_query_batched(['a', 'b']), len(llm_query.__wrapped__.__self__._channel._waiting)"
+    execution = await isolated.repl.execute(code, Desk())
+    assert execution.output.head == "(1, ['a', 'b'], 0)\n"
+    assert len(desk.calls) == seen
+
+
+@pytest.mark.parametrize(
+    "call", ["allm_query('a')", "allm_query_batched(['a'] * 5000)", "arlm_query('q', 'x' * 100_000)"]
+)
+async def test_calls_that_code_gives_up_are_cancelled(bench: Bench, call: str) -> None:
+    desk = Desk(wait=True)
+    code = f"import asyncio\ntry: await asyncio.wait_for({call}, 0.3)\nexcept asyncio.TimeoutError: pass\n"
+    code += "rlm_query('after')"
+
+    class Either(Desk):
+        async def answer(self, subcall: Subcall) -> Any:
+            if isinstance(subcall, RlmQuery) and subcall.question == "after":
+                return desk.out
+            return await desk.answer(subcall)
+
+    execution = await bench.repl.execute(code, Either())
+    assert execution.output.head == "0\n", execution.error
+    assert 1 <= len(desk.calls) <= WINDOW
+    assert left(bench) == (0, 0, 0, True)
+
+
+async def test_an_error_in_an_iterator_ends_its_batch(bench: Bench) -> None:
+    desk = Desk(wait=True)
+    code = "def prompts():\n    yield 'a'\n    raise KeyError('mine')\nllm_query_batched(prompts())"
+    execution = await bench.repl.execute(code, desk)
+    assert "KeyError: 'mine'" in str(execution.error)
+    assert left(bench) == (0, 0, 0, True)
+
+
+async def test_a_call_that_was_cancelled_before_it_began_is_answered() -> None:
+    """A thread that waits for it would wait for ever."""
+    from recursor.sandboxes.process import ProcessSandbox
+
+    repl = await ProcessSandbox().open()
+    code = "channel = llm_query.__wrapped__.__self__._channel\n"
+    code += """
+slot = []
+number, frame = channel.prepare(b'{"op":"llm_query","model":null,"schema":null,"id":', b'a', slot.append)
+head = ('{"op":"cancel","ids":[%d]}' % number).encode()
+import struct, time
+channel.transmit(frame + struct.pack('<II', len(head), 0) + head)
+while not slot: time.sleep(0.01)
+print(slot[0])
+"""
+    execution = await repl.execute(code, Desk(), max_time=10)
+    assert execution.output.head == "the call was cancelled\n", execution
+    await repl.close()
+
+
+async def test_threads_send_batches_at_once(isolated: Bench) -> None:
+    code = """
+import threading
+got = {}
+def work(n): got[n] = llm_query_batched(f'{n}.{m}' for m in range(200)) + llm_query_batched([f'{n}:{m}' for m in range(200)])
+threads = [threading.Thread(target=work, args=(n,)) for n in range(32)]
+for t in threads: t.start()
+for t in threads: t.join()
+all(got[n] == [f'{n}.{m}' for m in range(200)] + [f'{n}:{m}' for m in range(200)] for n in range(32))
+"""
+    execution = await isolated.repl.execute(code, Desk())
+    assert execution.output.head == "True\n", execution.error

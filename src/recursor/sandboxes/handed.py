@@ -15,7 +15,6 @@ import hashlib
 import os
 import tempfile
 import threading
-from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -106,7 +105,7 @@ class Room(HandedSource):
     def __init__(self, size: int) -> None:
         self.descriptor = os.memfd_create("recursor-room", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         super().__init__("bytes", self.descriptor, size)
-        self._sealed = False
+        self.sealed = False
         os.ftruncate(self.descriptor, size)
         fcntl.fcntl(self.descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW)
 
@@ -117,7 +116,7 @@ class Room(HandedSource):
             SandboxError: the worker can still write to it, has cut it, or has handed it over before.
         """
         with self._lock:
-            if self._sealed or self._content is None:
+            if self.sealed or self._content is None:
                 raise SandboxError("this context was handed over before")
             seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
             try:
@@ -126,7 +125,7 @@ class Room(HandedSource):
                 raise SandboxError(f"the context is still being written ({error.strerror})") from error
             if os.fstat(self.descriptor).st_size != self.size:
                 raise SandboxError("the context has another size than was said")
-            self._sealed, self.form = True, form
+            self.sealed, self.form = True, form
 
 
 class Rooms:
@@ -141,7 +140,8 @@ class Rooms:
         self._hand = hand
         self._refuse = refuse
         self._rooms: dict[int, Room] = {}
-        self._asked: deque[tuple[int, int]] = deque()
+        self._asked: dict[int, int] = {}
+        """Sizes by number, in order."""
         self._lent = 0
         """Bytes of the rooms there are, and of those that are being freed."""
         self._freeing: set[asyncio.Task[None]] = set()
@@ -151,11 +151,11 @@ class Rooms:
         if size > MAX_ROOM:
             self._refuse(number, f"the context has {size:,} bytes; at most {MAX_ROOM:,} can be handed over")
             return
-        self._asked.append((number, size))
+        self._asked[number] = size
         self._lend()
 
     def __contains__(self, number: int) -> bool:
-        return number in self._rooms or any(asked == number for asked, _ in self._asked)
+        return number in self._rooms or number in self._asked
 
     def __len__(self) -> int:
         return len(self._rooms) + len(self._asked)
@@ -166,6 +166,13 @@ class Rooms:
         if room is None:
             raise SandboxError("there is no such context: it was not handed over, or in an earlier block")
         return room
+
+    def give_up(self, number: int) -> None:
+        """Free a room that the worker does not need, unless a call needs it."""
+        self._asked.pop(number, None)
+        room = self._rooms.get(number)
+        if room is not None and not room.sealed:
+            self.free(number)
 
     def free(self, number: int) -> None:
         """Free a room, if there is such a one."""
@@ -197,8 +204,11 @@ class Rooms:
         self._lend()
 
     def _lend(self) -> None:
-        while self._asked and len(self._rooms) < MAX_ROOMS and self._lent + self._asked[0][1] <= MAX_ROOM:
-            number, size = self._asked.popleft()
+        while self._asked and len(self._rooms) < MAX_ROOMS:
+            number, size = next(iter(self._asked.items()))
+            if self._lent + size > MAX_ROOM:
+                return
+            del self._asked[number]
             try:
                 room = Room(size)
             except OSError as error:

@@ -255,8 +255,7 @@ class Link(asyncio.Protocol):
             case wire.AskRoom():
                 self._ask_room(frame)
             case wire.Cancel(ids=numbers):
-                for task in filter(None, map(self._calls.get, numbers)):
-                    task.cancel()
+                self._cancel(numbers)
             case wire.Ready():
                 if self._ready.done():
                     raise wire.ProtocolError("ready twice")
@@ -385,6 +384,14 @@ class Link(asyncio.Protocol):
             self.send({"op": "reply", "re": frame.id, "ok": True, "form": "values"}, b"null")
         else:
             self._rooms.ask(frame.id, frame.size)
+
+    def _cancel(self, numbers: list[int]) -> None:
+        for number in numbers:
+            task = self._calls.get(number)
+            if task is not None:
+                task.cancel()
+            elif number in self._rooms:
+                self._rooms.give_up(number)
 
     def _hand_room(self, number: int, descriptor: int) -> None:
         try:

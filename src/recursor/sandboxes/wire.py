@@ -151,7 +151,7 @@ class AskRoom(_Frame, frozen=True, tag="room"):
 class Cancel(_Frame, frozen=True, tag="cancel"):
     """Nobody waits for these calls any more."""
 
-    ids: list[Number]
+    ids: Annotated[list[Number], msgspec.Meta(max_length=1 << 14)]
 
 
 Call: TypeAlias = CallLlm | CallRlm | CallTool | CallBatch

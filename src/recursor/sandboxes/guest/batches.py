@@ -59,9 +59,11 @@ class Batch:
         self._channel = channel
         self._make = make
         self._announced = {"op": "batch", "recursive": recursive, "model": model}
-        self._together = isinstance(items, list | tuple)
-        if dedupe and not self._together and isinstance(items, Sized):
-            items, self._together = list(items), True
+        if dedupe and isinstance(items, Sized):
+            items = list(items)
+        # Not where the next item may be long in coming: an iterator, or room for a child's context,
+        # which there may not be before the calls that would be held back have ended.
+        self._together = isinstance(items, list | tuple) and not recursive
         self._items = items
         self._distinct: dict[Any, _Same] | None = {} if dedupe else None
         self._results: list[Any] = []

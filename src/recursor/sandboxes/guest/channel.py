@@ -157,6 +157,10 @@ class Channel:
         if live:
             self.send({"op": "cancel", "ids": live})
 
+    def give_back(self, room: int) -> None:
+        """Tell the host that memory which it lent, or may be about to lend, is not needed."""
+        self.send({"op": "cancel", "ids": [room]})
+
     def fail_waiting(self, reason: str) -> None:
         """Fail everything that waits for a reply."""
         while self._waiting:

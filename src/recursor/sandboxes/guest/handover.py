@@ -56,13 +56,14 @@ class Handover:
             return {"by": "inline", "form": form}, b"".join(pieces)
         with self._filling:
             room = self._channel.next_number()
-            descriptor = self._channel.ask(header_start({"op": "room", "size": size}), number=room)
-            if descriptor is not None:
-                try:
+            try:
+                descriptor = self._channel.ask(header_start({"op": "room", "size": size}), number=room)
+                if descriptor is not None:
                     _fill(descriptor, size, pieces)
-                finally:
-                    os.close(descriptor)
-                return {"by": "room", "form": form, "room": room}, b""
+                    return {"by": "room", "form": form, "room": room}, b""
+            except BaseException:
+                self._channel.give_back(room)
+                raise
         for piece in pieces:  # a host that has no anonymous files
             self._channel.send_parts(number, piece)
         return {"by": "parts", "form": form, "size": size}, b""
@@ -94,7 +95,7 @@ def _byte_pieces(data: bytes) -> Iterator[bytes]:
 
 
 def _fill(descriptor: int, size: int, pieces: Iterable[bytes]) -> None:
-    """Write pieces from the start on: through maps, since RLIMIT_FSIZE bounds what is written otherwise."""
+    """Write pieces and close: through maps, since RLIMIT_FSIZE bounds what is written otherwise."""
     window: mmap.mmap | None = None
     begin = position = 0
     try:
@@ -113,3 +114,4 @@ def _fill(descriptor: int, size: int, pieces: Iterable[bytes]) -> None:
     finally:
         if window is not None:
             window.close()
+        os.close(descriptor)
