@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import AsyncIterator
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -15,8 +16,9 @@ from conftest import Bench
 from recursor import plugins
 from recursor.context import prepare
 from recursor.sandboxes.inprocess import InProcessSandbox
+from recursor.sandboxes.process import ProcessSandbox
 from recursor.testing import check_sandbox
-from recursor.types import LlmQuery
+from recursor.types import LlmQuery, RlmQuery
 
 
 @pytest.mark.parametrize("name", ["process", "inprocess"])
@@ -284,6 +286,74 @@ async def test_a_prompt_that_is_too_long_to_send_is_refused_with_its_size(bench:
 async def test_lone_surrogates_in_a_prompt_do_not_break_the_call(bench: Bench) -> None:
     await bench.shown("llm_query('a\\ud800b')")
     assert bench.host.calls == [LlmQuery("a?b")]
+
+
+async def test_what_is_said_of_a_child_is_checked_before_anything_is_sent(bench: Bench) -> None:
+    for arguments, text in {
+        "tools=[print]": "tools: the function 'print' is no tool of this REPL",
+        "tools=['look']": "tools: 'look' is no tool of this REPL, so a child cannot get it; the tools are: lookup",
+        "tools='lookup'": "tools must be a list of tools or their names, not str",
+        "instruction=1": "the instruction must be a str, not int",
+        "instruction='x' * 100_000": "at most 65,536",
+        "limits=5": "limits must be a dict such as",
+        "limits={'max_turns': float('nan')}": "limits: max_turns must be a number or None, not nan",
+        "limits={'max_turns': 10 ** 400}": "limits: max_turns must be a number or None",
+        "limits={1: 2}": "the name of a limit must be a str, not int",
+    }.items():
+        for call in (f"rlm_query('q', {arguments})", f"await arlm_query_batched(['q', 'r'], {arguments})"):
+            error = str((await bench.run(call)).error)
+            assert text in error, (call, error)
+    assert "one for each question" in str((await bench.run("rlm_query_batched(['q'], 'c')")).error)
+    assert bench.host.calls == []
+
+
+async def test_tools_go_to_a_child_by_function_or_name(bench: Bench) -> None:
+    await bench.run("rlm_query('q', tools=[lookup, 'lookup'], instruction='i', limits={'max_cost': 0.5})")
+    assert bench.host.calls == [RlmQuery("q", tools=("lookup",), instruction="i", limits={"max_cost": 0.5})]
+
+
+async def test_contexts_may_come_from_an_iterator(bench: Bench) -> None:
+    code = "[r['context'] for r in rlm_query_batched((q for q in 'ab'), (c * 2 for c in 'xy'))]"
+    assert await bench.shown(code) == "['xx', 'yy']\n"
+
+
+# Awaiting -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def awaiting() -> AsyncIterator[Bench]:
+    """A REPL in which the plain names are for `await`."""
+    repl = await ProcessSandbox().open(asynchronous=True)
+    yield Bench(repl)
+    await repl.close()
+
+
+async def test_the_plain_names_are_async_functions_where_that_is_asked_for(awaiting: Bench) -> None:
+    code = "import asyncio, inspect\nnames = [llm_query, llm_query_batched, rlm_query, rlm_query_batched]\n"
+    shown = await awaiting.shown(code + "[(f.__name__, inspect.iscoroutinefunction(f)) for f in names]")
+    plain = ("llm_query", "llm_query_batched", "rlm_query", "rlm_query_batched")
+    assert shown == f"{[(name, True) for name in plain]}\n"
+    assert await awaiting.shown("await asyncio.gather(*map(llm_query, 'ab'))") == "['A', 'B']\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        ("x = llm_query('a')", "`x` is a coroutine that was never awaited"),
+        ("xs = [llm_query(p) for p in 'ab']", "`xs` is"),
+        ("llm_query('a')", "the value of your last line is a coroutine that was never awaited"),
+        ("llm_query('a')\nNone", "RuntimeWarning: coroutine 'llm_query' was never awaited"),
+        ("print(len(str(rlm_query('q'))) > 0)", "RuntimeWarning: coroutine 'rlm_query' was never awaited"),
+    ],
+)
+async def test_a_call_that_was_not_awaited_is_not_dropped_in_silence(
+    awaiting: Bench, code: str, told: str
+) -> None:
+    for _ in range(2):
+        execution = await awaiting.run(code)
+        assert told in "\n".join([execution.output.head, *execution.notes]), execution
+    assert awaiting.host.calls == []
+    assert not (await awaiting.run("1")).notes
 
 
 # Contexts -------------------------------------------------------------------------------------

@@ -84,6 +84,57 @@ async def test_clocks_show_again_what_they_showed() -> None:
     await second.close()
 
 
+async def test_steady_clocks_go_on_from_what_they_showed() -> None:
+    repl = await opened()
+    await shown(repl, "import time; a = time.monotonic(), time.perf_counter()", (1e9, 2e9))
+    code = "b = time.monotonic(), time.perf_counter()\n[0 <= y - x < 60 for x, y in zip(a, b)]"
+    assert (await shown(repl, code)).output.head == "[True, True]\n"
+    now = (await shown(repl, "time.time()", (5.0,))).output.head
+    assert now == "5.0\n"
+    assert float((await shown(repl, "time.time()")).output.head) > 1e9
+    await repl.close()
+
+
+async def test_waiting_for_futures_and_between_blocks_reads_no_clock_of_the_code() -> None:
+    repl = await opened()
+    code = """
+import concurrent.futures, threading, time
+go = threading.Event()
+def late():
+    go.wait()
+    for _ in range(100): time.time()
+with concurrent.futures.ThreadPoolExecutor() as pool:
+    list(concurrent.futures.as_completed([pool.submit(int)], timeout=5))
+"""
+    assert (await shown(repl, code)).readings == ()
+    await repl.close()
+
+
+async def test_a_signal_handler_may_read_a_clock_that_is_being_read() -> None:
+    repl = await opened()
+    code = """
+import signal, time
+count = 0
+def handler(*_):
+    global count
+    time.time(); count += 1
+signal.signal(signal.SIGALRM, handler)
+signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
+while count < 50: time.time()
+signal.setitimer(signal.ITIMER_REAL, 0)
+count >= 50
+"""
+    assert (await shown(repl, code)).output.head == "True\n"
+    await repl.close()
+
+
+@pytest.mark.parametrize("seed", [0, -1, 2**200])
+async def test_any_number_is_a_seed(seed: int) -> None:
+    repl = await opened(seed)
+    assert (await shown(repl, "import random; 0 <= random.random() < 1")).output.head == "True\n"
+    await repl.close()
+
+
 async def test_types_of_time_stay_what_they_are() -> None:
     repl = await opened()
     code = """

@@ -9,7 +9,7 @@ from recursor.context import prepare
 from recursor.errors import SubcallError
 from recursor.protocols import Model, Repl, Sandbox
 from recursor.threads import in_thread
-from recursor.types import Execution, LlmQuery, Message, Reply, RlmQuery, Subcall, ToolCall
+from recursor.types import Batch, Execution, LlmQuery, Message, Reply, RlmQuery, Subcall, ToolCall
 
 
 async def check_model(model: Model) -> None:
@@ -62,7 +62,8 @@ async def check_model(model: Model) -> None:
 async def check_sandbox(sandbox: Sandbox) -> None:
     """Try a sandbox against its contract: what a REPL must do, whatever it is isolated by.
 
-    Says nothing about isolation; `recursor doctor` does.
+    Says nothing about isolation; `recursor doctor` does. A sandbox whose executions carry no
+    readings of clocks repeats nothing, and is not tried for that.
 
     Raises:
         AssertionError: it breaks the contract; the text says where.
@@ -72,18 +73,30 @@ async def check_sandbox(sandbox: Sandbox) -> None:
         await _check_contexts(repl)
         await _check_blocks(repl)
         await _check_subcalls(repl)
+        await _check_batches(repl)
+        await _check_handover(repl)
         await _check_answers(repl)
         await _check_interrupt(repl)
     finally:
         await repl.close()
     await repl.close()  # closing twice is allowed
+    await _check_asynchronous(sandbox)
+    await _check_repeats(sandbox)
 
 
 class _Echo:
-    """Answers every sub-call with what it asked."""
+    """Answers every sub-call with what it asked, and keeps it."""
+
+    def __init__(self) -> None:
+        self.asked: list[Subcall] = []
 
     async def answer(self, subcall: Subcall) -> Any:
+        self.asked.append(subcall)
         match subcall:
+            case Batch(count=13):
+                raise SubcallError("too many")
+            case Batch():
+                return None
             case LlmQuery(prompt="fail"):
                 raise SubcallError("refused")
             case LlmQuery(prompt=prompt):
@@ -132,6 +145,60 @@ async def _check_subcalls(repl: Repl) -> None:
     await _shows(repl, "rlm_query('q', {1: (2,)})", "['q', {1: (2,)}]\n")
     await _shows(repl, "lookup(1, key=b'v')", "['lookup', (1,), {'key': b'v'}]\n")
     await _shows(repl, "try: llm_query('fail')\nexcept SubcallError as e: print(e)", "refused\n")
+
+
+async def _check_batches(repl: Repl) -> None:
+    host = _Echo()
+    await repl.execute("r = llm_query_batched(['a', 'b', 'a'], dedupe=True)", host)
+    assert host.asked[0] == Batch(2), f"a batch must be announced first, not {host.asked[0]!r}"
+    assert len(host.asked) == 3, f"equal prompts must share a call: {host.asked!r}"
+    host = _Echo()
+    refused = await repl.execute("llm_query_batched(['a'] * 13)", host)
+    assert "too many" in str(refused.error), f"a refused batch must raise, not {refused.error!r}"
+    assert host.asked == [Batch(13)], "nothing of a refused batch may be sent"
+
+
+async def _check_handover(repl: Repl) -> None:
+    for value in ("é" * 100_000, b"\0\xff" * 100_000, list(range(50_000)), {"a": {1, 2}}):
+        host = _Echo()
+        await repl.load("given", prepare([value]))
+        execution = await repl.execute("FINAL(rlm_query('q', given[0]))", host)
+        assert execution.submission is not None, f"a child's context was lost: {execution.error}"
+        assert execution.submission.value == ["q", value], "a child's context must arrive as it was"
+        query = host.asked[0]
+        assert isinstance(query, RlmQuery), f"rlm_query asked {query!r}"
+    host = _Echo()
+    code = "rlm_query('q', tools=[lookup], instruction='i', limits={'max_turns': 2})"
+    execution = await repl.execute(code, host)
+    wanted = RlmQuery("q", tools=("lookup",), instruction="i", limits={"max_turns": 2})
+    assert host.asked == [wanted], f"what is said of a child must arrive: {host.asked!r}, {execution.error}"
+
+
+async def _check_asynchronous(sandbox: Sandbox) -> None:
+    repl = await sandbox.open(asynchronous=True)
+    try:
+        await _shows(repl, "await llm_query('a'), await allm_query('b')", "('a', 'b')\n")
+        await _shows(repl, "await llm_query_batched(['a', 'b'])", "['a', 'b']\n")
+        await _shows(repl, "await rlm_query('q', 1)", "['q', 1]\n")
+    finally:
+        await repl.close()
+
+
+async def _check_repeats(sandbox: Sandbox) -> None:
+    code = "import random, time\nprint(random.random(), time.time(), time.monotonic())"
+    shown: list[tuple[Any, ...]] = []
+    for _ in range(2):
+        repl = await sandbox.open(seed=7)
+        try:
+            readings = shown[0][1] if shown else ()
+            execution = await repl.execute(code, _Echo(), readings=readings)
+            shown.append((execution.output, execution.readings))
+        finally:
+            await repl.close()
+    if shown[0][1]:
+        assert shown[0] == shown[1], (
+            f"seed and readings must repeat a block: {shown[1]!r} is not {shown[0]!r}"
+        )
 
 
 async def _check_answers(repl: Repl) -> None:
