@@ -347,7 +347,7 @@ BREACHES = {
     "a batch beyond numbers": "raw(dict(op='batch', id=1, count=2**63, recursive=False, model=None)); time.sleep(9)",
     "limits beyond numbers": "raw(dict(op='rlm_query', id=1, model=None, schema=None, tools=[], instruction=None, limits=dict(max_turns=10**400), question=0, context=None)); time.sleep(9)",
     "endless room": "for n in range(100_000): raw(dict(op='room', id=-n - 1000, size=1 << 31))\ntime.sleep(9)",
-    "readings of millions": "raw(dict(op='done', re=1, error=None, notes=[], head='', omitted=0, tail='', answer=None, draft=None, readings=[0] * 200_000)); time.sleep(9)",
+    "readings of millions": "raw(dict(op='done', re=1, error=None, notes=[], head='', omitted=0, tail='', answer=None, readings=[0] * 200_000)); time.sleep(9)",
 }
 
 

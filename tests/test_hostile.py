@@ -437,11 +437,11 @@ def test_a_text_reads_like_the_str_that_it_stands_for(
         "raw({'op': 'loaded', 're': W, 'type': 'x', 'size': 'x', 'preview': 'x'})",
         "raw({'op': 'failed', 're': W, 'error': 'x'})",
         "raw({'op': 'drafted', 're': W, 'answer': None})",
-        "raw({'op': 'done', 're': W, 'error': None, 'notes': [], 'head': '', 'omitted': 10**24, 'tail': '', 'answer': None, 'draft': None})",
+        "raw({'op': 'done', 're': W, 'error': None, 'notes': [], 'head': '', 'omitted': 10**24, 'tail': '', 'answer': None})",
         "for n in range(60_000): raw({'op': 'part', 'of': n})",
         "raw({'op': 'ready'})",
         "raw({'op': 'tool', 'id': 1, 'name': 'x', 'value': {'form': 'values', 'size': 9}})",
-        "raw({'op': 'part', 'of': W}, b'[')\nraw({'op': 'done', 're': W, 'error': None, 'notes': [], 'head': '', 'omitted': 0, 'tail': '', 'answer': {'form': 'values', 'size': 1}, 'draft': None})",
+        "raw({'op': 'part', 'of': W}, b'[')\nraw({'op': 'done', 're': W, 'error': None, 'notes': [], 'head': '', 'omitted': 0, 'tail': '', 'answer': {'form': 'values', 'size': 1}})",
     ],
 )
 async def test_a_forged_frame_ends_in_an_error_and_the_next_block_runs(isolated: Bench, code: str) -> None:
@@ -455,14 +455,14 @@ async def test_a_forged_frame_ends_in_an_error_and_the_next_block_runs(isolated:
 
 
 async def test_forged_errors_and_notes_are_clipped(isolated: Bench) -> None:
-    code = "raw({'op': 'done', 're': 1, 'error': 'E' * 400_000, 'notes': ['N' * 100_000] * 5, 'head': '', 'omitted': 0, 'tail': '', 'answer': None, 'draft': None})"
+    code = "raw({'op': 'done', 're': 1, 'error': 'E' * 400_000, 'notes': ['N' * 100_000] * 5, 'head': '', 'omitted': 0, 'tail': '', 'answer': None})"
     execution = await isolated.run(RAW + code)
     assert len(str(execution.error)) + sum(map(len, execution.notes)) < 20_000
 
 
 async def test_keys_that_collide_do_not_hold_up_the_host(isolated: Bench) -> None:
     body = "b'{\"$\":[\"set\",[' + b','.join(b'%d' % (n * (2**61 - 1)) for n in range(60_000)) + b']]}'"
-    done = "{'op': 'done', 're': 1, 'error': None, 'notes': [], 'head': '', 'omitted': 0, 'tail': '', 'answer': {'form': 'values', 'size': len(b)}, 'draft': None, 'readings': []}"
+    done = "{'op': 'done', 're': 1, 'error': None, 'notes': [], 'head': '', 'omitted': 0, 'tail': '', 'answer': {'form': 'values', 'size': len(b)}, 'readings': []}"
     execution = await isolated.run(
         f"{RAW}\nb = {body}\nfor i in range(0, len(b), 1 << 20): raw({{'op': 'part', 'of': 1}}, b[i:i + (1 << 20)])\nraw({done})"
     )

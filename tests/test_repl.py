@@ -222,6 +222,15 @@ async def test_a_draft_can_be_read_at_any_time(bench: Bench) -> None:
     assert await bench.repl.draft() == ["half"]
 
 
+async def test_a_draft_outlives_a_block_that_had_to_be_killed(isolated: Bench) -> None:
+    code = "answer['content'] = {'so': 'far'}\nsum(range(10**12))"
+    execution = await isolated.run(code, max_time=0.3)
+    assert "REPL died" in str(execution.error)
+    assert await isolated.repl.draft() == {"so": "far"}
+    await isolated.run("1")
+    assert await isolated.repl.draft() == {"so": "far"}
+
+
 async def test_a_text_bound_to_answer_becomes_the_draft_and_a_note_says_so(bench: Bench) -> None:
     execution = await bench.run("answer = 'mine'")
     assert "`answer` is a reserved dict" in execution.notes[0]

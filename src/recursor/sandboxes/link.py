@@ -34,6 +34,8 @@ MAX_UNREAD = 1 << 26
 MAX_RESULT = 1 << 28
 READING = 30.0
 """Seconds that a worker has to read a large result before the next is sent."""
+MAX_KEPT = 1 << 20
+"""Bytes of a draft that is held for a worker."""
 ENDING = 5.0
 """Seconds that a cancelled call has to end: a tool may hold on to it."""
 DECODE_ASIDE = 1 << 16
@@ -89,6 +91,7 @@ class Link(asyncio.Protocol):
         lost: set when the worker is gone, with what it did wrong (None: it just went).
         clock: of the block that runs.
         subcalls: who answers calls; None while no block runs.
+        kept: form and bytes of the last small draft of the answer.
     """
 
     def __init__(self, worker: Worker, sources: Mapping[str, Source]) -> None:
@@ -103,6 +106,7 @@ class Link(asyncio.Protocol):
         self.lost: asyncio.Future[str | None] = loop.create_future()
         self.clock = Clock()
         self.subcalls: Subcalls | None = None
+        self.kept: tuple[str, bytes] | None = None
         self._decoder = wire.Decoder()
         self._transport: asyncio.Transport | None = None
         self._ready: asyncio.Future[None] = loop.create_future()
@@ -256,6 +260,10 @@ class Link(asyncio.Protocol):
                 self._ask_room(frame)
             case wire.Cancel(ids=numbers):
                 self._cancel(numbers)
+            case wire.Kept(form=form):
+                if len(body) > MAX_KEPT:
+                    raise wire.ProtocolError("a draft that is not small")
+                self.kept = form, body
             case wire.Ready():
                 if self._ready.done():
                     raise wire.ProtocolError("ready twice")

@@ -114,7 +114,8 @@ class WireRepl:
                     value = await decoded(frame.answer.form, body) if frame.answer else None
                     if value is not None:
                         return value
-            return None if self._draft is None else await decoded(*self._draft)
+            kept = link.kept if link is not None and link.kept else self._draft
+            return None if kept is None else await decoded(*kept)
         except ValueError:
             return None
 
@@ -139,6 +140,7 @@ class WireRepl:
 
     async def _bury(self, link: Link, reason: str | None) -> str:
         self._link = None
+        self._draft = link.kept or self._draft
         return await link.bury(reason)
 
     async def _execute(
@@ -164,8 +166,6 @@ class WireRepl:
                 submission = Submission(await decoded(frame.answer.form, body))
             except ValueError as problem:
                 error = f"The answer could not be read: {problem}; make it smaller or simpler"
-        elif frame.draft is not None:
-            self._draft = frame.draft, body
         output = Output(frame.head, frame.omitted, frame.tail)
         return Execution(code, output, error, notes, submission, readings=tuple(frame.readings))
 

@@ -72,9 +72,13 @@ class Done(_Frame, frozen=True, tag="done"):
     omitted: Size
     tail: str
     answer: Carried | None
-    draft: str | None
-    """The form of a small draft, whose bytes are the body; None when there is none, or it is large."""
     readings: Annotated[list[Reading], msgspec.Meta(max_length=MAX_READINGS)] = []
+
+
+class Kept(_Frame, frozen=True, tag="kept"):
+    """A small draft of the answer, its bytes in the body: should the worker die, it is not lost."""
+
+    form: str
 
 
 class Drafted(_Frame, frozen=True, tag="drafted"):
@@ -155,7 +159,7 @@ class Cancel(_Frame, frozen=True, tag="cancel"):
 
 
 Call: TypeAlias = CallLlm | CallRlm | CallTool | CallBatch
-Frame: TypeAlias = Ready | Part | Loaded | Failed | Done | Drafted | Call | AskRoom | Cancel
+Frame: TypeAlias = Ready | Part | Loaded | Failed | Done | Drafted | Kept | Call | AskRoom | Cancel
 _decoder: msgspec.json.Decoder[Frame] = msgspec.json.Decoder(Frame)
 _encode = msgspec.json.Encoder().encode
 

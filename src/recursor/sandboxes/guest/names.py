@@ -30,9 +30,10 @@ class Submitted(BaseException):
 class Answer(dict[str, Any]):
     """`answer`: a dict that notices when it is complete."""
 
-    def __init__(self, submit: Callable[[Any], None]) -> None:
+    def __init__(self, submit: Callable[[Any], None], on_draft: Callable[[], None]) -> None:
         super().__init__(content=None, ready=False)
         self._submit = submit
+        self._on_draft = on_draft
         self._assigned = False
         self.drafted = False
         """Whether the content was ever set."""
@@ -57,6 +58,8 @@ class Answer(dict[str, Any]):
         if self._assigned and self.get("ready") is True:
             self._submit(self.get("content"))
             raise Submitted
+        if "content" in keys:
+            self._on_draft()
 
     def __setitem__(self, key: str, value: Any) -> None:
         super().__setitem__(key, value)
@@ -84,15 +87,22 @@ class Names:
         namespace: the REPL's globals.
         channel: where sub-calls go.
         submit: called with a value that was submitted; raises `NotPlain` when it cannot leave.
+        on_draft: called when the code has set a draft of the answer.
     """
 
-    def __init__(self, namespace: dict[str, Any], channel: Channel, submit: Callable[[Any], None]) -> None:
+    def __init__(
+        self,
+        namespace: dict[str, Any],
+        channel: Channel,
+        submit: Callable[[Any], None],
+        on_draft: Callable[[], None],
+    ) -> None:
         self._namespace = namespace
         self._channel = channel
         self._submit = submit
         self._handover = Handover(channel)
         self._tools: dict[str, Callable[..., Any]] = {}
-        self.answer = Answer(submit)
+        self.answer = Answer(submit, on_draft)
         self._reserved: dict[str, Any] = {"answer": self.answer, "SubcallError": SubcallError}
         for function in (
             self.llm_query, self.llm_query_batched, self.allm_query, self.allm_query_batched,

@@ -16,6 +16,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 import traceback
 import weakref
 from collections.abc import Callable
@@ -30,6 +31,9 @@ from .values import encode
 _OURS = os.path.dirname(os.path.abspath(__file__))
 _MAX_ERROR = 6000
 MAX_DRAFT = 1 << 16
+KEEP_EVERY = 0.05
+"""Seconds between drafts that are sent while a block runs."""
+_monotonic = time.monotonic
 _FLAGS = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
 
 
@@ -46,7 +50,8 @@ class Worker:
         self._redirect = redirect
         self._module = make_module("__main__")
         self._namespace = self._module.__dict__
-        self._names = Names(self._namespace, channel, self._submit)
+        self._names = Names(self._namespace, channel, self._submit, self._draft_set)
+        self._kept_at = 0.0
         self._submission: dict[str, Any] | None = None
         self._submitting = threading.Lock()
         self._cells = 0
@@ -135,14 +140,15 @@ class Worker:
             error = _explain(raised)
         readings = self._clocks.end() if self._clocks is not None else []
         notes += [*self._names.restore(), *self._never_awaited()]
-        form, draft = (None, b"") if self._submission else self._small_draft()
+        if self._submission is None:
+            self._keep_draft()
         head, omitted, tail = self._capture.take()
         done = {
             "op": "done", "re": self._number, "error": error and _printable(error), "notes": notes,
             "head": _printable(head), "omitted": omitted, "tail": _printable(tail),
-            "answer": self._submission, "draft": form, "readings": readings,
+            "answer": self._submission, "readings": readings,
         }  # fmt: skip
-        self._channel.send(done, draft)
+        self._channel.send(done)
 
     def _never_awaited(self) -> list[str]:
         """Notes on variables that hold calls which were made and never begun."""
@@ -160,15 +166,21 @@ class Worker:
                 )
         return notes
 
-    def _small_draft(self) -> tuple[str | None, bytes]:
-        """(form, bytes) of the draft when it is small: the host keeps it, should this process die."""
+    def _draft_set(self) -> None:
+        """The code has set `answer["content"]`, and may be killed before its block ends."""
+        if _monotonic() - self._kept_at > KEEP_EVERY:
+            self._keep_draft()
+
+    def _keep_draft(self) -> None:
+        """Send the draft to the host when it is small: it outlives this process there."""
         content = self._names.answer.get("content")
+        self._kept_at = _monotonic()
         try:
-            if content is None or _weight(content, MAX_DRAFT) > MAX_DRAFT:
-                return None, b""
-            return encode(content)
+            if content is not None and _weight(content, MAX_DRAFT) <= MAX_DRAFT:
+                form, data = encode(content)
+                self._channel.send({"op": "kept", "form": form}, data)
         except Exception:  # noqa: BLE001 - a draft that cannot leave is no draft
-            return None, b""
+            return
 
     def _execute(self, source: str) -> None:
         self._cells += 1
