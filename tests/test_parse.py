@@ -52,6 +52,41 @@ def test_an_open_string_that_no_later_fence_closes_ends_at_the_first() -> None:
     assert codes('```repl\nx = """\n```\n\n```repl\ny = 2\n```')[0] == 'x = """'
 
 
+@pytest.mark.parametrize(
+    "code",
+    [
+        "x = \"a'''\"",
+        "x = 'it\\'s \"\"\"'",
+        '# don\'t """',
+        'x = ""\ny = "" ""',
+        'x = """a"""  # it\'s """',
+        'x = """a\\"""\n``` \n"""',
+        "x = r'\\d' + '\"\"\"'",
+        'x = \'a\'"""b\n```\n"""',
+        'print("don\'t", \'"""\')',
+        "it's = '",
+    ],
+)
+def test_quotation_marks_are_read_as_python_reads_them(code: str) -> None:
+    assert codes(f"```repl\n{code}\n```\nText.\n```repl\ny = 2\n```") == [code, "y = 2"]
+
+
+@pytest.mark.parametrize(
+    ("reply", "said"),
+    [
+        ("I think.\n```repl\n1/0\n```\n</think>\n\nFINAL(1)", "\n\nFINAL(1)"),
+        ("Okay.</think>\r\nYes", "\nYes"),
+        ("</thinking>\nYes", "\nYes"),
+        ("<think>\na </think>\nb</think>\nc", "\nb</think>\nc"),
+        ('x = "</think>"\n', 'x = "</think>"\n'),
+        ("```repl\nt = '<think>'\n</think>\n```", "```repl\nt = '<think>'\n</think>\n```"),
+        ("the tag `</think>`\nends it", "the tag `</think>`\nends it"),
+    ],
+)
+def test_reasoning_at_the_head_is_no_part_of_what_is_said(reply: str, said: str) -> None:
+    assert spoken(reply) == said
+
+
 def test_an_unclosed_last_block_is_kept_and_marked() -> None:
     assert blocks("```repl\nx = 1\ny = 2") == [Block("repl", "x = 1\ny = 2", False)]
 
@@ -75,7 +110,19 @@ def test_whitespace_inside_a_string_literal_survives() -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "whole"), [("x = 1", True), ("x = (", False), ('x = """a', False), ("", True)]
+    ("code", "whole"),
+    [
+        ("x = 1", True),
+        ("x = (", False),
+        ('x = """a', False),
+        ("", True),
+        ("x = 'a", False),
+        ("# it's (", True),
+        ("x = '('", True),
+        ("x = [\n  1,", False),
+        ("x = f'{a[\"b\"]}'", True),
+        ("x = 'a\ny = 1", True),
+    ],
 )
 def test_whole_code_is_told_from_code_that_was_cut(code: str, whole: bool) -> None:
     assert is_whole(code) is whole
@@ -147,10 +194,29 @@ def test_a_text_that_is_written_as_a_literal_is_read_as_it_was(text: str) -> Non
         "FINAL(x" + ")(" * 250_000,
         'FINAL("' + "\\" * 500_001,
         "<think>" * 100_000,
+        "</think>" * 100_000,
+        '```repl\nx = """\n' + ("a\n" * 8_000 + "```\n") * 60,
+        '```repl\nx = """\n' + ('"""+"""\n' * 2_000 + "```\n") * 60,
+        '```repl\nx = """\n```\n' * 20_000,
+        "```repl\n" + "'\"" * 500_000,
+        "```repl\n" + '\\"' * 500_000,
     ],
-    ids=["open", "quotes", "closed", "faces", "escapes", "thoughts"],
+    ids=[
+        "open",
+        "quotes",
+        "closed",
+        "faces",
+        "escapes",
+        "thoughts",
+        "ends of thoughts",
+        "long string",
+        "many strings",
+        "many blocks",
+        "mixed quotes",
+        "escaped quotes",
+    ],
 )
 def test_a_reply_made_to_keep_the_host_busy_does_not(reply: str) -> None:
     began = time.process_time()
     read(reply, ("repl",), "...", textual=True)
-    assert time.process_time() - began < 2
+    assert time.process_time() - began < 3

@@ -1,8 +1,8 @@
 """A reply -> the code blocks and the textual answers in it. Pure; any text parses.
 
 Fences as in CommonMark (backticks or tildes, three or more, closed by at least as many of the same
-kind), at any indentation. A fence inside a string literal of the code closes nothing: where the
-code up to it ends within a triple-quoted string, the next closing fence is tried.
+kind), at any indentation. A fence inside a triple-quoted string of the code closes nothing, unless
+that string never ends. Takes time in proportion to the reply.
 
 A textual answer is `FINAL(...)` or `FINAL_VAR(...)` at the start of a line, outside every block: not
 within a line, in a quotation, a list or inline code.
@@ -10,20 +10,21 @@ within a line, in a quotation, a list or inline code.
 
 from __future__ import annotations
 
-import io
 import json
 import re
 import textwrap
-import tokenize
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 _OPENING = re.compile(r"^(?P<indent>[ \t]*)(?:[-*+>] +)?(?P<fence>`{3,}(?=[^`]*$)|~{3,})[ \t]*(?P<info>.*)$")
+_MARK = re.compile(r'''\\.|#|"""|\'\'\'|["'()\[\]{}]''')
+"""What tells strings, comments and brackets apart in a line of Python."""
 MAX_CLOSINGS = 50
 """Closing fences tried for one block whose string does not end."""
 _LANGUAGE = re.compile(r"[^\s{}.,:]+")
 _THOUGHT = re.compile(r"\A\s*<(?P<tag>think|thinking)>.*?(?:</(?P=tag)>|\Z)", re.DOTALL)
+_THOUGHT_END = re.compile(r"^[^`\"'\n]*</(?:think|thinking)>[ \t\r]*$", re.MULTILINE)
 _ENDING = re.compile(r"^ {0,3}(?P<name>FINAL|FINAL_VAR)\(")
 _LITERAL = re.compile(
     r'''\s*(?P<raw>[rR]?)(?:"""(?P<a>(?:\\.|[^\\])*?)"""|"(?P<b>(?:\\.|[^"\\\n])*)"'''
@@ -122,7 +123,13 @@ def read(
 
 
 def spoken(text: str) -> str:
-    """The reply without reasoning that its server left at the head of it: what is thought is not said."""
+    """The reply without reasoning that its server left at the head of it: what is thought is not said.
+
+    Where the template of a model opens the reasoning, the reply has its end alone.
+    """
+    end = _THOUGHT_END.search(text)
+    if end is not None and "<think" not in text[: end.start()]:
+        return text[end.end() :]
     return _THOUGHT.sub("", text, 1)
 
 
@@ -159,44 +166,51 @@ def value(text: str) -> Any:
 
 
 def is_whole(code: str) -> bool:
-    """Whether the code could run as it stands, as far as brackets and quotes tell."""
-    try:
-        for _ in tokenize.generate_tokens(io.StringIO(code).readline):
-            pass
-    except (tokenize.TokenError, SyntaxError):
-        return False
-    return True
+    """Whether the code could run as it stands, as far as brackets and quotes tell.
+
+    Not by the standard tokenizer: of some lines its time is the square of their length.
+    """
+    quote, depth = "", 0
+    for line in code.split("\n"):
+        quote, opened = _scanned(line, quote if len(quote) > 1 else "")
+        depth += opened
+    return not quote and depth <= 0
 
 
 def _end(lines: Sequence[str], start: int, fence: str) -> int:
     """The index of the closing line; len(lines) when there is none."""
     closing = re.compile(rf"^[ \t]*{re.escape(fence[0])}{{{len(fence)},}}[ \t]*$")
-    first = None
-    tried = 0
+    quote = ""
+    tried: list[int] = []
     for index in range(start, len(lines)):
-        if closing.match(lines[index]) is None:
-            continue
-        first = index if first is None else first
-        if not _ends_in_string("\n".join(lines[start:index])):
-            return index
-        tried += 1
-        if tried == MAX_CLOSINGS:
+        if closing.match(lines[index]) is not None:
+            if not quote:
+                return index
+            tried.append(index)
+            if len(tried) == MAX_CLOSINGS:
+                break
+        quote, _ = _scanned(lines[index], quote)
+        quote = quote if len(quote) > 1 else ""  # other strings end with their line
+    return tried[0] if tried else len(lines)
+
+
+def _scanned(line: str, quote: str) -> tuple[str, int]:
+    """What is open after a line of Python: the quotation mark, as `quote` was before it, and brackets in sum."""
+    position = depth = 0
+    while found := _MARK.search(line, position):
+        mark, position = found[0], found.end()
+        if quote:
+            if mark.startswith(quote):  # three close one, and leave two
+                quote, position = "", found.start() + len(quote)
+        elif mark == "#":
             break
-    return len(lines) if first is None else first
-
-
-def _ends_in_string(code: str) -> bool:
-    """Whether the code stops within a triple-quoted string."""
-    if "'''" not in code and '"""' not in code:
-        return False
-    try:
-        for _ in tokenize.generate_tokens(io.StringIO(textwrap.dedent(code)).readline):
-            pass
-    except tokenize.TokenError as error:
-        return "string" in str(error.args[0])
-    except SyntaxError:
-        return False
-    return False
+        elif mark in "([{":
+            depth += 1
+        elif mark in ")]}":
+            depth -= 1
+        elif mark[0] != "\\":
+            quote = mark
+    return quote, depth
 
 
 def _dedent(lines: Sequence[str], indent: str) -> str:
