@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pwd
 import stat
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,12 @@ def test_no_environment_variable_changes_a_setting(home: Path, monkeypatch: pyte
         ("record = 1", "record: expected true or false, not 1"),
         ("model = 3", "model: expected a string, not 3"),
         ("model = ", "is not TOML"),
+        ("routes = 3", "routes: expected a list, not 3"),
+        ("routes = ['a']", "routes: expected a table, not ['a']"),
+        ("allow = 'b'", "allow: expected a list, not 'b'"),
+        ("allow = ['b']", "allow goes with [[routes]], and there are none"),
+        ("[[routes]]\nmodl = 'a'", "[[routes]] number 1: unknown key 'modl'; did you mean 'model'?"),
+        ("[[routes]]\nmodel = 'a'\npurpose = 'sub'", "no route serves a root LM at depth 0"),
     ],
 )
 def test_a_wrong_file_is_refused_with_the_place_and_the_remedy(home: Path, text: str, said: str) -> None:
@@ -76,6 +83,30 @@ def test_a_wrong_file_is_refused_with_the_place_and_the_remedy(home: Path, text:
         config.load()
     assert said in str(caught.value)
     assert str(home / "config.toml") in str(caught.value)
+
+
+def test_a_mark_of_its_encoding_is_no_part_of_a_file(home: Path) -> None:
+    (home / "config.toml").write_bytes(b'\xef\xbb\xbfmodel = "x"')
+    assert config.load().settings.model == "x"
+
+
+def test_a_user_without_a_home_is_told_what_to_set_and_needs_it_for_no_key(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(uid: int) -> None:
+        raise KeyError(uid)
+
+    file = home / "config.toml"
+    file.write_text('model = "x"')
+    for variable in ("HOME", "XDG_CONFIG_HOME", "XDG_STATE_HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    assert config.api_key("openai/gpt-5") is None
+    assert config.load(file).settings.model == "x"
+    with pytest.raises(ConfigError, match="no home directory: set XDG_CONFIG_HOME"):
+        config.load()
+    with pytest.raises(ConfigError, match="no home directory: set XDG_STATE_HOME"):
+        config.default_store()
 
 
 def test_a_file_that_was_named_must_exist(home: Path) -> None:

@@ -152,6 +152,8 @@ def test_routes_that_leave_a_call_without_a_model_are_refused(routes: list[Route
         ({"model": ""}, "Route.model"),
         ({"model": 3}, "Route.model"),
         ({"purpose": "compaction"}, 'Route.purpose must be "root" or "sub"'),
+        ({"purpose": "root", "min_characters": 5}, 'Route.purpose "root" goes with no length'),
+        ({"purpose": "root", "max_characters": 0}, 'Route.purpose "root" goes with no length'),
         ({"min_depth": -1}, "Route.min_depth"),
         ({"min_depth": None}, "Route.min_depth"),
         ({"max_depth": 1.0}, "Route.max_depth"),
@@ -231,6 +233,26 @@ def test_a_mistake_in_a_table_is_found_and_named(table: Mapping[str, Any], text:
         Routes.from_table(table)
 
 
+def test_a_model_for_short_prompts_is_no_root_lm() -> None:
+    routes = Routes(
+        [Route("small", max_characters=2_000), Route("long", min_characters=9_000), Route("rest")]
+    )
+    assert [routes.choose("sub", 0, characters=size) for size in (0, 5_000, 9_000)] == [
+        "small",
+        "rest",
+        "long",
+    ]
+    for depth in range(2):
+        assert routes.choose("root", depth) == routes.choose("compaction", depth, characters=10_000) == "rest"
+
+
+def test_a_word_that_names_a_model_and_a_capability_is_refused() -> None:
+    with pytest.raises(ConfigError, match="'vision' is a capability and the name of a model"):
+        Routes([Route("eyes", capability="vision"), Route("vision")])
+    with pytest.raises(ConfigError, match="'code' is a capability"):
+        Routes.of("a", code=model("b"), allow=[model("code")])
+
+
 def test_equal_specs_become_one_model_and_models_stay_what_they_are() -> None:
     made: list[str] = []
     own = model("own")
@@ -254,8 +276,9 @@ def test_equal_specs_become_one_model_and_models_stay_what_they_are() -> None:
 
 ROUTE = st.builds(
     lambda model, purpose, depth, more, capability, size, longer, spent: Route(
-        model, purpose, depth, None if more is None else depth + more, capability, size,
-        None if longer is None else size + longer, spent,
+        model, purpose, depth, None if more is None else depth + more, capability,
+        0 if purpose == "root" else size,
+        None if longer is None or purpose == "root" else size + longer, spent,
     ),
     st.sampled_from(["a", "b", "c"]),
     st.sampled_from(["root", "sub", None]),

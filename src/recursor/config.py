@@ -24,6 +24,7 @@ from recursor.errors import ConfigError
 from recursor.limits import Limits
 from recursor.models import presets
 from recursor.plugins import nearest
+from recursor.routing import Routes
 
 COMMAND_SECONDS = 30
 """A password manager may ask a person; then it should still answer within this."""
@@ -113,7 +114,9 @@ def load(file: Path | None = None, flags: Mapping[str, Any] | None = None) -> Co
             (tree[table] if table else tree)[name] = _checked(key, value, origin)
             origins[key] = origin
     limits = Limits(**tree.pop("limits"))
-    return Config(Settings(**tree, limits=limits), origins)
+    settings = Settings(**tree, limits=limits)
+    _check_routes(settings, origins)
+    return Config(settings, origins)
 
 
 def rows(settings: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -171,12 +174,15 @@ def in_environment(variable: str) -> bool:
 def _xdg(variable: str, fallback: str) -> Path:
     """A directory of ours. The XDG specification says to ignore a relative path."""
     base = Path(os.environ.get(variable) or "")
-    return (base if base.is_absolute() else Path.home() / fallback) / "recursor"
+    try:
+        return (base if base.is_absolute() else Path.home() / fallback) / "recursor"
+    except RuntimeError as error:
+        raise ConfigError(f"this user has no home directory: set {variable}") from error
 
 
 def _toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -214,6 +220,16 @@ def _checked(key: str, value: Any, origin: str) -> Any:
     return converted
 
 
+def _check_routes(settings: Settings, origins: Mapping[str, str]) -> None:
+    if settings.allow and not settings.routes:
+        raise ConfigError(f"{origins['allow']}: allow goes with [[routes]], and there are none")
+    if settings.routes:
+        try:
+            Routes.from_table({"routes": list(settings.routes), "allow": list(settings.allow)})
+        except ConfigError as error:
+            raise ConfigError(f"{origins['routes']}: {error}") from error
+
+
 def _choices(expected: Any) -> tuple[Any, ...]:
     """The values that a Literal takes, alone or beside None; empty for another type."""
     for kind in (expected, *get_args(expected)):
@@ -226,16 +242,16 @@ def _plainly(message: str) -> str:
     """A validator's sentence in the words of a TOML file."""
     message = message.replace(" | null", "").replace("Expected", "expected").partition(", got")[0]
     for ours, theirs in (("`int`", "a whole number"), ("`str`", "a string"), ("`bool`", "true or false"),
-                         ("`float`", "a number")):  # fmt: skip
+                         ("`float`", "a number"), ("`array`", "a list"), ("`object`", "a table")):  # fmt: skip
         message = message.replace(ours, theirs)
     return message
 
 
 def _keys() -> dict[str, Any]:
-    path = keys_file()
     try:
+        path = keys_file()
         mode = stat.S_IMODE(path.stat().st_mode)
-    except OSError:
+    except (OSError, ConfigError):  # there is none
         return {}
     if mode & 0o077:
         raise ConfigError(

@@ -36,7 +36,8 @@ class Route(Generic[M_co]):
         max_depth: the last depth at which it is.
         capability: a word such as "vision", "code" or "long_context". A route that has one is taken
             when code asks for it only; "long_context" with `min_characters` also for what is so long.
-        min_characters: length of the prompt.
+        min_characters: length of the prompt. A route with a length is for plain sub-calls: the prompt of a
+            root LM grows, and begins without its context.
         max_characters: length of the prompt.
         max_spent: US dollars; taken as long as the run, children included, has cost less. When its
             cost is not known, such a route is not taken.
@@ -76,6 +77,8 @@ class Route(Generic[M_co]):
             bound = getattr(self, most)
             if bound is not None and bound < getattr(self, least):
                 raise ConfigError(f"Route.{most} must not be less than its {least}")
+        if self.purpose == "root" and (self.min_characters or self.max_characters is not None):
+            raise ConfigError('Route.purpose "root" goes with no length: the prompt of a root LM grows')
 
     @property
     def name(self) -> str:
@@ -96,6 +99,10 @@ class Route(Generic[M_co]):
         """Whether it is for calls of that purpose at that depth."""
         kind = "sub" if purpose == "sub" else "root"
         deepest = math.inf if self.max_depth is None else self.max_depth
+        if kind == "root" and (
+            self.max_characters is not None or (self.min_characters and not self.capability)
+        ):
+            return False
         return self.purpose in (kind, None) and self.min_depth <= depth <= deepest
 
     def affordable(self, spent: float | None) -> bool:
@@ -121,7 +128,7 @@ class Routes(Generic[M_co]):
         allow: further models that code may ask for by name.
 
     Raises:
-        ConfigError: some call would find no model.
+        ConfigError: some call would find no model, or a word could mean two.
     """
 
     routes: Sequence[Route[M_co]]
@@ -139,6 +146,9 @@ class Routes(Generic[M_co]):
                 if not isinstance(each, kind) or each == "":
                     raise ConfigError(f"Routes.{name} must be a list of {what}, and has {each!r}")
             object.__setattr__(self, name, tuple(given))
+        twice = next((word for word in self.capabilities if word in self.names), None)
+        if twice is not None:
+            raise ConfigError(f"{twice!r} is a capability and the name of a model: code could not say which")
         self._refuse_hole("root", "a root LM")
         self._refuse_hole("sub", "plain sub-calls")
 
