@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from recursor import models
 from recursor.errors import ConfigError, ModelError
-from recursor.models.gate import IN_FLIGHT, Bound, Bucket, Gate, Gated, Rates
+from recursor.models.bound import IN_FLIGHT, Bound
+from recursor.models.gate import Bucket, Gate, Gated, Rates
 from recursor.testing import ModelServer, ScriptedModel, check_model
 from recursor.types import Message, Reply, Schema, Usage
 
@@ -307,6 +308,43 @@ def test_tokens_per_minute_hold_although_nobody_knows_them_before() -> None:
     took = run(main)
     assert took >= 0.85 * 500 * 100 / 100
     assert took <= 1.2 * 500 * 100 / 100
+
+
+def test_usage_below_nothing_buys_no_tokens() -> None:
+    class Giving(Endpoint):
+        async def query(self, *args: Any, **options: Any) -> Reply:
+            await super().query(*args, **options)
+            return Reply("", Usage(-10_000, -5, calls=1), 0.0)
+
+    async def main() -> float:
+        gated = Gated(Giving(), Rates(tokens_per_minute=600))
+        for _ in range(10):
+            await ask(gated)
+        return asyncio.get_running_loop().time()
+
+    assert run(main) > 9 * 20
+
+
+@pytest.mark.parametrize("retry_after", [None, 0.0, -5.0, float("nan")])
+def test_an_endpoint_that_refuses_every_other_call_is_asked_slowly_and_answers_all(
+    retry_after: float | None,
+) -> None:
+    class Alternating(Endpoint):
+        async def query(self, *args: Any, **options: Any) -> Reply:
+            self.refused += 1
+            if self.refused % 2:
+                raise ModelError("no", 429, retry_after, retryable=True)
+            return await super().query(*args, **options)
+
+    endpoint = Alternating()
+
+    async def main() -> float:
+        model = models.Retrying(Gated(endpoint), models.Retries(attempts=200, base=0.01))
+        assert len(await ask_all(model, 200)) == 200
+        return asyncio.get_running_loop().time()
+
+    assert 250 < run(main) < 500
+    assert endpoint.most < 10
 
 
 def test_a_call_of_more_tokens_than_a_minute_has_goes_all_the_same() -> None:

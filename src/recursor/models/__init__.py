@@ -14,7 +14,8 @@ from typing import Any
 from recursor.errors import ConfigError
 from recursor.models.anthropic_messages import VERSION, AnthropicMessages
 from recursor.models.around import Around
-from recursor.models.gate import IN_FLIGHT, Gated, Rates
+from recursor.models.bound import IN_FLIGHT
+from recursor.models.gate import Gated, Rates
 from recursor.models.http import READ_TIMEOUT, Endpoint, Key, close, require_key
 from recursor.models.openai_chat import OpenAIChat
 from recursor.models.presets import PRESETS, Preset, preset_for, split

@@ -151,7 +151,7 @@ class Retrying(Around):
         """Return the seconds to wait; None when the error is final."""
         if not error.retryable or attempt >= self._retries.attempts:
             return None
-        longest, asked = self._retries.longest, error.retry_after or 0.0
+        longest, asked = self._retries.longest, max(0.0, error.retry_after or 0.0)  # 0 for NaN, too
         if asked > longest:
             return None
         jitter = self._uniform(0.0, min(self._retries.base * 2 ** min(attempt - 1, 32), longest))
