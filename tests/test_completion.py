@@ -394,6 +394,16 @@ def test_a_child_that_asks_what_its_parent_asks_is_refused() -> None:
     assert done.usage.calls == 4
 
 
+def test_another_instruction_makes_no_other_question() -> None:
+    code = "try: FINAL(rlm_query('same?', context, instruction='Be brief.'))\nexcept SubcallError as e: FINAL(str(e))"
+    root = ScriptedModel(lambda _: block(code))
+    done = RLM(root, limits=Limits(max_depth=None, max_calls=20), instruction="At length.").completion(
+        "same?", "x"
+    )
+    assert "is being answered already" in done.answer
+    assert done.usage.calls == 1
+
+
 def test_tools_run_on_the_host_with_their_arguments_checked() -> None:
     seen: list[Any] = []
 

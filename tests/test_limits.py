@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from recursor import RLM, Limits
+from recursor import RLM, ConfigError, Limits, ModelError
 from recursor.testing import ListSink, ScriptedModel
 from recursor.types import BlockExecuted, Message, ModelCalled, Reply, StopReason, Usage
 
@@ -168,3 +169,62 @@ def test_limits_of_a_child_are_its_own_and_still_its_parents() -> None:
 def test_wrong_limits_of_a_child_are_an_error_at_the_call(limits: dict[str, Any], said: str) -> None:
     code = f"try: rlm_query('child', limits={limits})\nexcept SubcallError as e: FINAL(str(e))"
     assert said in RLM(root(code), limits=Limits(max_depth=2)).completion("?").answer
+
+
+def test_children_that_wait_for_children_of_their_own_do_not_wait_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("recursor.engine.MAX_CHILDREN", 2)
+
+    def answer(messages: Sequence[Message]) -> str:
+        text = messages[1].content
+        if "Question: leaf" in text:
+            return block("FINAL(context)")
+        if "Question: middle" in text:
+            return block("FINAL(rlm_query_batched(['leaf'] * 3, [context + x for x in 'xyz']))")
+        return block("FINAL(rlm_query_batched(['middle'] * 4, list('abcd')))")
+
+    done = RLM(ScriptedModel(answer), limits=Limits(max_depth=None, max_time=30)).completion("?")
+    assert done.answer == [[a + b for b in "xyz"] for a in "abcd"]
+
+
+@pytest.mark.parametrize("bound", ["max_turns", "max_cell_time"])
+def test_a_child_has_no_larger_limit_than_its_parent(bound: str) -> None:
+    def answer(messages: Sequence[Message]) -> str:
+        if "Question: child" in messages[1].content:
+            return block(
+                "answer['content'] = 'draft'\n" + ("1" if bound == "max_turns" else "while True: pass")
+            )
+        return block(f"FINAL(rlm_query('child', limits={{{bound!r}: 10**9}}))")
+
+    limits = Limits(max_depth=2, max_turns=2, max_cell_time=0.3)
+    done = RLM(ScriptedModel(answer), limits=limits).completion("?")
+    assert (done.answer, done.usage.calls) == ("draft", 4)
+
+
+@pytest.mark.parametrize("cost", [float("nan"), float("inf"), -1.0])
+def test_a_cost_that_is_none_is_unknown_and_stops_a_run_with_max_cost(cost: float) -> None:
+    codes = ("llm_query('a')", "FINAL(llm_query('b'))")
+    asked = sub(cost)
+    assert RLM(root(*codes), sub_model=asked).completion("?").cost is None
+    done = RLM(root(*codes), sub_model=sub(cost), limits=Limits(max_cost=1.0)).completion("?")
+    assert (done.stop_reason, done.cost) == (StopReason.MAX_COST, None)
+
+
+@pytest.mark.parametrize("tokens", [-(10**6), 10**30])
+def test_usage_that_cannot_be_is_held_within_what_can_be(tokens: int, tmp_path: Path) -> None:
+    model = ScriptedModel([Reply(block("FINAL(1)"), Usage(tokens, 1, calls=1), 0.0)])
+    done = RLM(model, store=tmp_path / "runs.db").completion("?")
+    assert 0 <= done.usage.input_tokens <= 1 << 53
+
+
+def test_what_a_models_own_code_raises_is_a_model_error_that_names_the_run() -> None:
+    with pytest.raises(ModelError, match="scripted: KeyError: 'choices'") as failed:
+        RLM(ScriptedModel([KeyError("choices")])).completion("?")
+    assert failed.value.run_id
+
+
+@pytest.mark.parametrize("value", [10**400, float("inf")])
+def test_a_bound_that_no_sum_could_reach_is_refused(value: float) -> None:
+    with pytest.raises(ConfigError, match=r"Limits\.max_tokens|Limits\.max_cost"):
+        Limits(max_cost=value)

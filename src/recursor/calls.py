@@ -3,9 +3,9 @@
 Invariants: a reply is recorded and flushed before it is used; what was sent is settled in the ledger
 exactly once; a call whose reply a journal holds is not made again.
 
-A call's id is a digest of the run's id, the turn, the request, and how many the same were made in
-that turn before. Children's ids are made alike, so an id stands for a place in the tree of runs, and
-the order in which calls at once happen to be answered does not matter.
+A call's id is a digest of the run's id, the turn, the model's name and what it is asked, and how many
+the same were made in that turn before. Children's ids are made alike, so an id stands for a place in the
+tree of runs, and the order in which calls at once happen to be answered does not matter.
 """
 
 from __future__ import annotations
@@ -13,17 +13,19 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from recursor.errors import LimitExceeded, ModelError
+from recursor.errors import LimitExceeded, ModelError, RLMError
 from recursor.ledger import Call, Ledger, Reservation
 from recursor.models.retry import Retries, RetryBudget, Retrying
 from recursor.protocols import Cache, Model, Sink
 from recursor.replay import Replay
 from recursor.types import (
+    CallRefused,
     CallRetried,
     Message,
     ModelCalled,
@@ -35,6 +37,9 @@ from recursor.types import (
     SubcallStarted,
     Usage,
 )
+
+MOST_TOKENS = 1 << 53
+"""No reply is counted with more of any kind."""
 
 
 class Occurrences:
@@ -66,8 +71,12 @@ class Memory:
 
     def reply(self, request: str) -> Reply | None:
         number = self._asked.get(request, 0)
-        self._asked[request] = number + 1
+        self.skip(request)
         return self._cache.reply(request, number)
+
+    def skip(self, request: str, count: int = 1) -> None:
+        """Note replies that the tree got from elsewhere: by its own record."""
+        self._asked[request] = self._asked.get(request, 0) + count
 
 
 def digest(*parts: str | bytes) -> bytes:
@@ -97,6 +106,13 @@ class Caller:
     """Retries of the whole tree; None is no bound."""
     _occurrences: Occurrences = field(default_factory=Occurrences)
 
+    def refused(self, call_id: str, refusal: LimitExceeded) -> None:
+        """Record that a limit did not allow a call."""
+        event = CallRefused(
+            self.run_id, call_id, self.ledger.turns, str(refusal), str(refusal.reason), time.time()
+        )
+        self.sink.emit(event)
+
     def place(self, request: bytes) -> str:
         """The id of a call or child that makes a request now: a place in the tree of runs."""
         turn = self.ledger.turns
@@ -124,17 +140,20 @@ class Metered:
         on_text: Callable[[str], None] | None = None,
     ) -> Reply:
         caller, turn = self.caller, self.caller.ledger.turns
-        request = _request(self.model, messages, schema)
+        content = _content(messages, schema)
+        request = digest(getattr(self.model, "identity", None) or self.name, content)
         size = sum(len(message.content) for message in messages)
         call = Call(self.name, self.purpose, caller.ledger.depth, size, getattr(self.model, "price", None))
-        asked = _Asked(call, caller.run_id, caller.place(request), turn, request.hex())
+        asked = _Asked(call, caller.run_id, caller.place(digest(self.name, content)), turn, request.hex())
         if on_text is None and self.purpose == "root" and caller.stream:
             on_text = lambda text: caller.sink.emit(ReplyText(caller.run_id, turn, text))  # noqa: E731
         recorded = caller.replay.reply(asked.call_id, call, turn)
-        if isinstance(recorded, ModelError):
+        if isinstance(recorded, RLMError):
             raise recorded
         if recorded is None:
             recorded = await self._cached(messages, asked)
+        elif caller.memory:
+            caller.memory.skip(asked.request)
         if recorded is None:
             return await self._ask(messages, schema, on_text, asked)
         if on_text is not None:
@@ -159,7 +178,12 @@ class Metered:
         asked: _Asked,
     ) -> Reply:
         ledger, sink = self.caller.ledger, self.caller.sink
-        reservation = await admitted(ledger, asked.call)
+        try:
+            reservation = await admitted(ledger, asked.call)
+        except LimitExceeded as refusal:
+            if self.purpose == "sub":
+                self.caller.refused(asked.call_id, refusal)
+            raise
         asked.begin()
         reply: Reply | None = None
         error, cut = "cancelled", True  # it may have been paid for
@@ -167,7 +191,7 @@ class Metered:
             if self.purpose == "sub":
                 sink.emit(SubcallStarted(asked.run_id, asked.call_id, asked.turn, self.name))
             async with asyncio.timeout(ledger.time_left()) as bound:
-                reply = await self._retrying(asked).query(messages, schema=schema, on_text=on_text)
+                reply = _sound(await self._retrying(asked).query(messages, schema=schema, on_text=on_text))
         except TimeoutError as failure:
             error = "the time of the run was up" if bound.expired() else str(failure) or "timed out"
             if bound.expired():
@@ -176,7 +200,7 @@ class Metered:
         except ModelError as failure:
             error, cut = str(failure), False
             raise
-        except (SystemExit, KeyboardInterrupt) as failure:  # from a model's own code: the loop must go on
+        except (Exception, SystemExit, KeyboardInterrupt) as failure:  # from a model's own code
             error = f"{type(failure).__name__}: {failure}"
             raise ModelError(f"{self.name}: {error}") from failure
         finally:
@@ -207,13 +231,22 @@ class Metered:
         )
 
 
-def _request(model: Model, messages: Sequence[Message], schema: Schema | None) -> bytes:
-    """A digest of all that a reply depends on."""
-    identity = getattr(model, "identity", None) or model.name
+def _content(messages: Sequence[Message], schema: Schema | None) -> bytes:
+    """A digest of all that a model is asked: what a reply depends on beside the model."""
     wanted = "" if schema is None else json.dumps(schema, sort_keys=True, default=repr)
-    return digest(
-        identity, wanted, *(part for message in messages for part in (message.role, message.content))
-    )
+    return digest(wanted, *(part for message in messages for part in (message.role, message.content)))
+
+
+def _sound(reply: Reply) -> Reply:
+    """The reply, without figures that would make a sum worthless: they come from whatever a provider sends."""
+    counts = asdict(reply.usage)
+    if any(type(count) is not int or not 0 <= count <= MOST_TOKENS for count in counts.values()):
+        known = {name: count for name, count in counts.items() if isinstance(count, int)}
+        usage = Usage(**{name: min(max(0, int(count)), MOST_TOKENS) for name, count in known.items()})
+        reply = replace(reply, usage=usage)
+    if reply.cost is not None and not 0 <= reply.cost < math.inf:  # NaN is neither
+        reply = replace(reply, cost=None)
+    return reply
 
 
 @dataclass(slots=True)

@@ -5,26 +5,24 @@ What a call costs is counted, and what happened is emitted and flushed, before i
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import json
 import time
-import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 from recursor import direct, loop, prompt, record
 from recursor.calls import Caller, Memory, Metered, digest
 from recursor.context import Source, prepare, same
-from recursor.errors import ConfigError, RLMError, SubcallError
+from recursor.errors import ConfigError, LimitExceeded, RLMError, SubcallError
 from recursor.ledger import Call, Ledger
 from recursor.limits import Limits
 from recursor.models.retry import Retries, RetryBudget
-from recursor.protocols import Cache, Journal, Model, Repl, Sandbox, Sink
-from recursor.replay import Replay, ReplayedRepl, Tally
+from recursor.protocols import Cache, Model, Repl, Sandbox, Sink
+from recursor.replay import Past, Replay, ReplayedRepl
 from recursor.routing import Routes
 from recursor.schema import ANYTHING, Shape, shape
+from recursor.slots import Own, Slots
 from recursor.threads import in_thread
 from recursor.tools import Tool
 from recursor.types import (
@@ -95,18 +93,17 @@ class Engine:
     compact_at: int | None = None
     """Tokens of a prompt of the root LM beyond which its old turns give way to a summary; None goes by its window."""
 
-    async def complete(self, task: Task, at: Place | None = None) -> Completion:
+    async def complete(self, task: Task, at: Place) -> Completion:
         """Answer one question; children come back here with their parent.
-
-        Args:
-            at: where in a tree of runs; None begins one.
 
         Raises:
             ModelError: the root LM failed for good. SandboxError: no REPL could be had.
             SubcallError: an ancestor asks the very same.
         """
-        run = Run(self, task, at or Place(uuid.uuid4().hex))
+        run = Run(self, task, at)
         await run.refuse_cycle()
+        if run.at.parent is not None and not run.replay.known:
+            run.at.parent.replay.miss(run.at.parent.ledger.turns, "sub")
         strategy, reason = self._strategy(run)
         if strategy == "direct":
             return await self._answer_directly(run, reason)
@@ -171,10 +168,8 @@ class Place:
 
     run_id: str
     parent: Run | None = None
-    journal: Journal | None = None
-    """What earlier attempts at the tree recorded; None for a first one."""
-    tally: Tally = field(default_factory=Tally)
-    children: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_CHILDREN))
+    past: Past = field(default_factory=Past)
+    slots: Slots = field(default_factory=lambda: Slots(MAX_CHILDREN))
 
 
 class Run:
@@ -190,10 +185,7 @@ class Run:
         self.ledger: Ledger = (
             parent.ledger.child(engine.limits) if parent else Ledger(engine.limits, time.monotonic)
         )
-        self.replay: Replay = Replay(
-            at.journal, at.run_id, self.ledger, at.tally, engine.sink.emit,
-            paid=parent is not None and parent.replay.paid,
-        )  # fmt: skip
+        self.replay: Replay = Replay(at.past, at.run_id, self.ledger, engine.sink.emit)
         self.memory: Memory | None = (
             parent.memory if parent else Memory(engine.cache) if engine.cache else None
         )
@@ -201,7 +193,7 @@ class Run:
             self.id, self.ledger, self.replay, engine.sink, engine.stream, self.memory, engine.retries,
             parent.caller.budget if parent else RetryBudget(engine.retries.budget),
         )  # fmt: skip
-        self._first_child_is_free = True
+        self._own_slot = Own()
         self.model = self.choose("root", wanted=task.wanted)
 
     @property
@@ -251,12 +243,8 @@ class Run:
         """Raise SubcallError when an ancestor has the same model, question and contexts: it would never end."""
         above = self.at.parent
         while above is not None:
-            same = (
-                above.model.name == self.model.name
-                and above.task.question == self.task.question
-                and above.task.instruction == self.task.instruction
-            )
-            if same and await in_thread(_equal, above.task.contexts, self.task.contexts):
+            alike = above.model.name == self.model.name and above.task.question == self.task.question
+            if alike and await in_thread(_equal, above.task.contexts, self.task.contexts):
                 raise SubcallError(
                     "this question over this context is being answered already, by the run that asks; "
                     "ask about a smaller part, ask something else, or answer it in code"
@@ -304,20 +292,29 @@ class Run:
         expected = shape(query.schema, trusted=False)
         task = Task(query.question, contexts, expected, query.instruction or "", query.model)
         child_id = self.caller.place(await in_thread(_identity, engine, task, query))
-        child = self.replay.child(child_id)
-        if child is None:
-            async with self._child_slot():
+        child = self.replay.child(child_id, self.ledger.turns)
+        if child is not None:
+            await self._skip_requests(child_id)
+        else:
+            async with self.at.slots.place(self._own_slot):
                 child = await engine.complete(task, replace(self.at, run_id=child_id, parent=self))
         if child.answer is None and child.stop_reason is not StopReason.ANSWERED:
             raise SubcallError(f"the child RLM ended without an answer: {child.stop_reason}")
         return child.answer
+
+    async def _skip_requests(self, child_id: str) -> None:
+        """Have the cache go on where a child that does not run again left it."""
+        journal = self.at.past.journal
+        if self.memory and journal:
+            for request, count in (await in_thread(journal.requests, child_id)).items():
+                self.memory.skip(request, count)
 
     async def _use(self, call: ToolCall) -> Any:
         tool = self.engine.tools.get(call.name)
         if tool is None:
             raise SubcallError(f"there is no tool {call.name!r}")
         turn, began, started = self.ledger.turns, time.time(), time.monotonic()
-        call_id = self.caller.place(digest("tool", call.name, repr(call.args), repr(call.kwargs)))
+        call_id = self.caller.place(digest("tool", call.name, _ordered(call.args), _ordered(call.kwargs)))
         found = self.replay.result(call_id, turn)
         if found is not None:
             result, error = found
@@ -345,8 +342,18 @@ class Run:
         recursive = batch.recursive and self.may_recurse
         purpose: Purpose = "root" if recursive else "sub"
         model = self.choose(purpose, depth=self.depth + recursive, wanted=batch.model)
-        if not self.replay.active:
+        turn = self.ledger.turns
+        call_id = self.caller.place(digest("batch", f"{batch.count} {recursive}", model.name))
+        refused = self.replay.refusal(call_id, turn)
+        if refused is not None:
+            raise refused
+        if self.replay.reaches(turn):
+            return  # some of it may be paid for
+        try:
             self.ledger.refuse_batch(batch.count, Call(model.name, purpose, self.depth + recursive))
+        except LimitExceeded as refusal:
+            self.caller.refused(call_id, refusal)
+            raise
 
     def _passed_on(self, names: Sequence[str]) -> dict[str, Tool]:
         unknown = [name for name in names if name not in self.engine.tools]
@@ -355,29 +362,15 @@ class Run:
         return {name: self.engine.tools[name] for name in names}
 
     def _limits_for(self, query: RlmQuery) -> Limits:
-        """The limits of a child: those of this run, but for what was asked. It draws from this run's in any case."""
-        own = self.engine.limits
+        """The limits of a child: those of this run, or smaller ones that were asked for."""
+        own, changes = self.engine.limits, dict(query.limits or {})
         try:
-            asked = own.with_changes(query.limits or {})
+            asked = own.with_changes(changes)
         except ConfigError as error:
             raise SubcallError(f"limits: {error}") from None
-        if "max_depth" not in (query.limits or {}) or asked.max_depth is None:
-            return replace(asked, max_depth=own.max_depth)
-        deepest = self.depth + 1 + asked.max_depth
-        return replace(asked, max_depth=deepest if own.max_depth is None else min(own.max_depth, deepest))
-
-    @contextlib.asynccontextmanager
-    async def _child_slot(self) -> AsyncIterator[None]:
-        """Wait for room for a child. Each run has it for one, so that no run waits for its own children's room."""
-        if self._first_child_is_free:
-            self._first_child_is_free = False
-            try:
-                yield
-            finally:
-                self._first_child_is_free = True
-        else:
-            async with self.at.children:
-                yield
+        if "max_depth" in changes and asked.max_depth is not None:  # it counts from the child
+            asked = replace(asked, max_depth=self.depth + 1 + asked.max_depth)
+        return asked.within(own)
 
     # The record ---------------------------------------------------------------------------------
 
@@ -398,7 +391,11 @@ class Run:
     async def recorded(self, started: RunStarted, work: Callable[[], Awaitable[Completion]]) -> Completion:
         async def replayed() -> Completion:
             done = await work()
-            return replace(done, replayed=self.at.tally.replayed, diverged_at=self.replay.diverged_at)
+            past, ledger = self.at.past, self.ledger
+            if self.at.parent is None:
+                past.close(ledger)
+                done = replace(done, usage=ledger.usage, cost=ledger.cost)
+            return replace(done, replayed=past.replayed, diverged_at=self.replay.diverged_at)
 
         return await record.recorded(self.engine.sink, started, self.task.contexts, replayed)
 
@@ -415,6 +412,19 @@ def _identity(engine: Engine, task: Task, query: RlmQuery) -> bytes:
     for source in task.contexts.values():
         parts += [source.form, str(source.size), source.digest() if source.size <= DIGEST_AHEAD else ""]
     return digest("child", *parts)
+
+
+def _ordered(value: Any) -> str:
+    """A text for a plain value that is the same in each process: a set has no order there."""
+    match value:
+        case set() | frozenset():
+            return f"{type(value).__name__}({sorted(map(_ordered, value))})"
+        case dict():
+            return f"{{{', '.join(f'{_ordered(key)}: {_ordered(item)}' for key, item in value.items())}}}"
+        case list() | tuple():
+            return f"{type(value).__name__}({', '.join(map(_ordered, value))})"
+        case _:
+            return repr(value)
 
 
 def _source(context: Any) -> Source:

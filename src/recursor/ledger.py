@@ -247,15 +247,19 @@ class Ledger:
                 return ledger
         return Reservation(call, [(ledger, ledger._reserve(call)) for ledger in self._chain])
 
-    def count(self, call: Call, reply: Reply) -> None:
-        """Count a call that was made before: its reply was recorded."""
-        for ledger in self._chain if not reply.cached else ():
+    def count(self, call: Call, reply: Reply, *, in_root: bool = True) -> None:
+        """Count a call that was made before: its reply was recorded.
+
+        Args:
+            in_root: False where the ledger of the whole tree has counted it already.
+        """
+        for ledger in self._counting(in_root) if not reply.cached else ():
             ledger.calls += 1
             ledger._count(call, reply)
 
-    def count_run(self, usage: Usage, cost: float | None) -> None:
-        """Count all calls of a run that was made before."""
-        for ledger in self._chain:
+    def count_run(self, usage: Usage, cost: float | None, *, in_root: bool = True) -> None:
+        """Count all calls of a run that was made before; `in_root` as in `count`."""
+        for ledger in self._counting(in_root):
             ledger.calls += usage.calls
             ledger.usage += usage
             ledger._priced += cost or 0.0
@@ -366,6 +370,9 @@ class Ledger:
         if not answered:  # cut off: it may have been paid for
             for unit, _, _ in _UNITS:
                 self._assumed[unit] += kind.each(unit) or 0.0
+
+    def _counting(self, in_root: bool) -> tuple[Ledger, ...]:
+        return self._chain if in_root else self._chain[:-1]
 
     def _kind(self, call: Call) -> _Kind:
         kind = self._kinds.get(call.kind)

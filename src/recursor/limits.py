@@ -10,6 +10,9 @@ from typing import Any
 from recursor.errors import ConfigError
 
 _WHOLE = ("max_turns", "max_tokens", "max_depth", "max_calls", "max_subcalls_in_flight", "max_errors")
+_MOST = 1e300
+SHARED = ("max_time", "max_tokens", "max_cost", "max_calls")
+"""Bounds that all runs of a tree use up together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,22 +46,37 @@ class Limits:
     max_errors: int | None = None
 
     def __post_init__(self) -> None:
-        for name in (each.name for each in fields(self)):
+        for name in _NAMES:
             value = getattr(self, name)
             if value is None and name != "max_turns":
                 continue
             whole = name in _WHOLE
             right = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
             least = 0 if name in ("max_cost", "max_depth") else 1 if whole else math.ulp(0.0)
-            if not right or not math.isfinite(value) or value < least:
+            if not right or not least <= value <= _MOST:
                 expected = "a whole number" if whole else "a number"
                 bound = "of at least 1" if whole and least else "of at least 0" if not least else "above 0"
                 raise ConfigError(f"Limits.{name} must be {expected} {bound}, not {value!r}")
 
+    def within(self, other: Limits) -> Limits:
+        """These limits, none of them larger than the other's."""
+        return Limits(**{name: _lesser(getattr(self, name), getattr(other, name)) for name in _NAMES})
+
+    def raised(self, before: Mapping[str, Any]) -> frozenset[str]:
+        """Those of the bounds that a whole tree shares which are larger than they were, by their stop reasons."""
+        pairs = ((name, getattr(self, name), before.get(name)) for name in SHARED)
+        return frozenset(name for name, now, was in pairs if was is not None and (now is None or now > was))
+
     def with_changes(self, changes: Mapping[str, Any]) -> Limits:
         """These limits with other values for some. Raises ConfigError for an unknown name or a bad value."""
-        known = [each.name for each in fields(self)]
         for name in changes:
-            if name not in known:
-                raise ConfigError(f"there is no limit {name!r}, only {', '.join(known)}")
+            if name not in _NAMES:
+                raise ConfigError(f"there is no limit {name!r}, only {', '.join(_NAMES)}")
         return replace(self, **changes)
+
+
+_NAMES = tuple(each.name for each in fields(Limits))
+
+
+def _lesser(one: Any, two: Any) -> Any:
+    return one if two is None else two if one is None else min(one, two)

@@ -62,7 +62,8 @@ class Parts:
 async def run(opening: Sequence[Message], parts: Parts) -> Completion:
     """Run turns until the root LM answers or a limit is reached. It begins with what `prompt.opening` says."""
     ledger = parts.ledger
-    history = compaction.begin([*opening, *prompt.status(parts.dialect, ledger)], parts.compact_at)
+    first = [*opening, *prompt.status(parts.dialect, ledger, parts.recorded(1))]
+    history = compaction.begin(first, parts.compact_at)
     turn: Turn | None = None
     failures = 0
     try:

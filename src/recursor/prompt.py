@@ -96,10 +96,14 @@ def opening(
     return Message("system", printable(system)), Message("user", printable(dialect.wording.ask(asked)))
 
 
-def status(dialect: Dialect, ledger: Ledger) -> tuple[Message, ...]:
-    """What a dialect says at the end of the first prompt, in a message of its own; often nothing."""
+def status(dialect: Dialect, ledger: Ledger, recorded: str | None = None) -> tuple[Message, ...]:
+    """What a dialect says at the end of the first prompt, in a message of its own; often nothing.
+
+    Args:
+        recorded: that message as an earlier attempt at the run had it, which is said again.
+    """
     text = dialect.wording.status(ledger, dialect.submit)
-    return (Message("user", text),) if text else ()
+    return (Message("user", recorded or text),) if text else ()
 
 
 def observation(

@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from recursor.errors import ModelError
+from recursor.errors import LimitExceeded, ModelError, RLMError
 from recursor.types import (
     Completion,
     ContextInfo,
@@ -164,11 +164,17 @@ class Journal(Protocol):
     def result(self, call_id: str) -> tuple[Any, str | None] | None:
         """Result and error of a tool call; None when it did not end."""
 
-    def child(self, run_id: str) -> Completion | None:
-        """The completion of a run that answered; None when it did not."""
+    def refusal(self, run_id: str, call_id: str) -> LimitExceeded | None:
+        """Why a call or a batch was not sent; None when it was, or is not known."""
+
+    def ended(self, run_id: str) -> Completion | RLMError | None:
+        """What a run ended in; None when it did not end, or is not known."""
+
+    def requests(self, run_id: str) -> Mapping[str, int]:
+        """How many replies a run and its children were given to each request."""
 
     def turns(self, run_id: str) -> int:
-        """Turns of a run for which there is a root reply; 0 for a run that is not known."""
+        """The turn of the newest root reply of a run; 0 when there is none."""
 
     def prompt_end(self, run_id: str, turn: int) -> str | None:
         """The last message of the prompt of a turn; None when there was no such turn."""
@@ -177,7 +183,8 @@ class Journal(Protocol):
         """What the clocks of a block showed; empty when it did not end."""
 
     def spent(self, run_id: str) -> tuple[Usage, float | None]:
-        """What the calls of a run and its children used and cost; None when any price is unknown."""
+        """What the calls of a run and its children used and cost, failed sub-calls and attempts that were
+        made again included; None when any price is unknown."""
 
 
 class Cache(Protocol):

@@ -1,4 +1,4 @@
-"""A run between the event of its start and that of its end."""
+"""A run between the event of its start and that of its end, and what of its settings may be recorded."""
 
 from __future__ import annotations
 
@@ -6,12 +6,25 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from recursor.context import Source
 from recursor.errors import RLMError, TrajectoryError
 from recursor.protocols import Sink
 from recursor.threads import in_thread
 from recursor.types import Completion, ContextHashed, RunEnded, RunStarted
+
+PUBLIC_FIELDS = ("api-version", "version")
+"""Fields of a URL's query that are recorded; others may be keys."""
+
+
+def public_url(url: str | None) -> str | None:
+    """The part of an address that may be recorded: without a password, and without keys in its query."""
+    if url is None:
+        return None
+    parts = urlsplit(url)
+    query = urlencode([(name, value) for name, value in parse_qsl(parts.query) if name in PUBLIC_FIELDS])
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, query, ""))
 
 
 async def recorded(

@@ -8,7 +8,9 @@ and `stream` wait for them from the caller's own loop.
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -20,12 +22,14 @@ from recursor.inputs import inputs, recorded_inputs
 from recursor.limits import Limits
 from recursor.models import Retries
 from recursor.protocols import Cache, Model, Sandbox, Sink
+from recursor.record import public_url
+from recursor.replay import Past
 from recursor.routing import Routes
 from recursor.schema import shape
 from recursor.sinks import Fanout, QueueSink
 from recursor.threads import in_thread
 from recursor.tools import Tool, collect
-from recursor.types import Completion, Event
+from recursor.types import Completion, Event, RunEnded, StopReason
 
 
 class RLM:
@@ -104,7 +108,7 @@ class RLM:
             strategy=strategy,
             compact_at=compact_at,
             settings={
-                **routes.table(), "base_url": base_url, "dialect": dialect, "limits": asdict(limits),
+                **routes.table(), "base_url": public_url(base_url), "dialect": dialect, "limits": asdict(limits),
                 "sandbox": sandbox if isinstance(sandbox, str) else type(sandbox).__name__, "strategy": strategy,
                 "instruction": instruction, "compact_at": compact_at,
             },
@@ -168,7 +172,7 @@ class RLM:
 
         Raises:
             ConfigError: no store, other models than recorded, or another context.
-            TrajectoryError: the store holds no such run.
+            TrajectoryError: the store holds no such run, or it is at work.
         """
         return background.run(lambda: self._resume(run_id, context, messages, schema))
 
@@ -218,7 +222,10 @@ class RLM:
     ) -> Completion:
         expected = shape(schema)
         text, contexts = await in_thread(inputs, question, context, messages)
-        return await self._watched(watcher).complete(Task(text, contexts, expected, self._instruction))
+        run_id = uuid.uuid4().hex
+        with self._claimed(run_id):
+            task = Task(text, contexts, expected, self._instruction)
+            return await self._watched(watcher).complete(task, Place(run_id))
 
     async def _resume(
         self, run_id: str, context: Any, messages: Any, schema: Any, watcher: QueueSink | None = None
@@ -231,14 +238,30 @@ class RLM:
             run = await in_thread(journal.root, run_id)
             self._check_models(run.model, run.sub_model)
             expected = shape(run.settings.get("schema") if schema is None else schema)
-            done = journal.child(run.id)
-            if done is not None and watcher is None:
-                return replace(done, answer=expected.accept(done.answer))
-            text, contexts = await in_thread(recorded_inputs, run, context, messages)
-            task = Task(text, contexts, expected, self._instruction)
-            return await self._watched(watcher).complete(task, Place(run.id, journal=journal))
+            done = journal.ended(run.id)
+            if isinstance(done, Completion) and done.stop_reason is StopReason.ANSWERED:
+                done = replace(done, answer=expected.accept(done.answer))
+                if watcher is not None:
+                    watcher.emit(run.start())
+                    watcher.emit(RunEnded(run.id, done, None, run.ended or 0.0))
+                return done
+            with self._claimed(run.id):
+                text, contexts = await in_thread(recorded_inputs, run, context, messages)
+                task = Task(text, contexts, expected, self._instruction)
+                raised = self._engine.limits.raised(run.settings.get("limits", {}))
+                past = await in_thread(Past, journal, run.id, raised)
+                return await self._watched(watcher).complete(task, Place(run.id, past=past))
         finally:
             journal.close()
+
+    def _claimed(self, run_id: str) -> AbstractContextManager[None]:
+        """Keep others from going on with a run meanwhile: it would be paid for twice."""
+        path = getattr(self._store, "path", None)
+        if not isinstance(path, Path):
+            return nullcontext()
+        from recursor.trajectory.claim import claim  # noqa: PLC0415 - as the store
+
+        return claim(path, run_id)
 
     def _watched(self, watcher: QueueSink | None) -> Engine:
         if watcher is None:

@@ -324,6 +324,20 @@ class CallRetried:
 
 
 @dataclass(frozen=True, slots=True)
+class CallRefused:
+    """A limit did not allow a sub-call, or a whole batch of them: nothing was sent."""
+
+    run_id: str
+    call_id: str
+    turn: int
+    error: str
+    reason: str
+    """The value of the `StopReason` that the limit stands for."""
+    time: float
+    """Seconds since the epoch."""
+
+
+@dataclass(frozen=True, slots=True)
 class ToolCalled:
     """Code in the REPL called a function of the host."""
 
@@ -418,6 +432,7 @@ Event: TypeAlias = (
     RunStarted
     | ModelCalled
     | CallRetried
+    | CallRefused
     | ToolCalled
     | Diverged
     | Compacted

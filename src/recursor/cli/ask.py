@@ -50,14 +50,18 @@ def command(question: str, paths: tuple[str, ...], **flags: Any) -> None:
     if not question.strip():
         raise click.UsageError("the question is empty")
     check_paths(paths)
+    again = options.Again.of(flags, paths)
     settings = options.load(flags)
     rlm = make_rlm(settings, output)
     context = read_context(paths)
-    carry_out(settings, output, lambda: rlm.stream(question, context))
+    carry_out(settings, output, again, lambda: rlm.stream(question, context))
 
 
 def carry_out(
-    settings: config.Config, output: options.Output, start: Callable[[], AsyncGenerator[Event, None]]
+    settings: config.Config,
+    output: options.Output,
+    again: options.Again,
+    start: Callable[[], AsyncGenerator[Event, None]],
 ) -> NoReturn:
     """Follow a run, print its answer, and exit with the code that says how it ended."""
     display = progress.choose(settings.settings.limits, quiet=output.quiet)
@@ -67,15 +71,17 @@ def carry_out(
         done = asyncio.run(_follow(start, display))
     except (RLMError, KeyboardInterrupt) as error:
         display.close()
-        sys.exit(exits.report(error, display.tally.run_id if recorded else ""))
+        run_id = display.tally.run_id if recorded else ""
+        sys.exit(exits.report(error, again.command(run_id) if run_id else ""))
     finally:
         display.close()
+    answered = done.stop_reason is StopReason.ANSWERED
     try:
         _print(done, as_json=output.as_json, events_on_stdout=output.jsonl == "-")
     except AnswerLost as error:
-        sys.exit(exits.report(error, done.run_id if recorded else ""))
-    if done.stop_reason is not StopReason.ANSWERED:
-        _say_limit(done, settings.settings.limits, recorded=recorded)
+        sys.exit(exits.report(error, again.command(done.run_id, answered=answered) if recorded else ""))
+    if not answered:
+        _say_limit(done, settings.settings.limits, again if recorded else None)
     sys.exit(exits.of_completion(done))
 
 
@@ -205,7 +211,7 @@ def _write(text: str) -> None:
         raise AnswerLost(f"the answer cannot be written to stdout: {error.strerror}") from error
 
 
-def _say_limit(done: Completion, limits: Limits, *, recorded: bool) -> None:
+def _say_limit(done: Completion, limits: Limits, again: options.Again | None) -> None:
     bounds = {
         StopReason.MAX_TURNS: f"--max-turns {limits.max_turns}",
         StopReason.MAX_TIME: f"--max-time: {seconds(limits.max_time or 0)}",
@@ -216,6 +222,6 @@ def _say_limit(done: Completion, limits: Limits, *, recorded: bool) -> None:
     }
     what = "without an answer" if done.answer is None else "the answer is what there was"
     click.echo(f"a limit ended the run ({bounds[done.stop_reason]}); {what}", err=True)
-    if recorded:
+    if again:
         flag = bounds[done.stop_reason].split()[0].strip(":")
-        click.echo(f"to go on, with more: recursor resume {done.run_id} {flag} ...", err=True)
+        click.echo(f"to go on, with more: {again.command(done.run_id)} {flag} ...", err=True)

@@ -47,11 +47,11 @@ def of_error(error: BaseException) -> int | None:
     return FAILED if isinstance(error, RLMError) else None
 
 
-def report(error: BaseException, run_id: str = "") -> int | None:
+def report(error: BaseException, resume: str = "") -> int | None:
     """Say on stderr how it ended.
 
     Args:
-        run_id: the run that holds what was paid for, where it is recorded.
+        resume: the command that goes on with the run, where it is recorded.
 
     Returns:
         The exit code, or None as `of_error` does.
@@ -60,6 +60,6 @@ def report(error: BaseException, run_id: str = "") -> int | None:
     if code is None:
         return None
     said = "Interrupted." if isinstance(error, KeyboardInterrupt) else f"Error: {error}"
-    hint = f"\nWhat was done until then is recorded. To go on: recursor resume {run_id}" if run_id else ""
+    hint = f"\nWhat was done until then is recorded. To go on: {resume}" if resume else ""
     print(clean(said) + hint, file=sys.stderr)  # noqa: T201
     return code

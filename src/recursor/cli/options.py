@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+import shlex
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -59,6 +60,25 @@ class Output:
     as_json: bool
     jsonl: str | None
     quiet: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """How to say a command once more."""
+
+    paths: tuple[str, ...]
+    flags: tuple[str, ...]
+
+    @staticmethod
+    def of(flags: Mapping[str, Any], paths: Sequence[str]) -> Again:
+        """Keep what `resume` needs beside the run: where it is recorded, and paths that the record cannot name."""
+        named = (("--store", flags.get("store")), ("--config", flags.get("file")))
+        again = [part for flag, value in named if value is not None for part in (flag, str(value))]
+        return Again(tuple(paths) if len(paths) > 1 or "-" in paths else (), tuple(again))
+
+    def command(self, run_id: str, *, answered: bool = False) -> str:
+        """The command that goes on with a run, or gives the answer again that it has."""
+        return shlex.join(["recursor", "resume", run_id, *(() if answered else self.paths), *self.flags])
 
 
 def output(function: F) -> F:

@@ -90,12 +90,13 @@ class Tally:
         self.doing = f"asking {event.model}"
 
     def _call(self, event: ModelCalled) -> None:
-        if event.reply is not None:
+        cached = event.reply is not None and event.reply.cached
+        if event.reply is not None and not cached:
             self.usage += event.reply.usage
             known = self.cost is not None and event.reply.cost is not None
             self.cost = (self.cost or 0.0) + (event.reply.cost or 0.0) if known else None
         if event.purpose == "sub":
-            self.running -= 1
+            self.running -= not cached  # it was never sent
             self.done += event.error is None
             self.failed += event.error is not None
         elif event.run_id == self.run_id:

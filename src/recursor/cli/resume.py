@@ -8,6 +8,7 @@ import click
 
 from recursor.cli import ask, options
 from recursor.errors import ConfigError
+from recursor.record import public_url
 from recursor.trajectory import view
 
 
@@ -27,15 +28,19 @@ def command(run_id: str, paths: tuple[str, ...], **flags: Any) -> None:
     ask.check_paths(paths)
     if flags.get("no_store"):
         raise click.UsageError("a run is resumed from the store, and recorded there")
+    again = options.Again.of(flags, paths)
     loaded = options.load(dict(flags))
     with view.open(loaded.store_path) as recorded:
         run = recorded.run(run_id)
         while run.parent_id is not None:
             run = recorded.run(run.parent_id)
-    settings = options.load(flags, _dotted(run))
+    made = _dotted(run)
+    if made.get("base_url") == public_url(loaded.settings.base_url):
+        made.pop("base_url", None)  # it is recorded without the key that it may hold
+    settings = options.load(flags, made)
     rlm = ask.make_rlm(settings, output)
     context = ask.read_context(paths)
-    ask.carry_out(settings, output, lambda: rlm.stream(context=context, resume=run.id))
+    ask.carry_out(settings, output, again, lambda: rlm.stream(context=context, resume=run.id))
 
 
 def _dotted(run: view.RecordedRun) -> dict[str, Any]:

@@ -4,29 +4,40 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from recursor.errors import ModelError
+from recursor.errors import LimitExceeded, ModelError, RLMError
 from recursor.trajectory.packing import unpack, unpack_value
 from recursor.trajectory.view import RecordedRun, Trajectories
 from recursor.trajectory.view import open as open_view
 from recursor.types import Completion, Reply, StopReason, Usage
 
-_SPENT = """
+_TREE = """
 WITH RECURSIVE tree (id) AS (
   SELECT ? UNION ALL SELECT run.id FROM run JOIN tree ON run.parent_id = tree.id
-)
-SELECT call.usage, call.cost FROM call JOIN tree ON call.run_id = tree.id
-WHERE call.reply IS NOT NULL AND NOT call.cached
-"""
+) """
+_COUNTS = tuple(each.name for each in fields(Usage))
+_SPENT = f"""{_TREE}
+SELECT {", ".join(f"sum(json_extract(call.usage, '$.{name}')) AS {name}" for name in _COUNTS)},
+  total(call.cost) AS cost, count(*) FILTER (WHERE call.reply IS NULL AND call.purpose = 'sub') AS failed,
+  count(*) FILTER (WHERE call.reply IS NOT NULL AND call.cost IS NULL) AS unpriced
+FROM call JOIN tree ON call.run_id = tree.id WHERE NOT call.cut AND NOT call.cached
+"""  # noqa: S608 - all ours
+_AGAIN = f"""{_TREE}
+SELECT count(*) AS attempts FROM event JOIN tree ON event.run_id = tree.id WHERE event.kind = 'CallRetried'
+"""  # noqa: S608 - all ours
+_REQUESTS = f"""{_TREE}
+SELECT call.request AS request, count(*) AS count FROM call JOIN tree ON call.run_id = tree.id
+WHERE call.reply IS NOT NULL GROUP BY call.request
+"""  # noqa: S608 - all ours
 
 
 class StoreJournal:
-    """Implements `Journal` over a store's file. One row is read when it is asked for; nothing is held.
+    """Implements `Journal` over a store's file. Rows are read when they are asked for; refusals alone are held.
 
     Args:
         path: the file.
@@ -37,6 +48,7 @@ class StoreJournal:
 
     def __init__(self, path: Path) -> None:
         self._view = open_view(path)
+        self._refusals: dict[str, dict[str, LimitExceeded]] = {}
 
     def close(self) -> None:
         """Free the file."""
@@ -68,26 +80,40 @@ class StoreJournal:
         error = None if row["error"] is None else unpack(row["error"])
         return unpack_value(row["result_form"], row["result"]), error
 
-    def child(self, run_id: str) -> Completion | None:
-        row = self._view.row("SELECT * FROM run WHERE id = ? AND stop_reason = 'answered'", run_id)
-        if row is None or row["answer_form"] == "repr":
+    def refusal(self, run_id: str, call_id: str) -> LimitExceeded | None:
+        if run_id not in self._refusals:  # at once, since there may be one for each call
+            notes = self._view.notes(run_id, "CallRefused")
+            self._refusals[run_id] = {
+                note["call_id"]: LimitExceeded(note["error"], note["reason"]) for note in notes
+            }
+        return self._refusals[run_id].get(call_id)
+
+    def ended(self, run_id: str) -> Completion | RLMError | None:
+        row = self._view.row("SELECT * FROM run WHERE id = ?", run_id)
+        if row is None or row["ended"] is None or row["answer_form"] == "repr":
             return None
+        if row["error"] is not None:
+            return RLMError(unpack(row["error"]).partition(": ")[2])
         return Completion(
-            unpack_value(row["answer_form"], row["answer"]), StopReason.ANSWERED, _usage(row), row["cost"], run_id,
-            row["turns"], row["duration"], row["model"],
+            unpack_value(row["answer_form"], row["answer"]), StopReason(row["stop_reason"]), _usage(row), row["cost"],
+            run_id, row["turns"], row["duration"], row["model"],
         )  # fmt: skip
+
+    def requests(self, run_id: str) -> dict[str, int]:
+        return {row["request"].hex(): row["count"] for row in self._view.rows(_REQUESTS, run_id)}
 
     def turns(self, run_id: str) -> int:
         row = self._view.row(
-            "SELECT max(turn) AS turns FROM call WHERE run_id = ? AND purpose = 'root' AND reply IS NOT NULL",
+            "SELECT turn FROM call WHERE run_id = ? AND purpose = 'root' AND reply IS NOT NULL "
+            "ORDER BY rowid DESC LIMIT 1",
             run_id,
         )
-        return int(row["turns"] or 0) if row is not None else 0
+        return int(row["turn"]) if row is not None else 0
 
     def prompt_end(self, run_id: str, turn: int) -> str | None:
         row = self._view.row(
             "SELECT node.content AS content FROM call JOIN node ON node.hash = call.leaf "
-            "WHERE call.run_id = ? AND call.purpose = 'root' AND call.turn = ?",
+            "WHERE call.run_id = ? AND call.purpose = 'root' AND call.turn = ? ORDER BY call.rowid DESC LIMIT 1",
             run_id, turn,
         )  # fmt: skip
         return None if row is None else unpack(row["content"])
@@ -99,13 +125,13 @@ class StoreJournal:
         return tuple(json.loads(unpack(row["readings"]))) if row is not None else ()
 
     def spent(self, run_id: str) -> tuple[Usage, float | None]:
-        usage, cost = Usage(), 0.0
-        known = True
-        for row in self._view.rows(_SPENT, run_id):
-            usage += _usage(row)
-            cost += row["cost"] or 0.0
-            known = known and row["cost"] is not None
-        return usage, cost if known else None
+        row = self._view.row(_SPENT, run_id)
+        assert row is not None, "a sum is one row"
+        usage = Usage(*(row[name] or 0 for name in _COUNTS))
+        again = self._view.row(_AGAIN, run_id)
+        assert again is not None, "a count is one row"
+        usage += Usage(calls=row["failed"] + again["attempts"])
+        return usage, None if row["unpriced"] else row["cost"]
 
 
 class StoreCache:

@@ -19,6 +19,7 @@ from recursor.trajectory.packing import dumps, represent
 from recursor.trajectory.view import RecordedCall, RecordedExecution, RecordedRun, RecordedTool, Trajectories
 from recursor.types import (
     BlockExecuted,
+    CallRefused,
     CallRetried,
     Compacted,
     Completion,
@@ -40,6 +41,7 @@ from recursor.types import (
 
 VERSION = 2
 _NOTES: dict[str, Callable[..., Event]] = {
+    "CallRefused": CallRefused,
     "CallRetried": CallRetried,
     "Compacted": Compacted,
     "Diverged": Diverged,
@@ -83,8 +85,9 @@ def export(trajectories: Trajectories, run_id: str, file: IO[str]) -> None:
         TrajectoryError: there is no such run.
     """
     lines = _Lines()
-    for event in _events(trajectories, trajectories.run(run_id)):
-        file.write(dumps(lines.line(event)) + "\n")
+    with trajectories.snapshot():
+        for event in _events(trajectories, trajectories.run(run_id)):
+            file.write(dumps(lines.line(event)) + "\n")
 
 
 def read(file: Iterable[str | bytes]) -> Iterator[dict[str, Any]]:
@@ -219,18 +222,14 @@ def _events(trajectories: Trajectories, run: RecordedRun) -> Iterator[Event]:
     for kind, subject in trajectories.events(run.id):
         match kind:
             case "RunStarted":
-                infos = tuple(context.info for context in run.contexts)
-                yield RunStarted(
-                    run.id, run.parent_id, run.depth, run.question, infos, run.model, run.sub_model, run.isolation,
-                    run.started, run.strategy, run.reason, run.settings,
-                )  # fmt: skip
+                yield run.start()
                 for child in trajectories.children(run.id):
                     yield from _events(trajectories, child)
             case "ModelCalled":
                 yield _model_called(trajectories, calls[str(subject)])
             case "ToolCalled":
                 yield _tool_called(tools[str(subject)])
-            case "CallRetried" | "Compacted" | "Diverged":
+            case _ if kind in _NOTES:
                 yield _NOTES[kind](**next(notes[kind]))
             case "BlockExecuted":
                 yield _block_executed(executions[str(subject)])

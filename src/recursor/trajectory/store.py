@@ -30,6 +30,7 @@ from recursor.protocols import Sink
 from recursor.trajectory.packing import dumps, pack, pack_value
 from recursor.types import (
     BlockExecuted,
+    CallRefused,
     CallRetried,
     Compacted,
     ContextHashed,
@@ -325,14 +326,14 @@ class _Writer:
                     "UPDATE context SET digest = ? WHERE run_id = ? AND name = ?",
                     (event.digest, event.run_id, subject),
                 )
-            case CallRetried() | Compacted() | Diverged():
+            case CallRetried() | CallRefused() | Compacted() | Diverged():
                 data = pack(dumps(asdict(event)))
             case RunEnded():
                 self._ended(event)
         row = (event.run_id, type(event).__name__, subject, data)
-        if event.run_id in self._resumed and data is None:  # what is recorded again stays where it was
-            where = "run_id = ? AND kind = ? AND subject IS ?"
-            if self.connection.execute(f"SELECT 1 FROM event WHERE {where}", row[:3]).fetchone():  # noqa: S608 - ours
+        if event.run_id in self._resumed:  # what is recorded again stays where it was
+            where = "run_id = ? AND kind = ? AND subject IS ? AND data IS ?"
+            if self.connection.execute(f"SELECT 1 FROM event WHERE {where}", row).fetchone():  # noqa: S608 - ours
                 return
         self.connection.execute("INSERT INTO event (run_id, kind, subject, data) VALUES (?, ?, ?, ?)", row)
 
@@ -356,6 +357,9 @@ class _Writer:
         )  # fmt: skip
         if event.resumed:
             self._resumed.add(event.run_id)
+            self.connection.execute(
+                "DELETE FROM event WHERE run_id = ? AND kind = 'RunEnded'", (event.run_id,)
+            )
         for info in event.contexts:
             labels = map(_label, (info.name, info.type, info.size))
             self.connection.execute(

@@ -15,7 +15,7 @@ import msgspec
 from recursor.errors import TrajectoryError
 from recursor.trajectory.packing import unpack, unpack_value
 from recursor.trajectory.store import check_version
-from recursor.types import ContextInfo, Execution, Isolation, Message, Output, StopReason, Usage
+from recursor.types import ContextInfo, Execution, Isolation, Message, Output, RunStarted, StopReason, Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +57,14 @@ class RecordedRun:
     replayed: int
     """Model calls whose replies were recorded before it was resumed."""
     diverged_at: int | None
+
+    def start(self) -> RunStarted:
+        """The event that it began with."""
+        infos = tuple(context.info for context in self.contexts)
+        return RunStarted(
+            self.id, self.parent_id, self.depth, self.question, infos, self.model, self.sub_model, self.isolation,
+            self.started, self.strategy, self.reason, self.settings,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +138,16 @@ class Trajectories:
         """Free the file."""
         self._connection.close()
 
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Have all that is read meanwhile be as of one moment, while others write."""
+        with _readable(self._path):
+            self._connection.execute("BEGIN")
+        try:
+            yield
+        finally:
+            self._connection.rollback()
+
     def runs(self, limit: int | None = None, *, children: bool = False) -> list[RecordedRun]:
         """Return runs, newest first; those that no other run started, unless children are asked for."""
         where = "" if children else "WHERE parent_id IS NULL "
@@ -184,7 +202,7 @@ class Trajectories:
         return [(row["kind"], row["subject"]) for row in rows]
 
     def notes(self, run_id: str, kind: str) -> list[dict[str, Any]]:
-        """Return the fields of all events of a kind that has no table: "CallRetried", "Compacted", "Diverged"."""
+        """Return the fields of all events of a kind that has no table: "Compacted", for one."""
         rows = self.rows("SELECT data FROM event WHERE run_id = ? AND kind = ? ORDER BY number", run_id, kind)
         return [json.loads(unpack(row["data"])) for row in rows]
 
