@@ -228,3 +228,18 @@ def test_what_a_models_own_code_raises_is_a_model_error_that_names_the_run() -> 
 def test_a_bound_that_no_sum_could_reach_is_refused(value: float) -> None:
     with pytest.raises(ConfigError, match=r"Limits\.max_tokens|Limits\.max_cost"):
         Limits(max_cost=value)
+
+
+def test_a_first_call_that_was_cheap_does_not_let_dear_ones_pass_the_bound_at_once() -> None:
+    count = 0
+
+    def answer(_: Sequence[Message]) -> Reply:
+        nonlocal count
+        count += 1
+        return Reply("x", Usage(10, 10, calls=1), 0.001 if count == 1 else 0.1)
+
+    code = "r = llm_query_batched((str(i) for i in range(1000)), return_exceptions=True)"
+    model = ScriptedModel(answer, name="sub", latency=0.01)
+    done = RLM(root(code, "FINAL(1)"), sub_model=model, limits=Limits(max_cost=1.0)).completion("?")
+    assert done.cost is not None
+    assert done.cost <= 1.1

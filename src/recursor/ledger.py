@@ -18,7 +18,9 @@ from recursor.limits import Limits
 from recursor.types import Purpose, Reply, StopReason, Usage
 
 MARGIN = 2.0
-"""A call that is out beside others stands for this many times the most that one like it has used."""
+"""A call that is out beside others stands for this many times the most that one like it has used..."""
+CAUTION = 50.0
+"""... and for that many times more, divided by how many have answered: what one has used says little of the rest."""
 FINISH = 1.5
 """Root calls, as dear as the dearest so far, that sub-calls leave for the root LM to finish with."""
 FINISH_TIME = 0.2
@@ -73,6 +75,11 @@ class _Kind:
     def weight(self, call: Call) -> float:
         """1, or more for a prompt that is longer than any before."""
         return max(1.0, call.size / self.longest)
+
+    @property
+    def margin(self) -> float:
+        """What estimates may be wrong by, as a factor."""
+        return MARGIN * (1 + CAUTION / self.answered) if self.answered else MARGIN
 
     def each(self, unit: int) -> float | None:
         """The most that one call has used; before any has, what the first was expected to."""
@@ -204,8 +211,8 @@ class Ledger:
         if bound is None:
             return None
         used = (self.usage.total_tokens if unit == TOKENS else self._priced) + self._assumed[unit]
-        reserved = sum(kind.out * (kind.each(unit) or 0.0) for kind in self._kinds.values() if kind.out)
-        return bound - used - MARGIN * reserved
+        out = (kind for kind in self._kinds.values() if kind.out)
+        return bound - used - sum(kind.margin * kind.out * (kind.each(unit) or 0.0) for kind in out)
 
     @property
     def last_reply(self) -> StopReason | None:
@@ -326,7 +333,7 @@ class Ledger:
                 continue
             if each is None:  # nobody knows yet what it costs: one goes ahead
                 return bool(self._out)
-            if kind.weight(call) * each * (MARGIN if self._out else 1.0) <= left:
+            if kind.weight(call) * each * (kind.margin if self._out else 1.0) <= left:
                 continue
             if self._out:
                 return True
