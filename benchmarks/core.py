@@ -98,7 +98,7 @@ def main() -> None:
     options = parser.parse_args()
     for system in SYSTEMS:
         env.ensure(system)
-    commit = env.commit()
+    facts = env.machine()
     only = options.only.split(",") if options.only else list(MEASURES)
     with tempfile.TemporaryDirectory() as folder, served() as url:
         why = env.why_not_default(Path(folder))
@@ -107,7 +107,8 @@ def main() -> None:
             for name in only:
                 print(f"{number + 1}/{options.repeats} {name}", file=sys.stderr)
                 MEASURES[name](bench)
-    facts = env.machine() | {"commit": commit if commit == env.commit() else f"{commit} to {env.commit()}"}
+    if facts["commit"] != env.commit():
+        facts["commit"] += f" to {env.commit()}"
     report(bench.results, facts, why, options.repeats, options.out)
 
 

@@ -58,7 +58,7 @@ def environment(home: Path) -> dict[str, str]:
 
 
 def machine() -> dict[str, str]:
-    """Date, hardware and versions."""
+    """Date, hardware, versions, and what else keeps it busy: ask before anything is measured."""
     cpu = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
     memory = int(Path("/proc/meminfo").read_text().split()[1]) >> 20
     now = datetime.datetime.now(datetime.UTC)
@@ -67,6 +67,7 @@ def machine() -> dict[str, str]:
         "machine": f"{os.cpu_count()} cores, {cpu[0].partition(':')[2].strip()}, {memory} GiB",
         "system": f"Linux {platform.release().partition('-')[0]}, Python {platform.python_version()}",
         "commit": commit(),
+        "load before": f"{os.getloadavg()[0]:.1f}",
     }
 
 

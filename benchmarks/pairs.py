@@ -105,10 +105,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
+    facts = machine()
     requests = list(labelled(options.snips))
     jobs = [pairs(name, size, requests, options.seed) for name, size in SIZES.items()]
     jobs.append(counts())
-    report(jobs, options.seed, options.out)
+    report(jobs, facts, options.seed, options.out)
     sys.exit("\n".join(f"{job.name}: {problem}" for job in jobs for problem in job.problems) or 0)
 
 
@@ -197,9 +198,8 @@ def done(name: str, task: Any, context: Any, oracle: Oracle) -> tuple[Any, Calla
     return completion.answer, job
 
 
-def report(jobs: Sequence[Job], seed: int, folder: Path) -> None:
+def report(jobs: Sequence[Job], facts: dict[str, str], seed: int, folder: Path) -> None:
     """Write results as JSON and as Markdown, and print the latter."""
-    facts = machine()
     head = [
         "",
         "context",
