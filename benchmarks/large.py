@@ -61,11 +61,12 @@ def main() -> None:
     parser.add_argument("books", type=Path)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
+    facts = machine()
     with tempfile.TemporaryDirectory() as folder, served() as url:
         home = Path(folder)
         contexts = prepare(options.books, home)
         runs = [ask(name, path, url, home) for name, path in contexts.items()]
-    report(runs, options.out)
+    report(runs, facts, options.out)
     problems = [f"{run.name}: {problem}" for run in runs for problem in run.problems] + compare(runs)
     sys.exit("\n".join(problems) or 0)
 
@@ -183,9 +184,8 @@ def compare(runs: Sequence[Run]) -> list[str]:
     return []
 
 
-def report(runs: Sequence[Run], folder: Path) -> None:
+def report(runs: Sequence[Run], facts: dict[str, str], folder: Path) -> None:
     """Write results as JSON and as Markdown, and print the latter."""
-    facts = machine()
     rows = [
         [
             run.name,
