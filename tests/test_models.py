@@ -237,6 +237,28 @@ async def test_a_reply_without_end_is_an_error_while_memory_is_left(monkeypatch:
             assert not caught.value.retryable
 
 
+@pytest.mark.parametrize(
+    ("status", "kind", "retryable"),
+    [(429, ModelError, True), (503, ModelError, True), (401, AuthenticationError, False)],
+)
+async def test_an_error_whose_text_is_cut_is_known_by_its_status(
+    status: int, kind: type[ModelError], retryable: bool
+) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        head = b"HTTP/1.1 %d No\r\nRetry-After: 7\r\nContent-Length: 1000\r\n\r\n" % status
+        writer.write(head + b'{"error": {"message": "too mu')
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(kind, match="too mu") as caught:
+            await models.resolve("m", base_url=f"http://127.0.0.1:{port}/v1").query(ASK)
+    assert (caught.value.status, caught.value.retryable) == (status, retryable)
+    assert caught.value.retry_after == (7 if retryable else None)
+
+
 async def test_what_the_provider_bills_wins_over_the_price_list() -> None:
     usage = {"prompt_tokens": 1000, "completion_tokens": 1000, "cost": 0.125}
     with ModelServer([]) as server:

@@ -19,6 +19,7 @@ MAX_OUTPUT = 10_000
 """Characters shown of what one block printed."""
 MAX_ERROR = 6_000
 MAX_NOTE = 1_000
+MAX_PATH = 300
 MAX_QUESTION = 4_000
 """Characters shown of the question; a longer one is whole in `question`."""
 
@@ -187,7 +188,8 @@ def clip(output: Output, limit: int = MAX_OUTPUT) -> str:
 
 def described(info: ContextInfo) -> str:
     """One variable, as the root LM is told of it."""
-    origin = f", from {info.source}" if info.source else ""
+    path = info.source if info.source.isprintable() else repr(info.source)  # a name may hold lines
+    origin = f", from {path[-MAX_PATH:]}" if path else ""
     return f"`{info.name}`: {info.type}, {info.size}{origin}\n{info.preview}"
 
 

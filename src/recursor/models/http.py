@@ -213,7 +213,10 @@ class Endpoint:
                 allow_redirects=False,  # another host must not get the key
             ) as response:
                 if response.status != 200:
-                    said = await _read(response, request)
+                    said = b""
+                    with contextlib.suppress(aiohttp.ClientError, TimeoutError):  # the status says enough
+                        async for chunk in _chunks(response, request):
+                            said += chunk
                     if key:  # a short one too: an error is no place for it
                         said = _without(key, said)
                     raise refused(response.status, response.headers, said, request, time.time())
