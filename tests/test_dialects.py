@@ -397,6 +397,17 @@ def test_in_the_last_reply_a_textual_answer_counts_in_every_dialect(
         assert (done.answer, done.turns) == (answer, 2)
 
 
+@pytest.mark.parametrize("limits", [Limits(max_turns=1), Limits(max_calls=2), Limits(max_errors=2)])
+@pytest.mark.parametrize(
+    "said", ["It is 5.", "I would submit it with\n\nFINAL(answer)", "FINAL_VAR(unknown)"]
+)
+def test_what_the_last_reply_says_in_prose_is_kept(limits: Limits, said: str) -> None:
+    done = RLM(scripted("Let me think.", said), limits=limits).completion("?")
+    assert (done.answer, done.turns) == (said, 2)
+    code = RLM(scripted("Let me think.", block("1/0")), limits=limits).completion("?")
+    assert code.answer is None
+
+
 def test_variables_are_named_whatever_code_has_called_list() -> None:
     code = "from collections import Counter\nlist = str = dict = isinstance = 'x'\nc = Counter()\ns = {1}"
     _, _, root = run("reference", block(code), end("reference"))

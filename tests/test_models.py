@@ -616,6 +616,8 @@ async def test_refusals_that_a_caller_can_mend_have_their_own_errors_and_no_retr
     ],
 )
 def test_overflow_is_known_by_what_providers_say(text: str) -> None:
+    large = b"Request too large for gpt-4o on tokens per min (TPM): Limit 30000, Requested 40000."
+    assert isinstance(refused(429, {}, large, Request("m", "http://h", 5), 0.0), ContextOverflow)
     known = refused(413, {}, text.encode(), Request("m", "http://h", 5_000, 1_024), 0.0)
     assert "5,000 characters does not fit m (window: 1,024 tokens): 413" in str(known)
     body = b'{"error": {"message": "%s"}}' % text.encode()

@@ -186,10 +186,10 @@ async def best_answer(turn: Turn | None, reason: StopReason, parts: Parts) -> An
     if turn is not None and turn.submission is not None:
         return turn.submission.value
     draft = await parts.repl.draft()
-    talked = reason in (StopReason.MAX_TURNS, StopReason.MAX_ERRORS)
-    if draft is None and turn is not None and talked and not turn.executions:
-        return parse.spoken(turn.reply.text).strip() or None
-    return draft
+    if draft is not None or turn is None or reason is StopReason.MAX_TIME:  # which nobody was told of
+        return draft
+    codes, _ = parse.read(turn.reply.text, parts.dialect.languages, parts.dialect.submit)
+    return None if codes else parse.spoken(turn.reply.text).strip() or None
 
 
 def completion(answer: Any, reason: StopReason, parts: Parts) -> Completion:

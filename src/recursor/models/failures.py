@@ -39,6 +39,8 @@ _OVERFLOW = re.compile(
     r"|exceed.{0,60}context (window|size|length|limit)|exceeds the maximum number of tokens allowed",
     re.IGNORECASE | re.DOTALL,
 )
+_TOO_LARGE = re.compile(r"request too large|tokens must be reduced", re.IGNORECASE)
+"""A single request above what the account may send in a minute: waiting does not help, a shorter one does."""
 _NO_CREDIT = re.compile(r"insufficient_quota|credit balance is too low|billing_hard_limit", re.IGNORECASE)
 
 
@@ -136,7 +138,8 @@ def _error(
     code = f"{status} " if status else ""
     if status in (401, 403):
         return AuthenticationError(f"{where} does not accept the key: {code}{said}", status)
-    if status in (400, 413, 422, 500, None) and (status == 413 or _OVERFLOW.search(whole)):
+    overflows = status in (400, 422, 500, None) and _OVERFLOW.search(whole)
+    if overflows or status == 413 or (status == 429 and _TOO_LARGE.search(whole)):
         window = f" (window: {request.window:,} tokens)" if request.window else ""
         return ContextOverflow(
             f"the prompt of {request.characters:,} characters does not fit {request.model}{window}: {code}{said}",
