@@ -385,6 +385,18 @@ def test_where_the_opening_fills_the_window_nothing_is_compacted_in_vain() -> No
     assert root.requests == []
 
 
+@pytest.mark.parametrize("density", [1e-6, 0.3, 0.8, 1e6])
+def test_what_is_left_of_a_turn_still_ends_in_the_state_of_the_run(density: float) -> None:
+    state = (
+        "[all 30 turns are used: this is your last reply. Submit the best answer that you can give: FINAL(x)]"
+    )
+    history = replace(begin([Message("system", "s")]), density=density)
+    history = history.grown(
+        [Message("assistant", "a" * 9_000), Message("user", "x" * 9_000 + state)], Usage()
+    )
+    assert plan(history, 0).carried_out("S", "history").prompt[-1].content.endswith(state)
+
+
 def test_a_text_is_clipped_to_any_length() -> None:
     for limit in range(10):
         assert clip(Output("x" * 1_000), limit).count("x") == limit

@@ -19,6 +19,8 @@ LEAST_ROOM = 1_000
 """Tokens beside the opening below which a summary would gain nothing."""
 SHARE = 4
 """The summary, and what is kept as it was, get this part of the room each."""
+LEAST_SHARE = 1_000
+"""Characters that are left of a text in any case: what it ends in, the state of the run, is in them."""
 MAX_SUMMARY = 20_000
 """Characters."""
 REFUSED = 0.6
@@ -174,7 +176,7 @@ def plan(history: History, bound: int) -> Plan:
         bound: tokens that no prompt should pass.
     """
     room = max(LEAST_ROOM, _room(history, bound))
-    share = int(room / SHARE / history.density)
+    share = max(LEAST_SHARE, int(room / SHARE / history.density))
     left, first = share, len(history.turns)
     while first and (left := left - _characters(history.turns[first - 1])) >= 0:
         first -= 1
