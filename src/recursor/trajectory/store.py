@@ -84,8 +84,10 @@ CREATE TABLE execution (
 CREATE TABLE event (
   number INTEGER PRIMARY KEY, run_id TEXT NOT NULL, kind TEXT NOT NULL, subject TEXT, data BLOB
 );
-CREATE INDEX event_run ON event (run_id);
+CREATE INDEX event_run ON event (run_id, kind, subject);
 """
+CHECKPOINT = 8192
+"""Pages of the write-ahead log before it is carried over: keys are digests, and touch pages everywhere."""
 MAX_CACHED_NODES = 4096
 BUSY = 30.0
 """Seconds to wait for another process that writes."""
@@ -222,6 +224,7 @@ def connect(path: Path, durability: str = "normal") -> sqlite3.Connection:
     try:
         _use_wal(connection)
         connection.execute(f"PRAGMA synchronous={'FULL' if durability == 'full' else 'NORMAL'}")
+        connection.execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT}")
         connection.execute("BEGIN IMMEDIATE")
         if check_version(connection, path) == 0:
             for statement in SCHEMA.split(";"):
