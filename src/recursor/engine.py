@@ -5,7 +5,6 @@ What a call costs is counted, and what happened is emitted and flushed, before i
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,7 +12,7 @@ from typing import Any, Literal, TypeAlias
 
 from recursor import direct, loop, prompt, record
 from recursor.calls import Caller, Memory, Metered, digest
-from recursor.context import Source, prepare, same
+from recursor.context import prepare
 from recursor.errors import ConfigError, LimitExceeded, RLMError, SubcallError
 from recursor.ledger import Call, Ledger
 from recursor.limits import Limits
@@ -21,8 +20,9 @@ from recursor.models.retry import Retries, RetryBudget
 from recursor.protocols import Cache, Model, Repl, Sandbox, Sink
 from recursor.replay import Past, Replay, ReplayedRepl
 from recursor.routing import Routes
-from recursor.schema import ANYTHING, Shape, shape
+from recursor.schema import shape
 from recursor.slots import Own, Slots
+from recursor.task import Task, flattened, of_child, ordered
 from recursor.threads import in_thread
 from recursor.tools import Tool
 from recursor.types import (
@@ -49,26 +49,8 @@ COMPACT_AT = 0.75
 """The share of the window that the root LM's history may fill."""
 WINDOW = 128_000
 """Tokens, where the window is not known."""
-MAX_FLATTENED = 1 << 24
-"""Bytes of a context that fit into the prompt of a plain call."""
-DIGEST_AHEAD = 1 << 24
-"""Bytes of a context up to which a child's place in the tree goes by its digest; above, by its size."""
-
 
 Strategy: TypeAlias = Literal["rlm", "direct", "auto"]
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """What one run is asked."""
-
-    question: str
-    contexts: Mapping[str, Source] = field(default_factory=dict)
-    expected: Shape = ANYTHING
-    instruction: str = ""
-    """Added to what the root LM is told."""
-    wanted: str | None = None
-    """The model or capability that code asked for; None takes the route's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +98,7 @@ class Engine:
         if self.tools:
             return "rlm", "there are tools, which code calls"
         most = min(DIRECT, run.window or DIRECT)
-        size = len(run.task.question) + sum(source.size for source in run.task.contexts.values())
+        size = run.task.size
         fits = size <= most
         return (
             "direct" if fits else "rlm",
@@ -243,8 +225,8 @@ class Run:
         """Raise SubcallError when an ancestor has the same model, question and contexts: it would never end."""
         above = self.at.parent
         while above is not None:
-            alike = above.model.name == self.model.name and above.task.question == self.task.question
-            if alike and await in_thread(_equal, above.task.contexts, self.task.contexts):
+            same_model = above.model.name == self.model.name
+            if same_model and await in_thread(above.task.asks_as, self.task):
                 raise SubcallError(
                     "this question over this context is being answered already, by the run that asks; "
                     "ask about a smaller part, ask something else, or answer it in code"
@@ -260,7 +242,7 @@ class Run:
             case RlmQuery() if self.may_recurse:
                 return await self._recurse(subcall)
             case RlmQuery():
-                return await self._ask(await _flattened(subcall))
+                return await self._ask(await in_thread(flattened, subcall))
             case ToolCall():
                 return await self._use(subcall)
             case Batch():
@@ -286,12 +268,8 @@ class Run:
             tools=self._passed_on(query.tools),
             limits=self._limits_for(query),
         )
-        contexts = {} if query.context is None else {"context": await in_thread(_source, query.context)}
-        if len(query.question) > prompt.MAX_QUESTION:
-            contexts["question"] = await in_thread(prepare, query.question)
-        expected = shape(query.schema, trusted=False)
-        task = Task(query.question, contexts, expected, query.instruction or "", query.model)
-        child_id = self.caller.place(await in_thread(_identity, engine, task, query))
+        task = await in_thread(of_child, query)
+        child_id = self.caller.place(await in_thread(task.identity, engine.tools, query.limits))
         child = self.replay.child(child_id, self.ledger.turns)
         if child is not None:
             await self._skip_requests(child_id)
@@ -314,7 +292,7 @@ class Run:
         if tool is None:
             raise SubcallError(f"there is no tool {call.name!r}")
         turn, began, started = self.ledger.turns, time.time(), time.monotonic()
-        call_id = self.caller.place(digest("tool", call.name, _ordered(call.args), _ordered(call.kwargs)))
+        call_id = self.caller.place(digest("tool", call.name, ordered(call.args), ordered(call.kwargs)))
         found = self.replay.result(call_id, turn)
         if found is not None:
             result, error = found
@@ -398,50 +376,3 @@ class Run:
             return replace(done, replayed=past.replayed, diverged_at=self.replay.diverged_at)
 
         return await record.recorded(self.engine.sink, started, self.task.contexts, replayed)
-
-
-def _equal(ones: Mapping[str, Source], others: Mapping[str, Source]) -> bool:
-    """Whether two runs have the same contexts."""
-    return ones.keys() == others.keys() and all(same(source, others[name]) for name, source in ones.items())
-
-
-def _identity(engine: Engine, task: Task, query: RlmQuery) -> bytes:
-    """What a child is asked, as a digest."""
-    parts = [task.wanted or "", task.question, task.instruction, task.expected.text, ",".join(engine.tools)]
-    parts.append(json.dumps(query.limits, sort_keys=True, default=repr))
-    for source in task.contexts.values():
-        parts += [source.form, str(source.size), source.digest() if source.size <= DIGEST_AHEAD else ""]
-    return digest("child", *parts)
-
-
-def _ordered(value: Any) -> str:
-    """A text for a plain value that is the same in each process: a set has no order there."""
-    match value:
-        case set() | frozenset():
-            return f"{type(value).__name__}({sorted(map(_ordered, value))})"
-        case dict():
-            return f"{{{', '.join(f'{_ordered(key)}: {_ordered(item)}' for key, item in value.items())}}}"
-        case list() | tuple():
-            return f"{type(value).__name__}({', '.join(map(_ordered, value))})"
-        case _:
-            return repr(value)
-
-
-def _source(context: Any) -> Source:
-    return context if isinstance(context, Source) else prepare(context)
-
-
-async def _flattened(query: RlmQuery) -> LlmQuery:
-    """A child at the depth limit: one prompt with the context in it."""
-    parts = [query.instruction, query.question]
-    if query.context is not None:
-        context = query.context
-        if isinstance(context, Source):
-            if context.size > MAX_FLATTENED:
-                raise SubcallError(
-                    f"the context has {context.size:,} bytes; at the depth limit this is a plain call, into "
-                    f"which at most {MAX_FLATTENED:,} fit: cut it up"
-                )
-            context = await in_thread(context.value)
-        parts.append(prompt.plain(context))
-    return LlmQuery("\n\n".join(filter(None, parts)), query.model, query.schema)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from recursor import background, models, plugins, prompts
-from recursor.engine import Engine, Place, Strategy, Task
+from recursor.engine import Engine, Place, Strategy
 from recursor.errors import ConfigError
 from recursor.inputs import inputs, recorded_inputs
 from recursor.limits import Limits
@@ -27,6 +27,7 @@ from recursor.replay import Past
 from recursor.routing import Routes
 from recursor.schema import shape
 from recursor.sinks import Fanout, QueueSink
+from recursor.task import Task
 from recursor.threads import in_thread
 from recursor.tools import Tool, collect
 from recursor.types import Completion, Event, RunEnded, StopReason

@@ -1,0 +1,103 @@
+"""What one run is asked; how a child's is made of what code said, and told from others."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from recursor import prompt
+from recursor.calls import digest
+from recursor.context import Source, prepare, same
+from recursor.errors import SubcallError
+from recursor.schema import ANYTHING, Shape, shape
+from recursor.types import LlmQuery, RlmQuery
+
+MAX_FLATTENED = 1 << 24
+"""Bytes of a context that fit into the prompt of a plain call."""
+DIGEST_AHEAD = 1 << 24
+"""Bytes of a context up to which a child's place in the tree goes by its digest; above, by its size."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What one run is asked."""
+
+    question: str
+    contexts: Mapping[str, Source] = field(default_factory=dict)
+    expected: Shape = ANYTHING
+    instruction: str = ""
+    """Added to what the root LM is told."""
+    wanted: str | None = None
+    """The model or capability that code asked for; None takes the route's."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of question and contexts, as encoded."""
+        return len(self.question) + sum(source.size for source in self.contexts.values())
+
+    def asks_as(self, other: Task) -> bool:
+        """Whether question and contexts are the same. Blocks; call it in a thread."""
+        return (
+            self.question == other.question
+            and self.contexts.keys() == other.contexts.keys()
+            and all(same(source, other.contexts[name]) for name, source in self.contexts.items())
+        )
+
+    def identity(self, tools: Iterable[str], limits: Mapping[str, Any] | None) -> bytes:
+        """A digest of what a child is asked, and with what. Blocks; call it in a thread."""
+        parts = [self.wanted or "", self.question, self.instruction, self.expected.text, ",".join(tools)]
+        parts.append(json.dumps(limits, sort_keys=True, default=repr))
+        for source in self.contexts.values():
+            parts += [source.form, str(source.size), source.digest() if source.size <= DIGEST_AHEAD else ""]
+        return digest("child", *parts)
+
+
+def of_child(query: RlmQuery) -> Task:
+    """The task of a child. Blocks; call it in a thread.
+
+    Raises:
+        ConfigError: the schema or the context is none.
+    """
+    contexts = {} if query.context is None else {"context": _source(query.context)}
+    if len(query.question) > prompt.MAX_QUESTION:
+        contexts["question"] = prepare(query.question)
+    expected = shape(query.schema, trusted=False)
+    return Task(query.question, contexts, expected, query.instruction or "", query.model)
+
+
+def flattened(query: RlmQuery) -> LlmQuery:
+    """A child at the depth limit: one prompt with the context in it. Blocks; call it in a thread.
+
+    Raises:
+        SubcallError: the context is too large for that.
+    """
+    parts, context = [query.instruction, query.question], query.context
+    if isinstance(context, Source):
+        if context.size > MAX_FLATTENED:
+            raise SubcallError(
+                f"the context has {context.size:,} bytes; at the depth limit this is a plain call, into "
+                f"which at most {MAX_FLATTENED:,} fit: cut it up"
+            )
+        context = context.value()
+    if query.context is not None:
+        parts.append(prompt.plain(context))
+    return LlmQuery("\n\n".join(filter(None, parts)), query.model, query.schema)
+
+
+def ordered(value: Any) -> str:
+    """A text for a plain value that is the same in each process: a set has no order there."""
+    match value:
+        case set() | frozenset():
+            return f"{type(value).__name__}({sorted(map(ordered, value))})"
+        case dict():
+            return f"{{{', '.join(f'{ordered(key)}: {ordered(item)}' for key, item in value.items())}}}"
+        case list() | tuple():
+            return f"{type(value).__name__}({', '.join(map(ordered, value))})"
+        case _:
+            return repr(value)
+
+
+def _source(context: Any) -> Source:
+    return context if isinstance(context, Source) else prepare(context)
