@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from recursor import RLM, ConfigError, Limits, ModelError
+from recursor.slots import Own, Slots
 from recursor.testing import ListSink, ScriptedModel
 from recursor.types import BlockExecuted, Message, ModelCalled, Reply, StopReason, Usage
 
@@ -243,3 +246,30 @@ def test_a_first_call_that_was_cheap_does_not_let_dear_ones_pass_the_bound_at_on
     done = RLM(root(code, "FINAL(1)"), sub_model=model, limits=Limits(max_cost=1.0)).completion("?")
     assert done.cost is not None
     assert done.cost <= 1.1
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.booleans()), max_size=40), st.integers(0, 3))
+@settings(max_examples=60, deadline=None)
+def test_places_for_children_come_back_whatever_is_cancelled(
+    work: list[tuple[int, bool]], shared: int
+) -> None:
+    async def main() -> None:
+        slots, runs = Slots(shared), [Own() for _ in range(4)]
+
+        async def child(run: int) -> None:
+            async with slots.place(runs[run]):
+                await asyncio.sleep(0)
+                await asyncio.sleep(0)
+
+        tasks = [(asyncio.create_task(child(run)), cancelled) for run, cancelled in work]
+        await asyncio.sleep(0)
+        for number, (task, cancelled) in enumerate(tasks):
+            if cancelled:
+                task.cancel()
+            if number % 3 == 0:
+                await asyncio.sleep(0)
+        await asyncio.wait_for(asyncio.gather(*(task for task, _ in tasks), return_exceptions=True), 10)
+        assert slots.free == shared
+        assert not any(own.taken for own in runs)
+
+    asyncio.run(main())

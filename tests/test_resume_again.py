@@ -363,6 +363,44 @@ def test_an_export_of_a_resumed_run_is_in_order_and_of_one_moment(tmp_path: Path
     assert (events[0], events[-1], events.count("run_ended")) == ("run_started", "run_ended", 1)
 
 
+def test_an_export_beside_a_run_that_is_recorded_is_of_one_moment(tmp_path: Path) -> None:
+    import io
+
+    store, rounds = tmp_path / "runs.db", threading.Event()
+    lines: list[str] = []
+
+    def export_now(messages: Sequence[Message]) -> str:
+        class Slow(io.StringIO):
+            def write(self, text: str) -> int:
+                if not self.tell():
+                    rounds.set()  # the run goes on while the first line is written
+                    finished.wait(20)
+                return super().write(text)
+
+        out = Slow()
+        with view.open(store) as recorded:
+            jsonl.export(recorded, recorded.runs()[0].id, out)
+        lines.extend(out.getvalue().splitlines())
+        return ""
+
+    finished = threading.Event()
+
+    def turn(messages: Sequence[Message]) -> str:
+        number = sum(each.role == "assistant" for each in messages)
+        if number == 1:
+            exporting.start()
+            assert rounds.wait(20)
+        return block("print(llm_query('a'))" if number < 3 else "FINAL(1)")
+
+    exporting = threading.Thread(target=export_now, args=((),))
+    done = made(turn, shout, store).completion("?")
+    finished.set()
+    exporting.join(20)
+    events = [json.loads(line)["event"] for line in lines]
+    assert done.answer == 1
+    assert (events[0], events.count("model_called"), "run_ended" in events) == ("run_started", 2, False)
+
+
 def test_ctrl_c_in_a_batch_prints_a_command_that_goes_on(tmp_path: Path) -> None:
     asked: Counter[str] = Counter()
     enough = threading.Event()
