@@ -12,7 +12,7 @@ from recursor import RLM, Limits, StopReason, prompt, prompts
 from recursor.protocols import Repl
 from recursor.sandboxes.inprocess import InProcessSandbox
 from recursor.testing import ListSink, ScriptedModel
-from recursor.types import BlockExecuted, Message, Reply, Usage
+from recursor.types import BlockExecuted, CallStyle, Message, Reply, Usage
 
 DIALECTS = ["default", "reference", "paper", "async"]
 SUBMIT = {
@@ -113,16 +113,32 @@ def test_prompts_only_grow_and_keep_their_opening_in_every_dialect(dialect: str)
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-def test_only_the_dialect_that_says_so_opens_its_repl_for_await(dialect: str) -> None:
-    opened: list[bool] = []
+def test_each_dialect_opens_its_repl_for_its_way_to_call(dialect: str) -> None:
+    opened: list[str] = []
 
     class Watched(InProcessSandbox):
-        async def open(self, *, asynchronous: bool = False, **options: Any) -> Repl:
-            opened.append(asynchronous)
-            return await super().open(asynchronous=asynchronous, **options)
+        async def open(self, *, calls: CallStyle = "plain", **options: Any) -> Repl:
+            opened.append(calls)
+            return await super().open(calls=calls, **options)
 
     run(dialect, end(dialect), sandbox=Watched())
-    assert opened == [dialect == "async"]
+    assert opened == [{"async": "await", "default": "plain"}.get(dialect, "reference")]
+
+
+@pytest.mark.parametrize("dialect", ["reference", "paper"])
+@pytest.mark.parametrize(
+    "call",
+    [
+        "rlm_query('q')", "rlm_query(prompt='q')", "rlm_query('q', 'sub')", "rlm_query('q', model='sub')",
+        "rlm_query_batched(['q'])[0]", "rlm_query_batched(prompts=['q'])[0]", "rlm_query_batched(['q'], 'sub')[0]",
+        "llm_query(prompt='q')", "llm_query('q', 'sub')", "llm_query_batched(prompts=['q'], model='sub')[0]",
+        "rlm_query('q', context='more')",
+    ],
+)  # fmt: skip
+def test_calls_as_the_reference_implementation_has_them_work(dialect: str, call: str) -> None:
+    root = ScriptedModel([f"```repl\nanswer['content'] = {call}\nanswer['ready'] = True\n```"], name="root")
+    sub = ScriptedModel(["by sub"], name="sub")
+    assert RLM(root, sub_model=sub, dialect=dialect).completion("?", "data").answer == "by sub"
 
 
 @pytest.mark.parametrize("dialect", ["reference", "paper"])

@@ -332,7 +332,7 @@ async def test_contexts_may_come_from_an_iterator(bench: Bench) -> None:
 @pytest.fixture
 async def awaiting() -> AsyncIterator[Bench]:
     """A REPL in which the plain names are for `await`."""
-    repl = await ProcessSandbox().open(asynchronous=True)
+    repl = await ProcessSandbox().open(calls="await")
     yield Bench(repl)
     await repl.close()
 

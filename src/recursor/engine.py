@@ -120,7 +120,7 @@ class Engine:
         task = run.task
         size = sum(source.size for source in task.contexts.values())
         repl = await self.sandbox.open(
-            tools=list(self.tools), context_size=size, seed=run.seed, asynchronous=self.dialect.asynchronous
+            tools=list(self.tools), context_size=size, seed=run.seed, calls=self.dialect.calls
         )
 
         async def remember(name: str, messages: Sequence[Message]) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from recursor.ledger import DOLLARS, TOKENS, Ledger
-from recursor.types import ContextInfo, Execution, Message, Output, StopReason, Turn
+from recursor.types import CallStyle, ContextInfo, Execution, Message, Output, StopReason, Turn
 
 MAX_OUTPUT = 10_000
 """Characters shown of what one block printed."""
@@ -65,8 +65,8 @@ class Dialect:
     wording: Wording
     textual: bool = False
     """Whether `FINAL(...)` and `FINAL_VAR(...)` outside code submit an answer."""
-    asynchronous: bool = False
-    """Whether `llm_query` and its like are for `await`."""
+    calls: CallStyle = "plain"
+    """How `llm_query` and its like are called."""
 
 
 def opening(

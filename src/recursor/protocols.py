@@ -10,6 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from recursor.errors import LimitExceeded, ModelError, RLMError
 from recursor.types import (
+    CallStyle,
     Completion,
     ContextInfo,
     Event,
@@ -136,7 +137,7 @@ class Sandbox(Protocol):
         tools: Sequence[str] = (),
         context_size: int = 0,
         seed: int = 0,
-        asynchronous: bool = False,
+        calls: CallStyle = "plain",
     ) -> Repl:
         """Start a REPL.
 
@@ -144,7 +145,7 @@ class Sandbox(Protocol):
             tools: names of host functions to bind.
             context_size: bytes that will be loaded, so that memory bounds leave room for them.
             seed: of all randomness in it: the same seed and the same code give the same values.
-            asynchronous: whether `llm_query` and its like are for `await`, as their twins are.
+            calls: how `llm_query` and its like are called.
 
         Raises:
             IsolationUnavailable: the wanted isolation cannot be had; the text names the remedy.

@@ -12,6 +12,9 @@ from typing import Any, Literal, TypeAlias
 
 Purpose: TypeAlias = Literal["root", "sub", "compaction"]
 """What a model call is for: the next reply of the root LM, a plain sub-call, a summary of old turns."""
+CallStyle: TypeAlias = Literal["plain", "await", "reference"]
+"""How the plain names of sub-calls are called in a REPL: as this engine's functions are; for `await`; or with the
+arguments of the reference implementation, `rlm_query(prompt, model=None)`."""
 Role: TypeAlias = Literal["system", "user", "assistant"]
 Schema: TypeAlias = Mapping[str, Any]
 """A JSON Schema (draft 2020-12) as Python values."""

@@ -18,9 +18,9 @@ _TEXTUAL = "outside code, on a line of its own, FINAL(your answer) or FINAL_VAR(
 
 _DIALECTS: dict[str, Callable[[str], Dialect]] = {
     "default": lambda text: Dialect("default", text, _PYTHON, _IN_CODE, PLAIN),
-    "async": lambda text: Dialect("async", text, _PYTHON, _IN_CODE, PLAIN, asynchronous=True),
-    "reference": lambda text: Dialect("reference", text, ("repl",), _ANSWER, REFERENCE),
-    "paper": lambda text: Dialect("paper", text, ("repl",), _TEXTUAL, PAPER, textual=True),
+    "async": lambda text: Dialect("async", text, _PYTHON, _IN_CODE, PLAIN, calls="await"),
+    "reference": lambda text: Dialect("reference", text, ("repl",), _ANSWER, REFERENCE, calls="reference"),
+    "paper": lambda text: Dialect("paper", text, ("repl",), _TEXTUAL, PAPER, textual=True, calls="reference"),
 }
 
 

@@ -25,7 +25,7 @@ from recursor.sandboxes.guest.capture import Capture
 from recursor.sandboxes.guest.channel import Channel
 from recursor.sandboxes.link import Worker
 from recursor.sandboxes.repl import WireRepl
-from recursor.types import Isolation
+from recursor.types import CallStyle, Isolation
 
 _captures: dict[int, Capture] = {}
 
@@ -50,12 +50,12 @@ class InProcessSandbox:
         tools: Sequence[str] = (),
         context_size: int = 0,  # noqa: ARG002
         seed: int = 0,  # noqa: ARG002
-        asynchronous: bool = False,
+        calls: CallStyle = "plain",
     ) -> Repl:
         async def spawn() -> Worker:
             return _Thread()
 
-        repl = WireRepl(spawn, ISOLATION, tools, asynchronous=asynchronous)
+        repl = WireRepl(spawn, ISOLATION, tools, calls=calls)
         await repl.start()
         return repl
 

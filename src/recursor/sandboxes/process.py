@@ -13,6 +13,7 @@ from recursor.sandboxes import jail
 from recursor.sandboxes.link import Worker
 from recursor.sandboxes.repl import WireRepl
 from recursor.threads import in_thread
+from recursor.types import CallStyle
 
 MEMORY = 2 << 30
 """Bytes that a REPL may allocate, beside what its context needs."""
@@ -40,7 +41,7 @@ class ProcessSandbox:
         tools: Sequence[str] = (),
         context_size: int = 0,
         seed: int = 0,
-        asynchronous: bool = False,
+        calls: CallStyle = "plain",
     ) -> Repl:
         memory = self._memory + PER_CONTEXT_BYTE * context_size
         zygote = await in_thread(jail.shared)
@@ -49,7 +50,7 @@ class ProcessSandbox:
             start = partial(jail.spawn, memory=memory, scratch=self._scratch)
             return await in_thread(start, discard=jail.Spawned.close)
 
-        repl = WireRepl(spawn, zygote.isolation(memory), tools, asynchronous=asynchronous, seed=seed)
+        repl = WireRepl(spawn, zygote.isolation(memory), tools, calls=calls, seed=seed)
         try:
             await repl.start()
         except BaseException:

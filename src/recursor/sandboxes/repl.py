@@ -19,7 +19,7 @@ from recursor.protocols import Source, Subcalls
 from recursor.sandboxes import wire
 from recursor.sandboxes.link import Clock, Link, Worker, decoded
 from recursor.threads import in_thread
-from recursor.types import ContextInfo, Execution, Isolation, Output, Submission
+from recursor.types import CallStyle, ContextInfo, Execution, Isolation, Output, Submission
 
 GRACE = 1.0
 """Seconds between the interrupt and the kill."""
@@ -41,7 +41,7 @@ class WireRepl:
         spawn: starts a worker; used again when one died.
         isolation: what is in force for its workers.
         tools: names of host functions to bind.
-        asynchronous: whether the plain names of sub-calls are for `await`.
+        calls: how the plain names of sub-calls are called.
         seed: of all randomness in it; None where a worker cannot keep it, nor repeat what its clocks showed.
     """
 
@@ -51,13 +51,13 @@ class WireRepl:
         isolation: Isolation,
         tools: Sequence[str],
         *,
-        asynchronous: bool = False,
+        calls: CallStyle = "plain",
         seed: int | None = None,
     ) -> None:
         self._spawn = spawn
         self.isolation = isolation
         self._tools = list(tools)
-        self._asynchronous = asynchronous
+        self._style = calls
         self._seed = seed
         self._births = itertools.count()
         self._sources: dict[str, Source] = {}
@@ -72,7 +72,7 @@ class WireRepl:
         await self._link.open(START)
         # A worker that is born again does not repeat the randomness of the one that died.
         seed = None if self._seed is None else f"{self._seed}/{next(self._births)}"
-        setup = {"op": "setup", "tools": self._tools, "asynchronous": self._asynchronous, "seed": seed}
+        setup = {"op": "setup", "tools": self._tools, "calls": self._style, "seed": seed}
         self._link.send(setup)
         for name, source in self._sources.items():
             await self._load(self._link, name, source)

@@ -175,7 +175,7 @@ async def _check_handover(repl: Repl) -> None:
 
 
 async def _check_asynchronous(sandbox: Sandbox) -> None:
-    repl = await sandbox.open(asynchronous=True)
+    repl = await sandbox.open(calls="await")
     try:
         await _shows(repl, "await llm_query('a'), await allm_query('b')", "('a', 'b')\n")
         await _shows(repl, "await llm_query_batched(['a', 'b'])", "['a', 'b']\n")

@@ -19,7 +19,7 @@ from .channel import MAX_BODY, Channel, SubcallError, header_start
 from .handover import INLINE, Handover
 
 _PLAIN = ("llm_query", "llm_query_batched", "rlm_query", "rlm_query_batched")
-"""Names that are for `await` where a REPL is asynchronous, as their twins with an "a" always are."""
+"""Names that may be for `await`, as their twins with an "a" always are."""
 _MISSING = object()
 
 
@@ -112,10 +112,14 @@ class Names:
             self._reserved[function.__name__] = _plain_function(function, function.__name__)
         namespace.update(self._reserved)
 
-    def make_asynchronous(self) -> None:
-        """Let the plain names of sub-calls be functions to `await`."""
-        for name in _PLAIN:
-            self.reserve(name, _plain_function(getattr(self, f"a{name}"), name))
+    def call_in_style(self, style: str) -> None:
+        """Let the plain names of sub-calls be functions to `await`, or take the arguments that they have elsewhere."""
+        if style == "await":
+            for name in _PLAIN:
+                self.reserve(name, _plain_function(getattr(self, f"a{name}"), name))
+        elif style == "reference":
+            self.reserve("rlm_query", _plain_function(self._reference_query, "rlm_query"))
+            self.reserve("rlm_query_batched", _plain_function(self._reference_batch, "rlm_query_batched"))
 
     def load(self, name: str, value: Any) -> None:
         """Bind a name to a value that came from the host."""
@@ -294,6 +298,14 @@ class Names:
         """`rlm_query_batched` for `await`."""
         fields = self._rlm_fields(model, schema, tools, instruction, limits)
         return await self._rlm_batch(questions, contexts, fields).gather_async(return_exceptions)
+
+    def _reference_query(self, prompt: str, model: str | None = None, **more: Any) -> Any:
+        """Ask a child RLM with its own REPL."""
+        return self.rlm_query(prompt, model=model, **more)
+
+    def _reference_batch(self, prompts: Iterable[str], model: str | None = None, **more: Any) -> list[Any]:
+        """Ask many child RLMs at once; return the results in order."""
+        return self.rlm_query_batched(prompts, model=model, **more)
 
     def FINAL(self, value: Any) -> None:  # noqa: N802 - the name that models are trained on
         """Submit the answer: any plain value, of any size. Ends the run."""

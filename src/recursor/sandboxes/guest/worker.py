@@ -86,8 +86,7 @@ class Worker:
     def _setup(self, header: dict[str, Any], _body: bytes) -> None:
         for name in header["tools"]:
             self._names.reserve_tool(name)
-        if header["asynchronous"]:
-            self._names.make_asynchronous()
+        self._names.call_in_style(header["calls"])
         if header["seed"] is not None:
             replay.seed(header["seed"])
             self._clocks = replay.Clocks()
