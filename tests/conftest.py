@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +14,9 @@ import pytest
 from recursor import plugins
 from recursor.errors import SubcallError
 from recursor.protocols import Repl
+from recursor.sandboxes import inprocess
 from recursor.sandboxes.process import ProcessSandbox
+from recursor.sandboxes.stream import CommandSandbox
 from recursor.types import Batch, Execution, LlmQuery, RlmQuery, Subcall, ToolCall
 
 
@@ -71,7 +76,18 @@ class Bench:
         return execution.submission.value
 
 
-@pytest.fixture(params=["process", "inprocess"])
+class PlainSandbox(CommandSandbox):
+    """A worker that only bytes reach, and that nothing holds in: what streams do, without a place to reach."""
+
+    def __init__(self) -> None:
+        isolation = replace(inprocess.ISOLATION, sandbox="plain")
+        super().__init__((), isolation=isolation, executable=sys.executable, environment=dict(PLAIN))
+
+
+PLAIN = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8"}
+
+
+@pytest.fixture(params=["process", "inprocess", "conftest:PlainSandbox"])
 async def bench(request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
     """A REPL in each sandbox: what it does must not depend on where it runs."""
     sandbox = plugins.load("recursor.sandboxes", request.param)()

@@ -106,8 +106,21 @@ class Room(HandedSource):
         self.descriptor = os.memfd_create("recursor-room", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         super().__init__("bytes", self.descriptor, size)
         self.sealed = False
+        self._filled: int | None = None
+        """Bytes that came by frames; None while none did."""
         os.ftruncate(self.descriptor, size)
         fcntl.fcntl(self.descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW)
+
+    def fill(self, data: bytes) -> bool:
+        """Put bytes after those before, for a worker that cannot; return whether there was space."""
+        filled = self._filled or 0
+        if self.sealed or filled + len(data) > self.size:
+            return False
+        try:
+            self._filled = filled + os.pwrite(self.descriptor, data, filled)
+        except OSError:
+            return False
+        return self._filled == filled + len(data)
 
     def seal(self, form: str) -> None:
         """End the worker's access. Blocks; call it in a thread.
@@ -123,7 +136,7 @@ class Room(HandedSource):
                 fcntl.fcntl(self.descriptor, fcntl.F_ADD_SEALS, seals)
             except OSError as error:
                 raise SandboxError(f"the context is still being written ({error.strerror})") from error
-            if os.fstat(self.descriptor).st_size != self.size:
+            if os.fstat(self.descriptor).st_size != self.size or self._filled not in (None, self.size):
                 raise SandboxError("the context has another size than was said")
             self.sealed, self.form = True, form
 

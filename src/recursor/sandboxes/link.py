@@ -1,4 +1,4 @@
-"""The host's line to one worker: frames out, frames in, its calls and their replies.
+"""The host's line to one worker: frames out, frames in, contexts, its calls and their replies.
 
 Nothing here outlives its worker: a new worker gets a new link, so that a reply to the old one can
 never reach it. Whatever breaks the protocol ends the worker; the loop is never kept busy by it.
@@ -11,7 +11,7 @@ import itertools
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Any, Protocol, TypeVar
@@ -32,6 +32,8 @@ TOGETHER = 1 << 16
 MAX_UNREAD = 1 << 26
 """Bytes that may wait for a worker that does not read."""
 MAX_RESULT = 1 << 28
+PART = 1 << 20
+"""Bytes of a context that are sent at once to a worker that takes no descriptors."""
 READING = 30.0
 """Seconds that a worker has to read a large result before the next is sent."""
 MAX_KEPT = 1 << 20
@@ -47,14 +49,19 @@ class Worker(Protocol):
     """One running worker, as its sandbox hands it over."""
 
     rpc: socket.socket
-    aux: socket.socket
+    """Carries the frames."""
+
+    @property
+    def aux(self) -> socket.socket | None:
+        """Takes descriptors to it; None where only bytes reach it: contexts then go in parts."""
 
     @property
     def output(self) -> int | None:
         """Read end of the pipe that its stdout and stderr go to; None where there is none."""
 
-    def interrupt(self) -> None:
-        """Raise KeyboardInterrupt in its running block."""
+    @property
+    def interrupt(self) -> Callable[[], None] | None:
+        """Raises KeyboardInterrupt in its running block; None where only a frame can."""
 
     def kill(self) -> None:
         """End it now, with everything it started."""
@@ -102,7 +109,8 @@ class Link(asyncio.Protocol):
         """
         loop = asyncio.get_running_loop()
         self.worker = worker
-        worker.aux.setblocking(False)
+        if worker.aux is not None:
+            worker.aux.setblocking(False)
         self.lost: asyncio.Future[str | None] = loop.create_future()
         self.clock = Clock()
         self.subcalls: Subcalls | None = None
@@ -122,11 +130,13 @@ class Link(asyncio.Protocol):
         self._outgoing_size = 0
         self._printed = bytearray()
         self._burial: asyncio.Future[str] | None = None
+        self._writable = asyncio.Event()
+        self._writable.set()
 
     async def open(self, seconds: float) -> None:
         """Connect, and wait until the worker is ready. Raises SandboxError when it is not in time."""
         loop = asyncio.get_running_loop()
-        await loop.create_unix_connection(lambda: self, sock=self.worker.rpc)
+        await loop.create_connection(lambda: self, sock=self.worker.rpc)
         if self.worker.output is not None:
             loop.add_reader(self.worker.output, self._drain, self.worker.output)
         if not await self.first(self._ready, seconds):
@@ -158,15 +168,64 @@ class Link(asyncio.Protocol):
         if outgoing and self._transport is not None and not self._transport.is_closing():
             self._transport.write(outgoing[0] if len(outgoing) == 1 else b"".join(outgoing))
 
-    def send_descriptor(self, descriptor: int) -> None:
-        """Send a descriptor, which the next frame must announce. Raises OSError when it is not taken."""
-        socket.send_fds(self.worker.aux, [b"."], [descriptor])
+    def interrupt(self) -> None:
+        """Raise KeyboardInterrupt in the block that runs."""
+        if self.worker.interrupt is not None:
+            self.worker.interrupt()
+        else:
+            self.send({"op": "interrupt"})
+
+    async def load(
+        self, header: dict[str, Any], descriptor: int
+    ) -> asyncio.Future[tuple[wire.Loaded | wire.Failed, bytes]]:
+        """Send a context and the command that loads it; return the future of what answers that.
+
+        Args:
+            header: of the command, "size" included.
+            descriptor: of the bytes; it stays the caller's, who closes it afterwards.
+
+        Raises:
+            OSError: the worker does not take the descriptor.
+            SandboxError: the bytes cannot be read to the end; the worker lives.
+        """
+        number = next(self._numbers)
+        if self.worker.aux is not None:
+            socket.send_fds(self.worker.aux, [b"."], [descriptor])
+        else:
+            await self._send_parts(number, descriptor, header["size"])
+        return self.expect(header, wire.Loaded, number=number)
+
+    async def _send_parts(self, number: int, descriptor: int, size: int) -> None:
+        position = 0
+        while position < size and not self.lost.done():
+            try:
+                part = await in_thread(os.pread, descriptor, min(PART, size - position), position)
+            except OSError as error:
+                raise SandboxError(f"reading it failed ({error.strerror})") from error
+            if not part:
+                raise SandboxError(f"it ends after {position:,} of {size:,} bytes")
+            position += len(part)
+            if not await self._wait_writable():
+                return
+            self.send({"op": "part", "of": number}, part)
+
+    async def _wait_writable(self) -> bool:
+        """Wait until the worker has read most of what it was sent; one that does not is given up."""
+        if not self._writable.is_set():
+            waiting = asyncio.ensure_future(self._writable.wait())
+            try:
+                if not await self.first(waiting, READING) and not self.lost.done():
+                    self.give_up("does not read what it is given")
+            finally:
+                waiting.cancel()
+        return not self.lost.done()
 
     def expect(
-        self, header: dict[str, Any], kind: type[F], body: bytes = b""
+        self, header: dict[str, Any], kind: type[F], body: bytes = b"", number: int | None = None
     ) -> asyncio.Future[tuple[F, bytes]]:
         """Send a command; return the future of the frame of this kind that answers it."""
-        number = next(self._numbers)
+        if number is None:
+            number = next(self._numbers)
         future: asyncio.Future[tuple[F, bytes]] = asyncio.get_running_loop().create_future()
         self._expected[number] = kind, future
         self.send({**header, "id": number}, body)
@@ -224,7 +283,8 @@ class Link(asyncio.Protocol):
             self._drain(self.worker.output)
             asyncio.get_running_loop().remove_reader(self.worker.output)
             os.close(self.worker.output)
-        self.worker.aux.close()
+        if self.worker.aux is not None:
+            self.worker.aux.close()
         self.give_up(None)
         last = bytes(self._printed).decode("utf-8", "backslashreplace").strip()
         return f"{said or reason or how}" + (f"; last words: {last[-800:]}" if last else "")
@@ -237,6 +297,12 @@ class Link(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         self.give_up(None)
+
+    def pause_writing(self) -> None:
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        self._writable.set()
 
     def data_received(self, data: bytes) -> None:
         if self.lost.done():
@@ -256,8 +322,8 @@ class Link(asyncio.Protocol):
                     raise wire.ProtocolError("more value than may leave the REPL")
             case wire.CallLlm() | wire.CallRlm() | wire.CallTool() | wire.CallBatch():
                 self._begin_call(frame, body)
-            case wire.AskRoom():
-                self._ask_room(frame)
+            case wire.AskRoom() | wire.Fill():
+                self._take_room(frame, body)
             case wire.Cancel(ids=numbers):
                 self._cancel(numbers)
             case wire.Kept(form=form):
@@ -383,6 +449,12 @@ class Link(asyncio.Protocol):
                 data = body[frame.question :]
                 return HandedSource(form, data, len(data))
 
+    def _take_room(self, frame: wire.AskRoom | wire.Fill, body: bytes) -> None:
+        if isinstance(frame, wire.Fill):
+            self._fill_room(frame.room, body)
+        else:
+            self._ask_room(frame)
+
     def _ask_room(self, frame: wire.AskRoom) -> None:
         if frame.id in self._rooms or len(self._rooms) >= MAX_CALLS_IN_FLIGHT:
             raise wire.ProtocolError("more room than a worker of ours asks for")
@@ -401,13 +473,22 @@ class Link(asyncio.Protocol):
             elif number in self._rooms:
                 self._rooms.give_up(number)
 
-    def _hand_room(self, number: int, descriptor: int) -> None:
+    def _fill_room(self, number: int, body: bytes) -> None:
         try:
-            self.send_descriptor(descriptor)
-        except OSError:
-            self.give_up("does not take what it asked for")
-        else:
-            self.send({"op": "room", "re": number})
+            room = self._rooms.get(number)
+        except SandboxError:
+            return  # its block has ended, or its call
+        if self.worker.aux is not None or not room.fill(body):
+            raise wire.ProtocolError("more context than was announced")
+
+    def _hand_room(self, number: int, descriptor: int) -> None:
+        if self.worker.aux is not None:
+            try:
+                socket.send_fds(self.worker.aux, [b"."], [descriptor])
+            except OSError:
+                self.give_up("does not take what it asked for")
+                return
+        self.send({"op": "room", "re": number})
 
     async def _drained(self, seconds: float) -> None:
         """Wait until the worker has read most of what it was sent; `send` gives it up when it has not."""

@@ -187,7 +187,7 @@ class WireRepl:
             left = min((bound for bound in (own, wall) if bound is not None), default=None)
             if await link.first(done, left) or link.lost.done():
                 return None
-        link.worker.interrupt()  # first: it would go on to send calls while those in flight end
+        link.interrupt()  # first: it would go on to send calls while those in flight end
         await link.end_calls()
         await link.first(done, grace)
         return stopped
@@ -197,16 +197,17 @@ class WireRepl:
             descriptor = await in_thread(source.open, discard=os.close)
         except (OSError, RLMError) as error:
             raise SandboxError(f"`{name}` could not be loaded: {error}") from error
+        header = {"op": "load", "name": name, "form": source.form, "size": source.size}
         try:
-            link.send_descriptor(descriptor)
+            loaded = await link.load(header, descriptor)
+        except SandboxError as error:
+            raise SandboxError(f"`{name}` could not be loaded: {error}") from error
         except OSError as error:
             raise SandboxError(
                 f"`{name}` could not be loaded: {await self._bury(link, str(error))}"
             ) from error
         finally:
             os.close(descriptor)
-        header = {"op": "load", "name": name, "form": source.form, "size": source.size}
-        loaded = link.expect(header, wire.Loaded)
         if not await link.first(loaded, START + source.size / LOAD_RATE):
             late = None if link.lost.done() else "it took too long"
             raise SandboxError(f"`{name}` could not be loaded: {await self._bury(link, late)}")

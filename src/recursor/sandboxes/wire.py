@@ -152,6 +152,12 @@ class AskRoom(_Frame, frozen=True, tag="room"):
     size: Count
 
 
+class Fill(_Frame, frozen=True, tag="fill"):
+    """The next bytes of a context, for memory that was asked for and that the worker does not reach."""
+
+    room: Number
+
+
 class Cancel(_Frame, frozen=True, tag="cancel"):
     """Nobody waits for these calls any more."""
 
@@ -159,7 +165,7 @@ class Cancel(_Frame, frozen=True, tag="cancel"):
 
 
 Call: TypeAlias = CallLlm | CallRlm | CallTool | CallBatch
-Frame: TypeAlias = Ready | Part | Loaded | Failed | Done | Drafted | Kept | Call | AskRoom | Cancel
+Frame: TypeAlias = Ready | Part | Loaded | Failed | Done | Drafted | Kept | Call | AskRoom | Fill | Cancel
 _decoder: msgspec.json.Decoder[Frame] = msgspec.json.Decoder(Frame)
 _encode = msgspec.json.Encoder().encode
 

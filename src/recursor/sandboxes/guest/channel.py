@@ -1,7 +1,11 @@
-"""The inside end of the socket to the host: frames out, frames in, calls that wait for replies.
+"""The inside end of the line to the host: frames out, frames in, calls that wait for replies.
 
 A frame is two little-endian u32 (header length, body length), a JSON header and a body of raw
 bytes. Everything that could be patched by code of a model is bound here at import.
+
+Beside the frames a worker on the host's machine has a second socket, on which descriptors come.
+Where only bytes reach the worker, a context comes in parts and goes in parts, and an interrupt is
+a frame.
 """
 
 from __future__ import annotations
@@ -11,10 +15,12 @@ import itertools
 import json
 import os
 import queue
+import signal
 import socket
 import struct
+import tempfile
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from typing import Any, TypeAlias
 
@@ -25,10 +31,14 @@ MAX_HEADER = 1 << 20
 PART = 1 << 20
 AHEAD = 1 << 18
 """Bytes that are read from the socket at once."""
+IN_PARTS = -1
+"""In place of a descriptor: memory of the host's that is filled by frames."""
 _HEAD = struct.Struct("<II")
 _dumps = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 _loads = json.JSONDecoder().decode
 _encode, _decode = values.encode, values.decode
+_read, _readv, _write = os.read, os.readv, os.write
+_signal = signal.pthread_kill
 
 
 class SubcallError(Exception):
@@ -48,12 +58,41 @@ Settle: TypeAlias = Callable[[Any], object]
 """Takes the outcome of a call, a value or a SubcallError, in the thread that reads. Must not raise."""
 
 
-class Channel:
-    """One duplex stream of frames. May be used from any thread."""
+class Duplex:
+    """What is used of a socket, over one descriptor to read from and one to write to."""
 
-    def __init__(self, rpc: socket.socket, aux: socket.socket, hang_up: Callable[[], Any]) -> None:
+    def __init__(self, incoming: int, outgoing: int) -> None:
+        self._incoming = incoming
+        self._outgoing = outgoing
+
+    def recv(self, size: int) -> bytes:
+        return _read(self._incoming, size)
+
+    def recv_into(self, view: memoryview) -> int:
+        return _readv(self._incoming, [view])
+
+    def sendall(self, data: bytes) -> None:
+        with memoryview(data) as view:
+            sent = 0
+            while sent < len(view):
+                sent += _write(self._outgoing, view[sent:])
+
+
+class Channel:
+    """One duplex stream of frames. May be used from any thread.
+
+    Args:
+        aux: on which descriptors come; None where only bytes do.
+        hang_up: called when the host has hung up.
+    """
+
+    def __init__(
+        self, rpc: socket.socket | Duplex, aux: socket.socket | None, hang_up: Callable[[], Any]
+    ) -> None:
         self._socket = rpc
         self._aux = aux
+        self._arriving: dict[int, int] = {}
+        """Descriptors of the files that contexts are put together in, by number; one at a time."""
         self._hang_up = hang_up
         self._write_lock = threading.Lock()
         self._numbers = itertools.count(-1, -1)  # commands of the host count upwards
@@ -99,6 +138,11 @@ class Channel:
             )
         self.send_parts(number, data)
         return {"form": form, "size": len(data)}
+
+    def fill(self, room: int, pieces: Iterable[bytes]) -> None:
+        """Send the bytes of a context to memory that the host keeps for it."""
+        for piece in pieces:
+            self.send({"op": "fill", "room": room}, piece)
 
     def send_parts(self, number: int, data: bytes) -> None:
         """Send bytes that a later frame of this number refers to."""
@@ -180,10 +224,14 @@ class Channel:
                     self._settle(header, data)
                 elif header["op"] == "room":
                     self._settle_room(header["re"])
+                elif header["op"] == "part":
+                    self._put(header["of"], data)
+                elif header["op"] == "interrupt":
+                    _signal(self._owner, signal.SIGINT)
                 else:
                     if header["op"] == "load":
                         # Taken here, in the order in which they come: a room may be on its way too.
-                        header["descriptor"] = self._descriptor()
+                        header["descriptor"] = self._loaded(header["id"])
                     self.commands.put((header, data))
         except (OSError, EOFError):
             self._hang_up()
@@ -201,6 +249,11 @@ class Channel:
         settle(outcome)
 
     def _settle_room(self, number: int) -> None:
+        if self._aux is None:
+            settle = self._waiting.pop(number, None)
+            if settle is not None:
+                settle(IN_PARTS)
+            return
         descriptor = self._descriptor()
         settle = self._waiting.pop(number, None)
         if settle is not None:
@@ -208,8 +261,39 @@ class Channel:
         elif descriptor >= 0:
             os.close(descriptor)
 
+    def _put(self, number: int, data: bytes) -> None:
+        """Put a part of a context after the parts before it."""
+        if number not in self._arriving:
+            self._drop_arriving()  # the host has given up what came before
+        try:
+            if number not in self._arriving:
+                self._arriving[number] = _anonymous_file()
+            if self._arriving[number] >= 0:
+                Duplex(-1, self._arriving[number]).sendall(data)
+        except OSError:  # no memory; loading says so
+            self._drop_arriving()
+            self._arriving[number] = -1
+
+    def _drop_arriving(self) -> None:
+        while self._arriving:
+            _, descriptor = self._arriving.popitem()
+            if descriptor >= 0:
+                os.close(descriptor)
+
+    def _loaded(self, number: int) -> int:
+        """The descriptor of the context that is to be loaded now; -1 when there was no room for it."""
+        if self._aux is not None:
+            return self._descriptor()
+        if number not in self._arriving:  # it is empty
+            self._put(number, b"")
+        descriptor = self._arriving.pop(number)
+        if descriptor >= 0:
+            os.lseek(descriptor, 0, os.SEEK_SET)
+        return descriptor
+
     def _descriptor(self) -> int:
         """The next descriptor from the host; -1 when there was no room for it here."""
+        assert self._aux is not None
         data, descriptors, _, _ = socket.recv_fds(self._aux, 1, 1)
         if not data:
             raise EOFError
@@ -219,7 +303,7 @@ class Channel:
 class _Incoming:
     """Exact lengths from a socket, read ahead."""
 
-    def __init__(self, source: socket.socket) -> None:
+    def __init__(self, source: socket.socket | Duplex) -> None:
         self._socket = source
         self._buffer = b""
         self._position = 0
@@ -306,6 +390,14 @@ def post(loop: asyncio.AbstractEventLoop, function: Callable[..., object], *argu
 def _fulfil(future: asyncio.Future[Any], outcome: Any) -> None:
     if not future.done():
         future.set_result(outcome)
+
+
+def _anonymous_file() -> int:
+    try:
+        return os.memfd_create("context", os.MFD_CLOEXEC)
+    except (AttributeError, OSError):
+        with tempfile.TemporaryFile() as file:
+            return os.dup(file.fileno())
 
 
 def leave() -> None:

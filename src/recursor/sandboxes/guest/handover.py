@@ -1,7 +1,8 @@
 """From a value to bytes that the REPL of a child run can load, on a way on which the host reads nothing.
 
 A small context goes inside the frame of its call. For a large one the host lends memory: an
-anonymous file of the very size, which is filled here and then belongs to the call. A text or bytes
+anonymous file of the very size, which is filled here, or by frames where no descriptor can come,
+and then belongs to the call. A text or bytes
 that were loaded into this REPL and are handed on as they are travel by name alone.
 """
 
@@ -14,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from . import values
-from .channel import Channel, header_start
+from .channel import IN_PARTS, Channel, header_start
 from .text import Text
 
 INLINE = 1 << 16
@@ -59,7 +60,10 @@ class Handover:
             try:
                 descriptor = self._channel.ask(header_start({"op": "room", "size": size}), number=room)
                 if descriptor is not None:
-                    _fill(descriptor, size, pieces)
+                    if descriptor == IN_PARTS:
+                        self._channel.fill(room, pieces)
+                    else:
+                        _fill(descriptor, size, pieces)
                     return {"by": "room", "form": form, "room": room}, b""
             except BaseException:
                 self._channel.give_back(room)

@@ -1,7 +1,8 @@
 """The REPL: one persistent namespace that runs code blocks for the host.
 
-`serve(rpc_fd, aux_fd)` is the entry; the sandbox calls it after it has locked itself in. Nothing
-here is a boundary: code of a model runs in this very interpreter and can change all of it.
+`serve(rpc_fd, aux_fd)` is the entry, `serve_stream` where only bytes reach it; the sandbox calls it
+after it has locked itself in. Nothing here is a boundary: code of a model runs in this very
+interpreter and can change all of it.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import Any, NoReturn
 
 from . import contexts, replay
 from .capture import KEEP, Capture
-from .channel import Channel, leave
+from .channel import Channel, Duplex, leave
 from .names import Names, Submitted, make_module
 from .values import encode
 
@@ -280,8 +281,16 @@ def _no_input(prompt: object = "") -> NoReturn:  # noqa: ARG001
 
 def serve(rpc_fd: int, aux_fd: int) -> NoReturn:
     """Take over this process as the REPL of the host at the other end of `rpc_fd`."""
+    _serve(Channel(socket.socket(fileno=rpc_fd), socket.socket(fileno=aux_fd), leave))
+
+
+def serve_stream(incoming: int, outgoing: int) -> NoReturn:
+    """The same, where the host is at the other end of one stream of bytes each way."""
+    _serve(Channel(Duplex(incoming, outgoing), None, leave))
+
+
+def _serve(channel: Channel) -> NoReturn:
     capture = Capture()
-    channel = Channel(socket.socket(fileno=rpc_fd), socket.socket(fileno=aux_fd), leave)
 
     def redirect() -> None:
         sys.stdout = sys.stderr = capture
