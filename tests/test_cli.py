@@ -284,8 +284,8 @@ def test_doctor_attacks_the_sandbox_and_shows_no_key(cli: Cli) -> None:
     report = json.loads(done.stdout)
     assert done.returncode == 0, report
     assert report["healthy"]
-    assert len(report["probes"]) >= 9
-    assert all(probe["held"] for probe in report["probes"])
+    assert len(report["findings"]) >= 20
+    assert all(finding["held"] for finding in report["findings"])
     assert report["keys"] == {"openai": "environment variable OPENAI_API_KEY"}
     assert "sk-never-shown" not in done.stdout + done.stderr
 

@@ -1,10 +1,24 @@
-"""What tests of programs that use recursor need: scripted models, a sink, a model server, checks.
+"""What tests of programs that use recursor need: scripted models, a sink, a model server, checks, attacks.
 
 Public. Nothing in here leaves the machine or costs money.
 """
 
+from recursor.testing.attacks import Finding, Verdict, run_attacks
 from recursor.testing.checks import check_model, check_sandbox
+from recursor.testing.programs import ATTACKS, Attack
 from recursor.testing.scripted import ListSink, Script, ScriptedModel
 from recursor.testing.server import ModelServer
 
-__all__ = ["ListSink", "ModelServer", "Script", "ScriptedModel", "check_model", "check_sandbox"]
+__all__ = [
+    "ATTACKS",
+    "Attack",
+    "Finding",
+    "ListSink",
+    "ModelServer",
+    "Script",
+    "ScriptedModel",
+    "Verdict",
+    "check_model",
+    "check_sandbox",
+    "run_attacks",
+]
