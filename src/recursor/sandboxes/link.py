@@ -117,7 +117,7 @@ class Link(asyncio.Protocol):
         self.kept: tuple[str, bytes] | None = None
         self._decoder = wire.Decoder()
         self._transport: asyncio.Transport | None = None
-        self._ready: asyncio.Future[None] = loop.create_future()
+        self._ready: asyncio.Future[wire.Facts | None] = loop.create_future()
         self._numbers = itertools.count(1)
         self._expected: dict[int, tuple[type[Any], asyncio.Future[Any]]] = {}
         self._parts: dict[int, bytearray] = {}
@@ -133,8 +133,12 @@ class Link(asyncio.Protocol):
         self._writable = asyncio.Event()
         self._writable.set()
 
-    async def open(self, seconds: float) -> None:
-        """Connect, and wait until the worker is ready. Raises SandboxError when it is not in time."""
+    async def open(self, seconds: float) -> wire.Facts | None:
+        """Connect, wait until the worker is ready, and return what it says of its place.
+
+        Raises:
+            SandboxError: it is not ready in time.
+        """
         loop = asyncio.get_running_loop()
         await loop.create_connection(lambda: self, sock=self.worker.rpc)
         if self.worker.output is not None:
@@ -142,6 +146,7 @@ class Link(asyncio.Protocol):
         if not await self.first(self._ready, seconds):
             late = None if self.lost.done() else "it said nothing in time"
             raise SandboxError(f"the worker did not start: {await self.bury(late)}")
+        return self._ready.result()
 
     def send(self, header: dict[str, Any], body: bytes = b"") -> None:
         """Send one frame, with others of this moment. A worker that does not read them is given up."""
@@ -330,10 +335,10 @@ class Link(asyncio.Protocol):
                 if len(body) > MAX_KEPT:
                     raise wire.ProtocolError("a draft that is not small")
                 self.kept = form, body
-            case wire.Ready():
+            case wire.Ready(facts=facts):
                 if self._ready.done():
                     raise wire.ProtocolError("ready twice")
-                self._ready.set_result(None)
+                self._ready.set_result(facts)
             case _:
                 self._take_answer(frame, body)
 

@@ -39,7 +39,8 @@ class WireRepl:
 
     Args:
         spawn: starts a worker; used again when one died.
-        isolation: what is in force for its workers.
+        isolation: what is in force for its workers, or what says so of one by the facts that it reports;
+            that may raise a SandboxError, and the worker is not used.
         tools: names of host functions to bind.
         calls: how the plain names of sub-calls are called.
         seed: of all randomness in it; None where a worker cannot keep it, nor repeat what its clocks showed.
@@ -48,14 +49,14 @@ class WireRepl:
     def __init__(
         self,
         spawn: Callable[[], Awaitable[Worker]],
-        isolation: Isolation,
+        isolation: Isolation | Callable[[wire.Facts | None], Isolation],
         tools: Sequence[str],
         *,
         calls: CallStyle = "plain",
         seed: int | None = None,
     ) -> None:
         self._spawn = spawn
-        self.isolation = isolation
+        self._found = isolation
         self._tools = list(tools)
         self._style = calls
         self._seed = seed
@@ -69,7 +70,12 @@ class WireRepl:
     async def start(self) -> None:
         """Start a worker, wait until it is ready, and load what earlier ones had."""
         self._link = Link(await self._spawn(), self._sources)
-        await self._link.open(START)
+        facts = await self._link.open(START)
+        try:
+            self.isolation = self._found(facts) if callable(self._found) else self._found
+        except SandboxError as error:
+            await self._bury(self._link, str(error))
+            raise
         # A worker that is born again does not repeat the randomness of the one that died.
         seed = None if self._seed is None else f"{self._seed}/{next(self._births)}"
         setup = {"op": "setup", "tools": self._tools, "calls": self._style, "seed": seed}

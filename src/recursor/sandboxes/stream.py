@@ -24,6 +24,7 @@ from importlib.resources import files
 
 from recursor.errors import IsolationUnavailable
 from recursor.protocols import Repl
+from recursor.sandboxes import wire
 from recursor.sandboxes.link import Worker
 from recursor.sandboxes.process import MEMORY, PER_CONTEXT_BYTE
 from recursor.sandboxes.repl import START, WireRepl
@@ -53,7 +54,11 @@ def boot() -> str:
 
 def python(executable: str = "python3") -> tuple[str, ...]:
     """The command that starts a guest inside; `preface` must be the first that it reads."""
-    return ("env", *assignments(), executable, *_FLAGS, "-c", boot())
+    return ("env", *assignments(), executable, *arguments())
+
+
+def arguments() -> tuple[str, ...]:
+    return (*_FLAGS, "-c", boot())
 
 
 def assignments() -> tuple[str, ...]:
@@ -132,7 +137,7 @@ class CommandWorker:
         """End it now, in the background where that takes more than a signal. May be called twice."""
         if self._end is None:
             self._signal()
-        elif self._ending is None and self._process.poll() is None:
+        elif self._ending is None:
             self._ending = threading.Thread(target=self._end, daemon=True, name="recursor-ending")
             self._ending.start()
 
@@ -227,7 +232,7 @@ class CommandSandbox:
 
 async def opened(
     spawn: Callable[[], Awaitable[Worker]],
-    isolation: Isolation,
+    isolation: Isolation | Callable[[wire.Facts | None], Isolation],
     tools: Sequence[str],
     *,
     seed: int,

@@ -44,8 +44,25 @@ class _Frame(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field=
     pass
 
 
+SECCOMP_FILTER = 2
+
+
+class Facts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a worker finds itself in, before any code has run in it. None is not known."""
+
+    uid: Size
+    capabilities: Size
+    """Those in effect, a bit each."""
+    read_only: bool
+    """Whether the root of its files is."""
+    interfaces: list[str] | None
+    no_new_privileges: bool | None
+    seccomp: Size | None
+    """2: a filter."""
+
+
 class Ready(_Frame, frozen=True, tag="ready"):
-    pass
+    facts: Facts | None = None
 
 
 class Part(_Frame, frozen=True, tag="part"):

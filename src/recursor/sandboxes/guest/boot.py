@@ -10,6 +10,7 @@ import importlib
 import json
 import os
 import resource
+import socket
 import sys
 import zlib
 from contextlib import suppress
@@ -60,7 +61,7 @@ def main() -> NoReturn:
     sys.dont_write_bytecode = True
     sys.meta_path.insert(0, _Modules(setup["modules"]))
     worker: Any = importlib.import_module("guest.worker")
-    worker.serve_stream(incoming, outgoing)
+    worker.serve_stream(incoming, outgoing, _facts())
     raise AssertionError("unreachable")
 
 
@@ -86,6 +87,23 @@ def _limit(memory: "int | None") -> None:
         _, hard = resource.getrlimit(kind)
         allowed = value if hard == resource.RLIM_INFINITY else min(value, hard)
         resource.setrlimit(kind, (allowed, allowed))
+
+
+def _facts() -> "dict[str, Any]":
+    """What this process finds itself in. The host does not open a container that is weaker than asked for."""
+    with open("/proc/self/status", encoding="utf-8", errors="replace") as file:
+        status = {name: value.strip() for name, _, value in (line.partition(":") for line in file)}
+    interfaces: list[str] | None = None
+    with suppress(OSError):
+        interfaces = [name for _, name in socket.if_nameindex()]
+    return {
+        "uid": os.geteuid(),
+        "capabilities": int(status["CapEff"], 16),
+        "read_only": bool(os.statvfs("/").f_flag & os.ST_RDONLY),
+        "interfaces": interfaces,
+        "no_new_privileges": status["NoNewPrivs"] == "1" if "NoNewPrivs" in status else None,
+        "seccomp": int(status["Seccomp"]) if "Seccomp" in status else None,
+    }
 
 
 if __name__ == "__main__":

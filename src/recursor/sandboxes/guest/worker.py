@@ -284,12 +284,16 @@ def serve(rpc_fd: int, aux_fd: int) -> NoReturn:
     _serve(Channel(socket.socket(fileno=rpc_fd), socket.socket(fileno=aux_fd), leave))
 
 
-def serve_stream(incoming: int, outgoing: int) -> NoReturn:
-    """The same, where the host is at the other end of one stream of bytes each way."""
-    _serve(Channel(Duplex(incoming, outgoing), None, leave))
+def serve_stream(incoming: int, outgoing: int, facts: dict[str, Any]) -> NoReturn:
+    """The same, where the host is at the other end of one stream of bytes each way.
+
+    Args:
+        facts: about this place, for the host.
+    """
+    _serve(Channel(Duplex(incoming, outgoing), None, leave), facts)
 
 
-def _serve(channel: Channel) -> NoReturn:
+def _serve(channel: Channel, facts: dict[str, Any] | None = None) -> NoReturn:
     capture = Capture()
 
     def redirect() -> None:
@@ -308,7 +312,7 @@ def _serve(channel: Channel) -> NoReturn:
 
     signal.signal(signal.SIGINT, on_interrupt)
     channel.start()
-    channel.send({"op": "ready"})
+    channel.send({"op": "ready", "facts": facts})
     worker.serve()
     leave()
     raise AssertionError("unreachable")
