@@ -28,7 +28,7 @@ from recursor.sandboxes.link import Worker
 from recursor.sandboxes.process import MEMORY, PER_CONTEXT_BYTE, SCRATCH
 from recursor.sandboxes.stream import CommandWorker, arguments, assignments, opened, started
 from recursor.threads import in_thread
-from recursor.types import Isolation
+from recursor.types import CallStyle, Isolation
 
 PIDS = 400
 """Processes and threads of one container."""
@@ -121,7 +121,7 @@ class DockerSandbox:
         tools: Sequence[str] = (),
         context_size: int = 0,
         seed: int = 0,
-        asynchronous: bool = False,
+        calls: CallStyle = "plain",
     ) -> Repl:
         if self._known is None:
             self._known = await in_thread(self._examine)
@@ -138,7 +138,7 @@ class DockerSandbox:
         def found(facts: wire.Facts | None) -> Isolation:
             return self._isolation(known, facts, memory, in_all)
 
-        return await opened(spawn, found, tools, seed=seed, asynchronous=asynchronous)
+        return await opened(spawn, found, tools, seed=seed, calls=calls)
 
     def _command(self, name: str, in_all: int) -> list[str]:
         """The command that runs a worker in a container of this name."""

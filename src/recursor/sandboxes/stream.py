@@ -29,7 +29,7 @@ from recursor.sandboxes.link import Worker
 from recursor.sandboxes.process import MEMORY, PER_CONTEXT_BYTE
 from recursor.sandboxes.repl import START, WireRepl
 from recursor.threads import in_thread
-from recursor.types import Isolation
+from recursor.types import CallStyle, Isolation
 
 ENDING = 10.0
 """Seconds within which what was killed must be gone."""
@@ -219,7 +219,7 @@ class CommandSandbox:
         tools: Sequence[str] = (),
         context_size: int = 0,
         seed: int = 0,
-        asynchronous: bool = False,
+        calls: CallStyle = "plain",
     ) -> Repl:
         memory = None if self._memory is None else self._memory + PER_CONTEXT_BYTE * context_size
 
@@ -227,7 +227,7 @@ class CommandSandbox:
             start = functools.partial(started, self._command, memory, self._environment)
             return await in_thread(start, discard=CommandWorker.close)
 
-        return await opened(spawn, self._isolation, tools, seed=seed, asynchronous=asynchronous)
+        return await opened(spawn, self._isolation, tools, seed=seed, calls=calls)
 
 
 async def opened(
@@ -236,10 +236,10 @@ async def opened(
     tools: Sequence[str],
     *,
     seed: int,
-    asynchronous: bool,
+    calls: CallStyle,
 ) -> Repl:
     """Open a REPL over workers that `spawn` starts."""
-    repl = WireRepl(spawn, isolation, tools, asynchronous=asynchronous, seed=seed)
+    repl = WireRepl(spawn, isolation, tools, calls=calls, seed=seed)
     try:
         await repl.start()
     except BaseException:
