@@ -17,7 +17,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 RESERVED = frozenset(
     (
         "context", "messages", "question", "history", "answer", "SubcallError",
-        "FINAL", "FINAL_VAR", "SHOW_VARS",
+        "FINAL", "FINAL_VAR", "SHOW_VARS", "chunk", "grep", "search",
         "llm_query", "llm_query_batched", "allm_query", "allm_query_batched",
         "rlm_query", "rlm_query_batched", "arlm_query", "arlm_query_batched",
     )

@@ -6,6 +6,7 @@ by piece, into an anonymous file. Reading is the business of `recursor.sandboxes
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import io
 import json
@@ -20,6 +21,7 @@ from typing import Any, BinaryIO, TypeAlias
 
 from recursor.errors import ConfigError
 from recursor.sandboxes.guest import contexts, values
+from recursor.sandboxes.guest.mapped import CODECS
 from recursor.sandboxes.handed import HandedSource
 
 PIECE = 1 << 17
@@ -113,7 +115,46 @@ class EncodedSource(_Readable):
             os.close(self._first)
 
 
-Source = FileSource | EncodedSource | HandedSource
+class TextSource(_Readable):
+    """A long `str`, in one anonymous file that all REPLs map: written once, and never again by anyone."""
+
+    origin = ""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._descriptor: int | None = _anonymous()
+        self.size, bound = 0, 0x7F
+        for piece in _pieces(text):
+            self.size += len(piece.encode("utf-8", "surrogatepass"))
+            bound = max(bound, contexts.bound_of(piece))
+        self.form = next(form for form, largest in contexts.FIXED.items() if largest == bound)
+        with open(self._descriptor, "wb", closefd=False) as file:
+            for piece in _pieces(text):
+                file.write(piece.encode(CODECS[bound], "surrogatepass"))
+        if hasattr(fcntl, "F_ADD_SEALS"):
+            seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+            fcntl.fcntl(self._descriptor, fcntl.F_ADD_SEALS, seals)
+
+    def open(self) -> int:
+        assert self._descriptor is not None
+        return os.dup(self._descriptor)  # who maps it does not mind a shared offset
+
+    def value(self) -> str:
+        return self._text
+
+    def digest(self) -> str:
+        """Hash the text as UTF-8 ("sha256:..."). Blocks; call it in a thread."""
+        hashing = hashlib.sha256()
+        for piece in _pieces(self._text):
+            hashing.update(piece.encode("utf-8", "surrogatepass"))
+        return "sha256:" + hashing.hexdigest()
+
+    def __del__(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+
+
+Source = FileSource | TextSource | EncodedSource | HandedSource
 
 
 def prepare(context: Any) -> Source:
@@ -126,6 +167,8 @@ def prepare(context: Any) -> Source:
     Raises:
         ConfigError: a missing or unreadable path, or a value that a REPL cannot hold; named.
     """
+    if isinstance(context, str) and len(context) >= contexts.SHARED:
+        return TextSource(context)
     if isinstance(context, str):
         return EncodedSource("text", lambda file: _write_text(context, file))
     if isinstance(context, bytes | bytearray | memoryview):
@@ -255,9 +298,13 @@ def _check_exact(value: Any, depth: int = 0) -> None:
                 _check_exact(item, depth + 1)
 
 
+def _pieces(text: str) -> Iterator[str]:
+    return (text[start : start + PIECE] for start in range(0, len(text), PIECE))
+
+
 def _write_text(text: str, file: Writable) -> None:
-    for start in range(0, len(text), PIECE):
-        file.write(text[start : start + PIECE].encode("utf-8", "surrogatepass"))
+    for piece in _pieces(text):
+        file.write(piece.encode("utf-8", "surrogatepass"))
 
 
 def _write_marshal(value: Any, file: Writable) -> None:
@@ -293,6 +340,6 @@ class _Hashing(io.RawIOBase):
 def _anonymous() -> int:
     """A descriptor of an unnamed file: in memory where the platform has that, else on disk."""
     if hasattr(os, "memfd_create"):
-        return os.memfd_create("recursor-context", os.MFD_CLOEXEC)
+        return os.memfd_create("recursor-context", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     with tempfile.TemporaryFile() as file:
         return os.dup(file.fileno())

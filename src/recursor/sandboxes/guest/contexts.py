@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import ctypes
+import functools
 import json
 import marshal
 import mmap
@@ -14,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from . import values
+from .mapped import CODECS, WIDTHS, MappedStr, mapped
 from .text import Text, teach_re
 
 CHUNK = 1 << 17
@@ -23,7 +25,11 @@ RELEASE = 32
 """Chunks after which the pages of what was read are given back."""
 LAZY = 1 << 28
 """A text whose `str` would need more bytes than this becomes a `Text` over the mapped file."""
+SHARED = 1 << 24
+"""Bytes from which a text that is as wide in its file as in memory is mapped and not copied."""
 PREVIEW = 400
+FIXED = {"ascii": 0x7F, "latin-1": 0xFF, "ucs-2": 0xFFFF, "ucs-4": 0x10FFFF}
+"""Forms of texts whose characters have one width -> the bound on the largest."""
 _PUNCH_HOLE = 0x02 | 0x01
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -38,7 +44,7 @@ def load(descriptor: int, form: str, size: int) -> Any:
 
 def describe(value: Any) -> dict[str, str]:
     """Return type, size and a short preview; constant in length whatever the value."""
-    kind = type(value).__name__
+    kind = "str" if isinstance(value, MappedStr) else type(value).__name__
     if isinstance(value, str | Text):
         return {"type": kind, "size": f"{len(value):,} characters", "preview": _ends(value)}
     if isinstance(value, bytes):
@@ -53,22 +59,40 @@ def describe(value: Any) -> dict[str, str]:
 
 
 def _read_text(descriptor: int, size: int) -> str | Text:
-    count, largest = _measure(descriptor, size)
-    if count * _WIDTHS[largest] > LAZY:
+    if size >= SHARED and _is_ascii(descriptor, size):
+        text = mapped(descriptor, size, 0x7F)
+        if text is not None:
+            return text
+    count, bound = _measure(descriptor, size)
+    if count * WIDTHS[bound] > LAZY:
         teach_re()
         return Text(mmap.mmap(descriptor, size, prot=mmap.PROT_READ), count)
     if size < SMALL:
         return os.pread(descriptor, size, 0).decode("utf-8", "surrogatepass")
-    return _fill(descriptor, size, count, largest)
+    return _fill(descriptor, size, count, bound)
+
+
+def _is_ascii(descriptor: int, size: int) -> bool:
+    with mmap.mmap(descriptor, size, prot=mmap.PROT_READ) as view:
+        return all(view[offset : offset + CHUNK].isascii() for offset in range(0, size, CHUNK))
+
+
+def _read_fixed(largest: int, descriptor: int, _size: int) -> str:
+    """Characters of one width, with a bound on the largest: see `mapped`."""
+    size = os.fstat(descriptor).st_size
+    text = mapped(descriptor, size // WIDTHS[largest], largest)
+    if text is None:
+        return _read_bytes(descriptor, size).decode(CODECS[largest], "surrogatepass")
+    return text
 
 
 def _measure(descriptor: int, size: int) -> tuple[int, int]:
     """Return the number of characters and a bound on the largest, holding one chunk at a time."""
-    count, largest = 0, 0x7F
+    count, bound = 0, 0x7F
     for piece in _pieces(descriptor, size):
         count += len(piece)
-        largest = max(largest, _largest(piece))
-    return count, largest
+        bound = max(bound, bound_of(piece))
+    return count, bound
 
 
 def _pieces(descriptor: int, size: int) -> Any:
@@ -78,11 +102,10 @@ def _pieces(descriptor: int, size: int) -> Any:
         yield decoder.decode(chunk, final=offset + CHUNK >= size)
 
 
-_WIDTHS = {0x7F: 1, 0xFF: 1, 0xFFFF: 2, 0x10FFFF: 4}
 _HEADER = sys.getsizeof("\xe9") - 2
 
 
-def _largest(piece: str) -> int:
+def bound_of(piece: str) -> int:
     """A bound on the largest character, read off the memory that a `str` takes for each."""
     if piece.isascii():
         return 0x7F
@@ -90,7 +113,7 @@ def _largest(piece: str) -> int:
     return {1: 0xFF, 2: 0xFFFF}.get(width, 0x10FFFF)
 
 
-def _fill(descriptor: int, size: int, count: int, largest: int) -> str:
+def _fill(descriptor: int, size: int, count: int, bound: int) -> str:
     """Build one `str` in place, so that the text exists once: PyUnicode_New, then CopyCharacters."""
     api = ctypes.pythonapi
     api.PyUnicode_New.restype = ctypes.py_object
@@ -98,7 +121,7 @@ def _fill(descriptor: int, size: int, count: int, largest: int) -> str:
     copy = api.PyUnicode_CopyCharacters
     copy.restype = ctypes.c_ssize_t
     copy.argtypes = [ctypes.c_void_p, ctypes.c_ssize_t, ctypes.py_object, ctypes.c_ssize_t, ctypes.c_ssize_t]
-    text = api.PyUnicode_New(count, largest)
+    text = api.PyUnicode_New(count, bound)
     position = 0
     for index, piece in enumerate(_pieces(descriptor, size)):
         copy(id(text), position, piece, 0, len(piece))
@@ -156,6 +179,7 @@ def _text_or_bytes(data: bytes) -> str | bytes:
 
 _READERS: dict[str, Callable[[int, int], Any]] = {
     "text": _read_text,
+    **{form: functools.partial(_read_fixed, largest) for form, largest in FIXED.items()},
     "bytes": _read_bytes,
     "file": _read_file,
     "marshal": _read_marshal,

@@ -16,6 +16,7 @@ from typing import Any
 
 from . import values
 from .channel import IN_PARTS, Channel, header_start
+from .mapped import MappedStr
 from .text import Text
 
 INLINE = 1 << 16
@@ -48,7 +49,7 @@ class Handover:
         """
         if context is None:
             return None, b""
-        if type(context) in (str, bytes, Text):  # others may have changed since they were loaded
+        if type(context) in (str, bytes, Text, MappedStr):  # others may have changed since they were loaded
             for name, value in self._loaded.items():
                 if value is context:
                     return {"by": "same", "name": name}, b""
@@ -78,7 +79,7 @@ def encoded(context: Any) -> tuple[str, int, Iterable[bytes]]:
     if isinstance(context, Text):
         return "text", context.size, context.encoded(PIECE)
     if isinstance(context, str):
-        text = str.__str__(context)
+        text = context if isinstance(context, MappedStr) else str.__str__(context)
         size = len(text) if text.isascii() else sum(map(len, _text_pieces(text)))
         return "text", size, _text_pieces(text)
     if isinstance(context, bytes | bytearray | memoryview):

@@ -17,9 +17,13 @@ from .arguments import llm_header, pairs_of, rlm_fields, text_of, tool_names
 from .batches import Batch
 from .channel import MAX_BODY, Channel, SubcallError, header_start
 from .handover import INLINE, Handover
+from .helpers import chunk, grep
+from .ranking import search
 
 _PLAIN = ("llm_query", "llm_query_batched", "rlm_query", "rlm_query_batched")
 """Names that may be for `await`, as their twins with an "a" always are."""
+HELPERS: dict[str, Callable[..., Any]] = {"chunk": chunk, "grep": grep, "search": search}
+"""Names that code may bind to values of its own, as it does in `for chunk in chunks`."""
 _MISSING = object()
 
 
@@ -111,6 +115,9 @@ class Names:
         ):  # fmt: skip
             self._reserved[function.__name__] = _plain_function(function, function.__name__)
         namespace.update(self._reserved)
+        namespace.update(HELPERS)
+        self._hidden: set[str] = set()
+        """Helpers that a note has told to be hidden by a variable."""
 
     def call_in_style(self, style: str) -> None:
         """Let the plain names of sub-calls be functions to `await`, or take the arguments that they have elsewhere."""
@@ -155,6 +162,7 @@ class Names:
             "__spec__",
             "__warningregistry__",
         }
+        hidden |= {name for name, helper in HELPERS.items() if self._namespace.get(name) is helper}
         return {name: value for name, value in self._namespace.items() if name not in hidden}
 
     def begin_block(self) -> None:
@@ -190,6 +198,10 @@ class Names:
                 notes.append(f"`{name}` is reserved and was restored; use another name for your own value")
             else:
                 notes.append(f"`{name}` is reserved and was restored")
+        for name, helper in HELPERS.items():
+            if self._namespace.setdefault(name, helper) is not helper and name not in self._hidden:
+                self._hidden.add(name)
+                notes.append(f"`{name}` is now your variable; `del {name}` brings the function back")
         return notes
 
     def _adopt(self) -> None:

@@ -23,9 +23,10 @@ import weakref
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from . import contexts, replay
+from . import contexts, mapped, replay
 from .capture import KEEP, Capture
 from .channel import Channel, Duplex, leave
+from .mapped import MappedStr
 from .names import Names, Submitted, make_module
 from .values import encode
 
@@ -219,7 +220,7 @@ class Worker:
         if value is None:
             return
         self._namespace["_"] = value
-        if type(value) in (str, bytes) and len(value) > 2 * KEEP:
+        if type(value) in (str, bytes, MappedStr) and len(value) > 2 * KEEP:
             self._capture.write(repr(value[:KEEP]))
             self._capture.skip(len(value) - 2 * KEEP)
             self._capture.write(repr(value[-KEEP:]) + "\n")
@@ -294,6 +295,7 @@ def serve_stream(incoming: int, outgoing: int, facts: dict[str, Any]) -> NoRetur
 
 
 def _serve(channel: Channel, facts: dict[str, Any] | None = None) -> NoReturn:
+    mapped.allow()
     capture = Capture()
 
     def redirect() -> None:

@@ -1,0 +1,226 @@
+"""Large texts: helpers that find and cut, texts that stay in their files, folders that are read as they are used."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import re
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from conftest import Bench
+from recursor.context import prepare
+from recursor.sandboxes.guest import contexts
+from recursor.sandboxes.guest.helpers import chunk, grep
+from recursor.sandboxes.guest.mapped import mapped
+from recursor.sandboxes.guest.ranking import search
+from recursor.sandboxes.process import ProcessSandbox
+
+POEM = (
+    "Tyger Tyger, burning bright,\nIn the forests of the night;\n\nWhat immortal hand or eye,\nCould frame\n"
+)
+
+
+# Helpers --------------------------------------------------------------------------------------
+
+
+async def test_the_helpers_are_there_in_every_sandbox(bench: Bench) -> None:
+    await bench.repl.load("context", prepare(POEM))
+    assert (
+        await bench.shown("grep('tyger', context, ignore_case=True)") == "1: Tyger Tyger, burning bright,\n"
+    )
+    assert await bench.shown("[len(piece) for piece in chunk(context, 40)]") == "[29, 30, 39]\n"
+    assert await bench.answered("FINAL(search('frames of hands', context)[0])") == POEM
+    assert await bench.answered("FINAL(grep('night', context)[0])") is not None
+
+
+async def test_a_variable_may_have_the_name_of_a_helper_and_one_note_says_so(bench: Bench) -> None:
+    execution = await bench.run("for chunk in ['a', 'b']: pass")
+    assert [note.split("`")[1] for note in execution.notes] == ["chunk"]
+    assert await bench.shown("chunk, SHOW_VARS()") == "('b', 'chunk: str')\n"
+    assert not (await bench.run("chunk = 1")).notes
+    await bench.shown("del chunk")
+    assert await bench.shown("len(chunk('ab', 1, by='characters'))") == "2\n"
+
+
+@given(
+    st.text(alphabet="ab \n\u20ac\U0001f600", max_size=200),
+    st.integers(1, 30),
+    st.sampled_from(["lines", "paragraphs", "characters"]),
+)
+def test_pieces_without_overlap_are_the_whole_text_in_order(text: str, size: int, by: str) -> None:
+    pieces = chunk(text, size, by=by)
+    assert "".join(pieces) == text
+    assert all(0 < len(piece) <= size and text[piece.start : piece.end] == piece for piece in pieces)
+
+
+@given(st.text(alphabet="ab \n", max_size=200), st.integers(2, 30), st.data())
+def test_overlapping_pieces_leave_nothing_out(text: str, size: int, data: st.DataObject) -> None:
+    overlap = data.draw(st.integers(1, size - 1))
+    pieces = list(chunk(text, size, overlap))
+    assert not pieces or (pieces[0].start == 0 and pieces[-1].end == len(text))
+    for one, other in pairwise(pieces):
+        assert one.start < other.start <= one.end
+        assert one.end - other.start <= overlap
+
+
+@given(st.text(alphabet="abx\n", max_size=200), st.sampled_from(["x", "^a", "b$", "a.b", "ab*"]))
+def test_grep_finds_the_lines_that_match(text: str, pattern: str) -> None:
+    lines = text.split("\n")
+    expected = [
+        (number, line) for number, line in enumerate(lines, 1) if re.search(pattern, line, re.MULTILINE)
+    ]
+    found = grep(pattern, text, limit=None)
+    assert [(hit.number, hit.line) for hit in found] == expected
+    for hit in found:
+        assert re.compile(pattern, re.MULTILINE).match(text, hit.position)
+
+
+def test_grep_names_documents_keeps_neighbours_and_says_where_it_stopped() -> None:
+    found = grep("x", {"a.txt": "1\nx\n3\n", "b.bin": b"x", "c.txt": "x\nx"}, context=1, limit=2)
+    assert [(hit.document, hit.number, hit.before, hit.after) for hit in found] == [
+        ("a.txt", 2, ("1",), ("3",)),
+        ("c.txt", 1, (), ("x",)),
+    ]
+    assert "stopped at limit=2" in repr(found)
+    assert repr(grep("nowhere", "text")) == "[nothing found]"
+    assert [hit.document for hit in grep(re.compile("B", re.I), ["abc", "cde", "bcd"])] == [0, 2]
+
+
+def test_a_line_without_end_is_kept_around_its_match_alone() -> None:
+    (hit,) = grep("needle", "." * 10**6 + "needle" + "." * 10**6)
+    assert "needle" in hit.line
+    assert len(hit.line) == 2000
+
+
+def test_search_ranks_passages_by_the_words_of_the_query() -> None:
+    documents = {f"{number}.txt": f"filler {number}\n" * 100 for number in range(50)}
+    documents["7.txt"] += "The zebras were singing.\n"
+    documents["9.txt"] += "A zebra slept.\n"
+    found = search("zebra sings", documents)
+    assert [passage.document for passage in found] == ["7.txt", "9.txt"]
+    assert all(documents[each.document][each.start : each.end] == each for each in found)
+    assert [each.document for each in search('"zebra slept"', documents)] == ["9.txt"]
+    assert search("giraffe", documents) == []
+    documents["8.txt"] += "giraffe"
+    assert len(search("giraffe", documents)) == 1
+    assert search('" OR passages : * AND (', "and or") != []
+
+
+@pytest.mark.parametrize("source", [5, None, [1], {"a": 1}, b"bytes"])
+def test_what_holds_no_text_is_a_type_error_that_says_so(source: Any) -> None:
+    for call in (lambda: grep("a", source), lambda: chunk(source), lambda: search("a", source)):
+        with pytest.raises(TypeError, match=r"takes (a text|texts)"):
+            call()
+
+
+# Texts in maps --------------------------------------------------------------------------------
+
+LARGE = contexts.SHARED
+
+
+def _long(character: str) -> str:
+    line = f"line {character} of many " * 500 + "\n"
+    return (line * (LARGE // len(line) + 1))[:LARGE]
+
+
+def _check(length: int, character: str) -> str:
+    return f"""
+import re, hashlib, json
+print(isinstance(context, str), len(context) == {length}, context[5] == {character!r}, context[-1:-3:-1] == context[-2:][::-1])
+print(hashlib.sha256(context.encode('utf-8', 'surrogatepass')).hexdigest())
+print(re.compile('^l', re.M).search(context, 1).start(), context.rfind('line') == context.rindex('line'))
+print(context == context[:], {{context: 1}}[context[:]], json.loads(json.dumps(context)) == context)
+lines = context.splitlines()
+print(len(lines), context.count('\\n'), len(grep('^l', context, limit=None)))
+"""
+
+
+@pytest.mark.parametrize("character", ["a", "\xe9", "\u20ac", "\U0001f600", "\ud800"])
+async def test_a_long_text_is_a_str_in_every_respect(bench: Bench, character: str) -> None:
+    text = _long(character)
+    source = prepare(text)
+    info = await bench.repl.load("context", source)
+    assert (info.type, info.size) == ("str", f"{len(text):,} characters")
+    first, digest, *rest = (await bench.shown(_check(len(text), character))).splitlines()
+    assert first == "True True True True"
+    assert f"sha256:{digest}" == source.digest()
+    lines = len(text.splitlines())
+    assert rest == [f"{len(text.partition(chr(10))[0]) + 1} True", "True 1 True", f"{lines} {text.count(chr(10))} {lines}"]
+    assert len(await bench.shown("context")) < 70_000
+
+
+async def test_children_share_a_long_text_and_it_can_be_returned(isolated: Bench, tmp_path: Path) -> None:
+    path = tmp_path / "long.txt"
+    path.write_text(_long("a"))
+    source = prepare(path)
+    await isolated.repl.load("context", source)
+    assert await isolated.answered("FINAL(context)") == path.read_text()
+    await isolated.run("rlm_query('q', context)")
+    assert await isolated.answered("FINAL(rlm_query('q', context)['context'] == context)")
+
+
+def _own_memory() -> int:
+    """Bytes that belong to this process and its descendants alone, file pages left out."""
+    total, processes = 0, [os.getpid()]
+    while processes:
+        process = processes.pop()
+        rows = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+        total += sum(int(row.split()[1]) << 10 for row in rows if row.startswith("Anonymous:"))
+        for children in Path(f"/proc/{process}/task").glob("*/children"):
+            processes += map(int, children.read_text().split())
+    return total
+
+
+@pytest.mark.parametrize("kind", ["file", "str"])
+async def test_siblings_hold_no_copies_of_their_context(tmp_path: Path, kind: str) -> None:
+    text = _long("a") * 4
+    path = tmp_path / "long.txt"
+    path.write_text(text)
+    source = prepare(path if kind == "file" else text)
+    sandbox = ProcessSandbox()
+    repls = [await sandbox.open(context_size=source.size) for _ in range(4)]
+    before = _own_memory()
+    for repl in repls:
+        await repl.load("context", source)
+        assert await Bench(repl).shown("context.count('many')") == f"{text.count('many')}\n"
+    assert _own_memory() - before < len(text) // 2
+    for repl in repls:
+        await repl.close()
+
+
+def test_nobody_can_change_a_text_that_is_shared() -> None:
+    descriptor = prepare(_long("a")).open()
+    try:
+        for change in (
+            lambda: os.pwrite(descriptor, b"b", 0),
+            lambda: os.ftruncate(descriptor, 0),
+            lambda: mmap.mmap(descriptor, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE),
+        ):
+            with pytest.raises(PermissionError):
+                change()
+    finally:
+        os.close(descriptor)
+
+
+@pytest.mark.parametrize("size", [1, 4095, 4096, 4097])
+def test_a_mapped_text_ends_where_its_file_does_and_frees_its_map(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    path = tmp_path / "digits"
+    path.write_bytes(b"7" * size)
+    monkeypatch.setattr("recursor.sandboxes.guest.mapped._allowed", True)
+    with path.open("rb") as file:
+        for _ in range(100):
+            text = mapped(file.fileno(), size, 0x7F)
+            assert text is not None
+            assert float(text[:20]) == float("7" * min(size, 20))
+            assert text == "7" * size
+            assert str(path) not in Path("/proc/self/maps").read_text().replace(str(path), "", 1)
+            del text
+    assert str(path) not in Path("/proc/self/maps").read_text()
