@@ -151,7 +151,11 @@ async def test_a_long_text_is_a_str_in_every_respect(bench: Bench, character: st
     assert first == "True True True True"
     assert f"sha256:{digest}" == source.digest()
     lines = len(text.splitlines())
-    assert rest == [f"{len(text.partition(chr(10))[0]) + 1} True", "True 1 True", f"{lines} {text.count(chr(10))} {lines}"]
+    assert rest == [
+        f"{len(text.partition(chr(10))[0]) + 1} True",
+        "True 1 True",
+        f"{lines} {text.count(chr(10))} {lines}",
+    ]
     assert len(await bench.shown("context")) < 70_000
 
 
