@@ -14,11 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import Bench
-from recursor.context import prepare
+from recursor.context import prepare, same
 from recursor.sandboxes.guest import contexts
 from recursor.sandboxes.guest.helpers import chunk, grep
 from recursor.sandboxes.guest.mapped import mapped
 from recursor.sandboxes.guest.ranking import search
+from recursor.sandboxes.handed import HandedSource
 from recursor.sandboxes.process import ProcessSandbox
 
 POEM = (
@@ -196,6 +197,14 @@ async def test_siblings_hold_no_copies_of_their_context(tmp_path: Path, kind: st
     assert _own_memory() - before < len(text) // 2
     for repl in repls:
         await repl.close()
+
+
+def test_a_text_is_the_same_however_wide_it_is_written() -> None:
+    text = _long("\u20ac")
+    handed = HandedSource("text", text.encode(), len(text.encode()))
+    assert same(prepare(text), handed)
+    assert same(prepare(text), prepare(text))
+    assert not same(prepare(text[:-1] + "x"), handed)
 
 
 def test_nobody_can_change_a_text_that_is_shared() -> None:

@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, TypeAlias
 
 from recursor.errors import ConfigError
 from recursor.sandboxes.guest import contexts, values
-from recursor.sandboxes.guest.mapped import CODECS
+from recursor.sandboxes.guest.mapped import CODECS, WIDTHS
 from recursor.sandboxes.handed import HandedSource
 
 PIECE = 1 << 17
@@ -123,10 +123,10 @@ class TextSource(_Readable):
     def __init__(self, text: str) -> None:
         self._text = text
         self._descriptor: int | None = _anonymous()
-        self.size, bound = 0, 0x7F
+        bound = 0x7F
         for piece in _pieces(text):
-            self.size += len(piece.encode("utf-8", "surrogatepass"))
             bound = max(bound, contexts.bound_of(piece))
+        self.size = len(text) * WIDTHS[bound]
         self.form = next(form for form, largest in contexts.FIXED.items() if largest == bound)
         with open(self._descriptor, "wb", closefd=False) as file:
             for piece in _pieces(text):
@@ -195,7 +195,8 @@ def same(one: Source, other: Source) -> bool:
         return True
     if {one.form, other.form} == {"marshal", "values"}:
         return _plain_digest(one) == _plain_digest(other)
-    return one.size == other.size and one.digest() == other.digest()
+    wide = one.form != other.form and {one.form, other.form} & {"latin-1", "ucs-2", "ucs-4"}
+    return bool(one.size == other.size or wide) and one.digest() == other.digest()
 
 
 def _plain_digest(source: Source) -> str:

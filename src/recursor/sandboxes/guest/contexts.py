@@ -77,9 +77,8 @@ def _is_ascii(descriptor: int, size: int) -> bool:
         return all(view[offset : offset + CHUNK].isascii() for offset in range(0, size, CHUNK))
 
 
-def _read_fixed(largest: int, descriptor: int, _size: int) -> str:
+def _read_fixed(largest: int, descriptor: int, size: int) -> str:
     """Characters of one width, with a bound on the largest: see `mapped`."""
-    size = os.fstat(descriptor).st_size
     text = mapped(descriptor, size // WIDTHS[largest], largest)
     if text is None:
         return _read_bytes(descriptor, size).decode(CODECS[largest], "surrogatepass")
