@@ -54,6 +54,7 @@ def test_the_public_names_are_exactly_these() -> None:
             "Completion",
             "StopReason",
             "tool",
+            "Policy",
             "Retries",
             "Route",
             "Routes",

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from recursor.limits import Limits
     from recursor.lm import LM
     from recursor.models.retry import Retries
+    from recursor.policy import Policy
     from recursor.rlm import RLM
     from recursor.routing import Route, Routes
     from recursor.tools import tool
@@ -26,6 +27,7 @@ __all__ = [
     "ConfigError",
     "Limits",
     "ModelError",
+    "Policy",
     "RLMError",
     "Retries",
     "Route",
@@ -40,6 +42,7 @@ _HOMES = {
     "LM": "lm",
     "RLM": "rlm",
     "Limits": "limits",
+    "Policy": "policy",
     "Retries": "models.retry",
     "Route": "routing",
     "Routes": "routing",

@@ -17,6 +17,7 @@ from recursor.errors import ConfigError, LimitExceeded, RLMError, SubcallError
 from recursor.ledger import Call, Ledger
 from recursor.limits import Limits
 from recursor.models.retry import Retries, RetryBudget
+from recursor.policy import Kind, Policy, Request
 from recursor.protocols import Cache, Model, Repl, Sandbox, Sink
 from recursor.replay import Past, Replay, ReplayedRepl
 from recursor.routing import Routes
@@ -24,11 +25,12 @@ from recursor.schema import shape
 from recursor.slots import Own, Slots
 from recursor.task import Task, flattened, of_child, ordered
 from recursor.threads import in_thread
-from recursor.tools import Tool
+from recursor.tools import Tool, approved
 from recursor.types import (
     Batch,
     Completion,
     ContextInfo,
+    Decided,
     Isolation,
     LlmQuery,
     Message,
@@ -65,6 +67,8 @@ class Engine:
     sink: Sink
     settings: Mapping[str, Any] = field(default_factory=dict)
     """How it was asked for, for the record."""
+    policy: Policy | None = None
+    """What code may have the host do; None lets it do all that it is offered."""
     cache: Cache | None = None
     """Replies of other runs that may be taken; None asks for each."""
     stream: bool = False
@@ -176,6 +180,7 @@ class Run:
             parent.caller.budget if parent else RetryBudget(engine.retries.budget),
         )  # fmt: skip
         self._own_slot = Own()
+        self._permitted: set[tuple[str, str]] = set()
         self.model = self.choose("root", wanted=task.wanted)
 
     @property
@@ -253,7 +258,9 @@ class Run:
         text = query.prompt
         if expected.json_schema is not None:
             text += f"\n\nReply with JSON alone, following this JSON Schema:\n{expected.text}"
-        model = self.metered(self.choose("sub", characters=len(text), wanted=query.model), "sub")
+        chosen = self.choose("sub", characters=len(text), wanted=query.model)
+        await self._permit("model", chosen.name)
+        model = self.metered(chosen, "sub")
         reply = await model.query([Message("user", text)], schema=expected.json_schema)
         try:
             return direct.structured(reply, expected)
@@ -268,6 +275,7 @@ class Run:
             tools=self._passed_on(query.tools),
             limits=self._limits_for(query),
         )
+        await self._permit("model", self.choose("root", depth=self.depth + 1, wanted=query.model).name)
         task = await in_thread(of_child, query)
         child_id = self.caller.place(await in_thread(task.identity, engine.tools, query.limits))
         child = self.replay.child(child_id, self.ledger.turns)
@@ -301,6 +309,7 @@ class Run:
             return result
         result, error, cut = None, "cancelled", True
         try:
+            await self._permit("tool", call.name, call.args, call.kwargs)
             result, error = await tool.call(call.args, call.kwargs), None
         except RLMError as failure:
             error, cut = str(failure), False
@@ -314,6 +323,27 @@ class Run:
             )  # fmt: skip
         await self.engine.sink.flush()
         return result
+
+    async def _permit(
+        self, kind: Kind, name: str, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> None:
+        """Raise SubcallError when the policy, or who it asks, says no. What is always let through is said once."""
+        policy = self.engine.policy
+        if policy is None:
+            return
+        decision, rule = policy.decide(kind, name)
+        allowed = decision == "allow"
+        if decision == "ask":
+            assert policy.approve is not None
+            request = Request(kind, name, self.id, self.depth, args, kwargs or {})
+            allowed = await approved(policy.approve, request)
+            rule += ", approved" if allowed else ", refused"
+        if kind == "tool" or not allowed or decision == "ask" or (kind, name) not in self._permitted:
+            self._permitted.add((kind, name))
+            turn = self.ledger.turns
+            self.engine.sink.emit(Decided(self.id, turn, kind, name, allowed, rule, time.time()))
+        if not allowed:
+            raise SubcallError(f"the {kind} {name!r} may not be used here: the policy says no ({rule})")
 
     def _announced(self, batch: Batch) -> None:
         """Refuse a batch as a whole that cannot be paid for, while none of it is."""

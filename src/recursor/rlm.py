@@ -21,6 +21,7 @@ from recursor.errors import ConfigError
 from recursor.inputs import inputs, recorded_inputs
 from recursor.limits import Limits
 from recursor.models import Retries
+from recursor.policy import Policy
 from recursor.protocols import Cache, Model, Sandbox, Sink
 from recursor.record import public_url
 from recursor.replay import Past
@@ -48,6 +49,7 @@ class RLM:
         limits: bounds of each run.
         retries: when a model call that failed for a time is made again; see `recursor.models.Retries`.
         tools: host functions that code in the REPL may call; see `tool`.
+        policy: which tools and models code may use, and what needs approval; None is all that are offered.
         dialect: prompt text and answer form; "default".
         instruction: added to what the root LM is told.
         strategy: "rlm" answers in a REPL; "direct" by one plain call with the whole input in it; "auto" so where
@@ -74,6 +76,7 @@ class RLM:
         limits: Limits = Limits(),  # noqa: B008 - frozen
         retries: Retries = Retries(),  # noqa: B008 - frozen
         tools: Iterable[Callable[..., Any] | Tool] = (),
+        policy: Policy | None = None,
         dialect: str = "default",
         instruction: str = "",
         strategy: Strategy = "rlm",
@@ -86,6 +89,8 @@ class RLM:
     ) -> None:
         if not isinstance(limits, Limits):
             raise ConfigError(f"limits must be a recursor.Limits, not {type(limits).__name__}")
+        if policy is not None and not isinstance(policy, Policy):
+            raise ConfigError(f"policy must be a recursor.Policy, not {type(policy).__name__}")
         if not isinstance(retries, Retries):
             raise ConfigError(f"retries must be a recursor.models.Retries, not {type(retries).__name__}")
         routes = _routes(model, sub_model, base_url, api_key)
@@ -104,6 +109,7 @@ class RLM:
             retries=retries,
             dialect=prompts.load(dialect),
             tools=collect(tools),
+            policy=policy,
             sink=Fanout([*([self._store] if self._store else []), *sinks]),
             cache=self._cache(cache),
             strategy=strategy,

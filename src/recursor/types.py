@@ -361,6 +361,21 @@ class ToolCalled:
 
 
 @dataclass(frozen=True, slots=True)
+class Decided:
+    """A policy was asked whether code may call a tool or a model."""
+
+    run_id: str
+    turn: int
+    kind: Literal["tool", "model"]
+    name: str
+    allowed: bool
+    rule: str
+    """The pattern that decided, "default" where none did; with ", approved" or ", refused" where one was asked."""
+    time: float
+    """Seconds since the epoch."""
+
+
+@dataclass(frozen=True, slots=True)
 class Diverged:
     """A resumed run does not go as recorded any more; from here on calls are made and paid for."""
 
@@ -437,6 +452,7 @@ Event: TypeAlias = (
     | CallRetried
     | CallRefused
     | ToolCalled
+    | Decided
     | Diverged
     | Compacted
     | ReplyText

@@ -24,6 +24,7 @@ from recursor.types import (
     Compacted,
     Completion,
     ContextHashed,
+    Decided,
     Diverged,
     Event,
     Message,
@@ -42,6 +43,7 @@ from recursor.types import (
 VERSION = 2
 _NOTES: dict[str, Callable[..., Event]] = {
     "CallRefused": CallRefused,
+    "Decided": Decided,
     "CallRetried": CallRetried,
     "Compacted": Compacted,
     "Diverged": Diverged,

@@ -34,6 +34,7 @@ from recursor.types import (
     CallRetried,
     Compacted,
     ContextHashed,
+    Decided,
     Diverged,
     Event,
     Message,
@@ -329,7 +330,7 @@ class _Writer:
                     "UPDATE context SET digest = ? WHERE run_id = ? AND name = ?",
                     (event.digest, event.run_id, subject),
                 )
-            case CallRetried() | CallRefused() | Compacted() | Diverged():
+            case CallRetried() | CallRefused() | Compacted() | Decided() | Diverged():
                 data = pack(dumps(asdict(event)))
             case RunEnded():
                 self._ended(event)
