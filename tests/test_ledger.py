@@ -162,6 +162,21 @@ def test_sub_calls_leave_the_root_what_its_last_reply_needs() -> None:
     assert isinstance(book.admit(call(purpose="root")), Reservation)
 
 
+def test_a_child_near_a_bound_of_its_parents_is_on_its_last_reply_too() -> None:
+    parent = ledger(max_tokens=1_000)
+    spend(parent, call(purpose="root"), reply(200))
+    child = parent.child(Limits())
+    spend(child, call(purpose="root", depth=1), reply(100))
+    told = [child.last_reply]
+    spend(child, call(depth=1), reply(250))
+    assert [*told, parent.last_reply, child.last_reply] == [None, None, StopReason.MAX_TOKENS]
+    counted = ledger(max_calls=4)
+    spend(counted, call(purpose="root"), reply())
+    below = counted.child(Limits())
+    spend(below, call(purpose="root", depth=1), reply())
+    assert [counted.last_reply, below.last_reply] == [None, StopReason.MAX_CALLS]
+
+
 def test_the_last_of_max_calls_is_the_roots() -> None:
     book = ledger(max_calls=3)
     spend(book, call(purpose="root"), reply())

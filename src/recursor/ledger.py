@@ -216,15 +216,18 @@ class Ledger:
 
     @property
     def last_reply(self) -> StopReason | None:
-        """The bound that leaves the root LM one more reply and nothing else; None when none does."""
+        """The bound, here or above, that leaves the root LM one more reply and nothing else; None when none does."""
         if self.turns >= self.limits.max_turns:
             return StopReason.MAX_TURNS
-        if self.calls_left() == 1:
-            return StopReason.MAX_CALLS
-        for unit, _, reason in _UNITS:
-            left, root = self.left(unit), self._dearest_root(unit)
-            if left is not None and root and left < 2 * root:
-                return reason
+        for ledger in self._chain:
+            kept = 0 if ledger is self else 1
+            calls = ledger.calls_left()
+            if calls is not None and calls <= 1 + kept:
+                return StopReason.MAX_CALLS
+            for unit, _, reason in _UNITS:
+                left, root = ledger.left(unit), self._dearest_root(unit)
+                if left is not None and root and left - kept * FINISH * ledger._dearest_root(unit) < 2 * root:
+                    return reason
         return None
 
     def begin_turn(self) -> None:
