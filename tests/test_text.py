@@ -237,3 +237,96 @@ def test_a_mapped_text_ends_where_its_file_does_and_frees_its_map(
             assert str(path) not in Path("/proc/self/maps").read_text().replace(str(path), "", 1)
             del text
     assert str(path) not in Path("/proc/self/maps").read_text()
+
+
+# Folders --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for number in range(2500):
+        path = tmp_path / f"{number % 7}" / f"{number}.txt"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"document {number} \u20ac\n")
+    (tmp_path / "bytes.bin").write_bytes(b"\xff\xfe")
+    (tmp_path / "empty.txt").write_text("")
+    (tmp_path / "large.txt").write_text(_long("a"))
+    (tmp_path / "middle.txt").write_text("\u20ac" * 600_000)
+    (tmp_path / ".hidden").write_text("no")
+    return tmp_path
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and not path.name.startswith("."):
+            data = path.read_bytes()
+            found[str(path.relative_to(folder))] = data if b"\xff" in data else data.decode()
+    return found
+
+
+async def test_a_folder_is_a_dict_of_all_its_documents(bench: Bench, folder: Path) -> None:
+    source = prepare(folder)
+    info = await bench.repl.load("context", source)
+    assert (info.type, info.size) == ("dict", "2,504 keys")
+    assert await bench.shown(
+        "isinstance(context, dict), len(context), 'large.txt' in context, 'x' in context"
+    ) == ("(True, 2504, True, False)\n")
+    assert await bench.shown(
+        "context['3/3.txt'], context.get('x'), context['bytes.bin'], context['empty.txt']"
+    ) == ("('document 3 \u20ac\\n', None, b'\\xff\\xfe', '')\n")
+    expected = _read(folder)
+    assert await bench.answered("FINAL(dict(context))") == expected
+    assert await bench.answered("FINAL({**context})") == expected
+    assert await bench.answered("FINAL({name: text for name, text in context.items()})") == expected
+    assert await bench.answered("FINAL(dict(zip(context.keys(), context.values())))") == expected
+    assert await bench.shown(
+        "context == dict(context), context != {}, (context | {'a': 1})['3/3.txt'][:8]"
+    ) == ("(True, True, 'document')\n")
+    assert "KeyError" in str((await bench.run("context['nothing']")).error)
+    assert await bench.shown("[hit.document for hit in grep('document 77 ', context)]") == "['0/77.txt']\n"
+    assert await bench.shown("[p.document for p in search('77', context)], len(chunk(context)) > 2500") == (
+        "(['0/77.txt'], True)\n"
+    )
+    assert source.value() == expected
+
+
+async def test_nothing_of_a_folder_is_read_before_it_is_taken(isolated: Bench, tmp_path: Path) -> None:
+    for number in range(20):
+        (tmp_path / f"{number:02}.txt").write_text("x" * (1 << 20))
+    source = prepare(tmp_path)
+    await isolated.repl.load("context", source)
+    (tmp_path / "12.txt").write_text("changed")
+    (tmp_path / "13.txt").unlink()
+    assert await isolated.shown("len(context['11.txt'])") == "1048576\n"
+    assert "'12.txt' was changed" in str((await isolated.run("context['12.txt']")).error)
+    assert "'13.txt' cannot be read" in str((await isolated.run("context['13.txt']")).error)
+    assert await isolated.shown("len(context['14.txt'])") == "1048576\n"
+
+
+async def test_a_folder_goes_to_a_child_by_name(isolated: Bench, folder: Path) -> None:
+    await isolated.repl.load("context", prepare(folder))
+    assert await isolated.answered("FINAL(len(rlm_query('q', context)['context']))") == 2504
+    assert "make a dict" in str((await isolated.run("context['3/3.txt'] = 1")).error)
+    assert len(await isolated.shown("context")) < 200
+
+
+async def test_a_repl_that_asks_a_folder_for_what_it_has_not_harms_nobody(
+    isolated: Bench, folder: Path
+) -> None:
+    await isolated.repl.load("context", prepare(folder))
+    code = """
+for number in (10**9, -5, 2**63 - 1):
+    try:
+        context._fetch(number)
+    except OSError as error:
+        print(error)
+context._socket.send(b"abc")
+try:
+    context._fetch(0)
+except OSError as error:
+    print(type(error).__name__)
+"""
+    shown = await isolated.shown(code)
+    assert shown.startswith("there is no such pack\n" * 3)
+    assert await isolated.shown("1 + 1") == "2\n"

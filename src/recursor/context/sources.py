@@ -12,7 +12,6 @@ import io
 import json
 import marshal
 import os
-import shutil
 import stat
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
 from recursor.errors import ConfigError
+from recursor.sandboxes.folders import Document, FolderSource
 from recursor.sandboxes.guest import contexts, values
 from recursor.sandboxes.guest.mapped import CODECS, WIDTHS
 from recursor.sandboxes.handed import HandedSource
@@ -154,7 +154,7 @@ class TextSource(_Readable):
             os.close(self._descriptor)
 
 
-Source = FileSource | TextSource | EncodedSource | HandedSource
+Source = FileSource | TextSource | EncodedSource | FolderSource | HandedSource
 
 
 def prepare(context: Any) -> Source:
@@ -225,38 +225,30 @@ def _regular(path: Path) -> os.stat_result:
 
 def _folder(paths: Sequence[Path], origin: str) -> Source:
     """All files below, as a mapping of relative path to text (or bytes, where it is not UTF-8)."""
-    files = list(_documents(paths))
-    if not files:
+    documents = list(_documents(paths))
+    if not documents:
         raise ConfigError(f"context: there is no file in {origin!r}")
-
-    def write(file: Writable) -> None:
-        lengths = [[name, path.stat().st_size] for name, path in files]
-        file.write(json.dumps(lengths).encode("ascii") + b"\n")
-        for (_, length), (_, path) in zip(lengths, files, strict=True):
-            with path.open("rb") as document:
-                before = file.tell()
-                shutil.copyfileobj(document, file, PIECE)
-                if file.tell() - before != length:
-                    raise ConfigError(f"context: {str(path)!r} changed while it was read")
-
-    return EncodedSource("documents", write, origin)
+    return FolderSource(documents, origin)
 
 
-def _documents(paths: Sequence[Path]) -> Iterator[tuple[str, Path]]:
-    """(name, path) of every file; hidden files and folders below a folder are left out."""
+def _documents(paths: Sequence[Path]) -> Iterator[Document]:
+    """Every file; hidden files and folders below a folder are left out."""
     for path in paths:
         if not path.is_dir():
-            _regular(path)
-            yield (str(path) if len(paths) > 1 else path.name), path
+            yield _document(str(path) if len(paths) > 1 else path.name, str(path), _regular(path))
             continue
-        for folder, folders, names in os.walk(path):
+        top = str(path)
+        for folder, folders, names in os.walk(top):
             folders[:] = sorted(name for name in folders if not name.startswith("."))
             for name in sorted(names):
                 document = Path(folder, name)
                 if not name.startswith(".") and document.is_file():
-                    _regular(document)
-                    relative = document.relative_to(path)
-                    yield str(path / relative if len(paths) > 1 else relative), document
+                    shown = str(document) if len(paths) > 1 else str(document)[len(top) :].lstrip("/")
+                    yield _document(shown, str(document), _regular(document))
+
+
+def _document(name: str, path: str, status: os.stat_result) -> Document:
+    return Document(name, path, status.st_size, status.st_mtime_ns)
 
 
 def _data(value: Any) -> Source:

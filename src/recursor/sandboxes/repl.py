@@ -17,6 +17,7 @@ from typing import Any
 from recursor.errors import RLMError, SandboxError
 from recursor.protocols import Source, Subcalls
 from recursor.sandboxes import wire
+from recursor.sandboxes.folders import FolderSource
 from recursor.sandboxes.link import Clock, Link, Worker, decoded
 from recursor.threads import in_thread
 from recursor.types import CallStyle, ContextInfo, Execution, Isolation, Output, Submission
@@ -199,6 +200,8 @@ class WireRepl:
         return stopped
 
     async def _load(self, link: Link, name: str, source: Source) -> ContextInfo:
+        if link.worker.aux is None and isinstance(source, FolderSource):
+            source = source.whole()
         try:
             descriptor = await in_thread(source.open, discard=os.close)
         except (OSError, RLMError) as error:

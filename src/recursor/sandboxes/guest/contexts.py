@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from . import values
+from .documents import Documents, text_or_bytes
 from .mapped import CODECS, WIDTHS, MappedStr, mapped
 from .text import Text, teach_re
 
@@ -30,6 +31,8 @@ SHARED = 1 << 24
 PREVIEW = 400
 FIXED = {"ascii": 0x7F, "latin-1": 0xFF, "ucs-2": 0xFFFF, "ucs-4": 0x10FFFF}
 """Forms of texts whose characters have one width -> the bound on the largest."""
+_KINDS: dict[type, str] = {MappedStr: "str", Documents: "dict"}
+"""What to call a type of our own that is one of Python's in every respect."""
 _PUNCH_HOLE = 0x02 | 0x01
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -44,7 +47,7 @@ def load(descriptor: int, form: str, size: int) -> Any:
 
 def describe(value: Any) -> dict[str, str]:
     """Return type, size and a short preview; constant in length whatever the value."""
-    kind = "str" if isinstance(value, MappedStr) else type(value).__name__
+    kind = _KINDS.get(type(value), type(value).__name__)
     if isinstance(value, str | Text):
         return {"type": kind, "size": f"{len(value):,} characters", "preview": _ends(value)}
     if isinstance(value, bytes):
@@ -166,14 +169,11 @@ def _read_documents(descriptor: int, _size: int) -> dict[str, Any]:
     """A line of JSON, [[name, length], ...], then the contents one after another."""
     with open(os.dup(descriptor), "rb") as file:
         index = json.loads(file.readline())
-        return {name: _text_or_bytes(file.read(length)) for name, length in index}
+        return {name: text_or_bytes(file.read(length)) for name, length in index}
 
 
-def _text_or_bytes(data: bytes) -> str | bytes:
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError:
-        return data
+def _read_folder(descriptor: int, _size: int) -> Documents:
+    return Documents(descriptor, _read_file)
 
 
 _READERS: dict[str, Callable[[int, int], Any]] = {
@@ -184,6 +184,7 @@ _READERS: dict[str, Callable[[int, int], Any]] = {
     "marshal": _read_marshal,
     "values": _read_values,
     "documents": _read_documents,
+    "folder": _read_folder,
 }
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from . import values
 from .channel import IN_PARTS, Channel, header_start
+from .documents import Documents
 from .mapped import MappedStr
 from .text import Text
 
@@ -49,7 +50,13 @@ class Handover:
         """
         if context is None:
             return None, b""
-        if type(context) in (str, bytes, Text, MappedStr):  # others may have changed since they were loaded
+        if type(context) in (
+            str,
+            bytes,
+            Text,
+            MappedStr,
+            Documents,
+        ):  # others may have changed since they were loaded
             for name, value in self._loaded.items():
                 if value is context:
                     return {"by": "same", "name": name}, b""

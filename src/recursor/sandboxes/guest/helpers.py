@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias, overload
 
+from .documents import Documents
 from .text import Text
 
 SIZE = 100_000
@@ -53,9 +54,10 @@ class Piece(str):
 class Pieces(Sequence[Piece]):
     """Pieces of texts, cut when they are asked for."""
 
-    def __init__(self, texts: list[tuple[Any, str | Text]], borders: list[list[tuple[int, int]]]) -> None:
+    def __init__(self, texts: Mapping[Any, Any], spans: Mapping[Any, Sequence[tuple[int, int]]]) -> None:
         self._texts = texts
-        self._borders = borders
+        self._names = list(spans)
+        borders = self._borders = list(spans.values())
         self._before = [0, *itertools.accumulate(map(len, borders))]
 
     def __len__(self) -> int:
@@ -73,8 +75,8 @@ class Pieces(Sequence[Piece]):
             raise IndexError("there is no such piece")
         at = bisect.bisect_right(self._before, number) - 1
         start, end = self._borders[at][number - self._before[at]]
-        name, text = self._texts[at]
-        return Piece(text[start:end], start, name)
+        name = self._names[at]
+        return Piece(self._texts[name][start:end], start, name)
 
     def __repr__(self) -> str:
         return f"<{len(self):,} pieces; the first is {self[0].place()}>" if len(self) else "<0 pieces>"
@@ -135,8 +137,11 @@ def chunk(text: Any, size: int = SIZE, overlap: int = 0, by: str = "lines") -> P
         raise ValueError(f'by must be "lines", "paragraphs" or "characters", not {by!r}')
     if not 0 <= overlap < size:
         raise ValueError("size must be positive and larger than overlap")
-    texts = list(texts_of(text, "chunk"))
-    return Pieces(texts, [list(spans(each, size, overlap, _BORDERS[by])) for _, each in texts])
+    texts = held(text, "chunk")
+    borders = _BORDERS[by]
+    return Pieces(
+        texts, {name: list(spans(each, size, overlap, borders)) for name, each in texts_of(texts, "chunk")}
+    )
 
 
 def grep(
@@ -180,6 +185,11 @@ def texts_of(source: Any, function: str) -> Iterator[tuple[Any, str | Text]]:
             raise TypeError(
                 f"{function} takes texts: item {name!r} is of type {type(text).__name__}; make a list of str first"
             )
+
+
+def held(source: Any, function: str) -> Mapping[Any, Any]:
+    """The texts by name, as they are now; those of a folder stay in it."""
+    return source if isinstance(source, Documents) else dict(texts_of(source, function))
 
 
 def spans(text: str | Text, size: int, overlap: int, borders: Sequence[str]) -> Iterator[tuple[int, int]]:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import re
 import threading
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from .helpers import Found, Piece, spans, texts_of
-from .text import Text
+from .documents import Documents
+from .helpers import Found, Piece, held, spans, texts_of
 
 PASSAGE = 1000
 """Characters of a passage, at most."""
@@ -27,13 +27,14 @@ _TERM = re.compile(r'"([^"]*)"|(\w+)')
 class _Index:
     """The passages of some texts, by their words."""
 
-    def __init__(self, texts: list[tuple[Any, str | Text]]) -> None:
+    def __init__(self, texts: Mapping[Any, Any]) -> None:
         import sqlite3  # noqa: PLC0415 - no run that does not search shall wait for it
 
         self.texts = texts
         self._starts = array("q")
         self._ends = array("q")
         self._places = array("q")
+        self._names: list[Any] = []
         self._database = sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None)
         self._database.execute("PRAGMA journal_mode = OFF")
         self._database.execute(
@@ -45,7 +46,8 @@ class _Index:
         self._database.execute("COMMIT")
 
     def _rows(self) -> Iterator[tuple[int, str]]:
-        for place, (_, text) in enumerate(self.texts):
+        for place, (name, text) in enumerate(texts_of(self.texts, "search")):
+            self._names.append(name)
             for start, end in spans(text, PASSAGE, 0, ("\n\n", "\n", " ")):
                 self._places.append(place)
                 self._starts.append(start)
@@ -61,14 +63,16 @@ class _Index:
             "SELECT rowid FROM passages WHERE passages MATCH ? ORDER BY rank LIMIT ?", (terms, limit)
         )
         for (row,) in rows.fetchall():
-            name, text = self.texts[self._places[row]]
-            yield Piece(text[self._starts[row] : self._ends[row]], self._starts[row], name)
+            name = self._names[self._places[row]]
+            yield Piece(self.texts[name][self._starts[row] : self._ends[row]], self._starts[row], name)
 
-    def covers(self, texts: list[tuple[Any, str | Text]]) -> bool:
+    def covers(self, texts: Mapping[Any, Any]) -> bool:
         """Whether it is of these very texts."""
+        if isinstance(texts, Documents) or isinstance(self.texts, Documents):
+            return texts is self.texts
         return len(texts) == len(self.texts) and all(
             one is other and name == named
-            for (name, one), (named, other) in zip(texts, self.texts, strict=True)
+            for (name, one), (named, other) in zip(texts.items(), self.texts.items(), strict=True)
         )
 
 
@@ -85,7 +89,7 @@ def search(query: str, text: Any, *, limit: int = 10) -> Found:
     Returns:
         A list of `str` of at most 1,000 characters with `start`, `end` and `document`, the best first.
     """
-    texts = list(texts_of(text, "search"))
+    texts = held(text, "search")
     with _lock:
         index = next((each for each in _indexes if each.covers(texts)), None)
         if index is None:

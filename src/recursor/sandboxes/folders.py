@@ -1,0 +1,170 @@
+"""Folders on their way into REPLs: documents are given out pack by pack, as code in a REPL takes them.
+
+Nothing is read before. A REPL that asks for a document gets a read-only descriptor of its file, or,
+where it is small, an anonymous file with it and its neighbours. See `guest.documents` for the
+protocol. What a REPL asks for is a number among those that there are, and one at a time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import socket
+import tempfile
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any, BinaryIO, NamedTuple
+
+from recursor.errors import SandboxError
+from recursor.sandboxes.guest import contexts
+from recursor.sandboxes.guest.documents import ALONE, INDEX, NUMBER
+
+MAX_COUNT = 1000
+"""Documents of a pack."""
+_PIECE = 1 << 17
+
+
+class Document(NamedTuple):
+    """A file, as it was found."""
+
+    name: str
+    path: str
+    size: int
+    changed: int
+    """When, in nanoseconds."""
+
+
+class FolderSource:
+    """A `Source` of documents by name."""
+
+    form = "folder"
+
+    def __init__(self, documents: Sequence[Document], origin: str) -> None:
+        self.origin = origin
+        self._documents = documents
+        self._firsts = _packs(documents)
+        self.size = len(self._head()) + sum(document.size for document in documents)
+
+    def open(self) -> int:
+        """Return a socket that gives out documents until the other end is closed."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        threading.Thread(target=self._serve, args=(ours,), daemon=True, name="recursor-folder").start()
+        return theirs.detach()
+
+    def whole(self) -> Whole:
+        """All documents in one file, for a REPL that takes no descriptors. Blocks; call it in a thread."""
+        return Whole(self)
+
+    def value(self) -> dict[str, Any]:
+        """Read all documents. Blocks; call it in a thread."""
+        value: dict[str, Any] = contexts.load(self.whole().open(), "documents", self.size)
+        return value
+
+    def digest(self) -> str:
+        """Hash names, sizes and contents ("sha256:..."). Blocks; call it in a thread."""
+        hashing = hashlib.sha256(self._head())
+        for document in self._documents:
+            with self._opened(document) as file:
+                while piece := file.read(_PIECE):
+                    hashing.update(piece)
+        return "sha256:" + hashing.hexdigest()
+
+    def write(self, file: BinaryIO) -> None:
+        """Write a line of JSON, [[name, size], ...], and the documents one after another."""
+        file.write(self._head())
+        for document in self._documents:
+            with self._opened(document) as content:
+                shutil.copyfileobj(content, file, _PIECE)
+
+    def _head(self) -> bytes:
+        return json.dumps([[document.name, document.size] for document in self._documents]).encode() + b"\n"
+
+    def _opened(self, document: Document) -> BinaryIO:
+        """Open the file, if it is still the one that was found."""
+        try:
+            descriptor = os.open(
+                document.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+            )  # it may be a pipe now
+            status = os.fstat(descriptor)
+            if (status.st_size, status.st_mtime_ns) == (document.size, document.changed):
+                return os.fdopen(descriptor, "rb")
+            os.close(descriptor)
+        except OSError as error:
+            raise SandboxError(f"{document.name!r} cannot be read: {error.strerror}") from None
+        raise SandboxError(f"{document.name!r} was changed after the run had begun")
+
+    def _serve(self, connection: socket.socket) -> None:
+        with connection, suppress(OSError):
+            while len(request := connection.recv(NUMBER.size)) == NUMBER.size:
+                (number,) = NUMBER.unpack(request)
+                try:
+                    with self._pack(number) as file:
+                        socket.send_fds(connection, [request], [file.fileno()])
+                except (SandboxError, OSError) as problem:
+                    connection.send(request + str(problem).encode("utf-8", "replace")[:2000])
+
+    def _pack(self, number: int) -> BinaryIO:
+        if number == INDEX:
+            index = {"documents": [[each.name, each.size] for each in self._documents], "packs": self._firsts}
+            return _file_of(json.dumps(index).encode())
+        if not 0 <= number < len(self._firsts):
+            raise SandboxError("there is no such pack")
+        end = self._firsts[number + 1] if number + 1 < len(self._firsts) else len(self._documents)
+        documents = self._documents[self._firsts[number] : end]
+        if documents[0].size >= ALONE:
+            return self._opened(documents[0])
+        contents = []
+        for document in documents:
+            with self._opened(document) as file:
+                contents.append(file.read(document.size))
+            if len(contents[-1]) != document.size:
+                raise SandboxError(f"{document.name!r} was changed while it was read")
+        return _file_of(b"".join(contents))
+
+
+class Whole:
+    """The documents of a folder as one stream of bytes."""
+
+    form = "documents"
+
+    def __init__(self, folder: FolderSource) -> None:
+        self._folder = folder
+        self.size = folder.size
+        self.origin = folder.origin
+
+    def open(self) -> int:
+        """Return a new descriptor at offset 0 that the caller owns. Blocks; call it in a thread."""
+        with _anonymous() as file:
+            self._folder.write(file)
+            file.seek(0)
+            return os.dup(file.fileno())
+
+
+def _packs(documents: Sequence[Document]) -> list[int]:
+    """The first document of each pack."""
+    firsts: list[int] = []
+    room, before = 0, ALONE
+    for number, document in enumerate(documents):
+        room -= document.size
+        if room < 0 or before >= ALONE or document.size >= ALONE or number - firsts[-1] >= MAX_COUNT:
+            firsts.append(number)
+            room = ALONE - document.size
+        before = document.size
+    return firsts
+
+
+def _file_of(data: bytes) -> BinaryIO:
+    file = _anonymous()
+    file.write(data)
+    file.seek(0)
+    return file
+
+
+def _anonymous() -> BinaryIO:
+    """An unnamed file: in memory where the platform has that, else on disk."""
+    if hasattr(os, "memfd_create"):
+        return os.fdopen(os.memfd_create("recursor-folder", os.MFD_CLOEXEC), "w+b")
+    return tempfile.TemporaryFile()
