@@ -15,6 +15,7 @@ import os
 import stat
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
@@ -238,13 +239,22 @@ def _documents(paths: Sequence[Path]) -> Iterator[Document]:
             yield _document(str(path) if len(paths) > 1 else path.name, str(path), _regular(path))
             continue
         top = str(path)
-        for folder, folders, names in os.walk(top):
-            folders[:] = sorted(name for name in folders if not name.startswith("."))
-            for name in sorted(names):
-                document = Path(folder, name)
-                if not name.startswith(".") and document.is_file():
-                    shown = str(document) if len(paths) > 1 else str(document)[len(top) :].lstrip("/")
-                    yield _document(shown, str(document), _regular(document))
+        for entry in _files(top):
+            shown = entry.path if len(paths) > 1 else entry.path[len(top) :].lstrip("/")
+            status = entry.stat()
+            if not os.access(entry.path, os.R_OK):
+                raise ConfigError(f"context: {entry.path!r} cannot be read: permission denied")
+            yield _document(shown, entry.path, status)
+
+
+def _files(folder: str) -> Iterator[os.DirEntry[str]]:
+    """Files in order of their names, then those of each folder; links to folders are not followed."""
+    with suppress(PermissionError), os.scandir(folder) as found:
+        entries = sorted((entry for entry in found if not entry.name.startswith(".")), key=lambda e: e.name)
+        yield from (entry for entry in entries if entry.is_file())
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                yield from _files(entry.path)
 
 
 def _document(name: str, path: str, status: os.stat_result) -> Document:
