@@ -74,7 +74,8 @@ def made(size: int) -> str:
         "".join(chance.choices("abcdefghijklmnopqrstuvwxyz", k=chance.randint(2, 9))) for _ in range(30_000)
     ]
     lines = [
-        " ".join(words[int(chance.paretovariate(0.7)) % len(words)] for _ in range(12)) for _ in range(100_000)
+        " ".join(words[int(chance.paretovariate(0.7)) % len(words)] for _ in range(12))
+        for _ in range(100_000)
     ]
     base = "\n".join(lines) + "\n"
     text = (base * (size // len(base) + 1))[: size - len(ONCE)]
