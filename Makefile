@@ -38,6 +38,7 @@ contracts: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python benchmarks/core.py
 	$(BIN)/python benchmarks/scale.py
+	$(BIN)/python benchmarks/sandbox.py
 	$(if $(SNIPS),$(BIN)/python benchmarks/pairs.py $(SNIPS))
 	$(if $(BOOKS),$(BIN)/python benchmarks/large.py $(BOOKS))
 

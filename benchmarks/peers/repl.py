@@ -1,0 +1,228 @@
+"""One measurement of `sandbox.py`: REPLs of recursor in a process of their own. Prints one JSON object.
+
+A figure is a list of seconds or a number. With --paced it says "ready" before the part whose memory
+counts, and goes on when a line comes on standard input.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from harness import LINE
+
+from recursor.context import prepare
+from recursor.protocols import Repl, Sandbox
+from recursor.types import Execution, Subcall, ToolCall
+
+Figures: TypeAlias = dict[str, Any]
+CELLS, CALLS, BATCH, PAYLOADS, STOPS, MANY = 1000, 1000, 10_000, 10, 10, 100
+PAYLOAD = b"x" * 10_000_000
+BOUND = 0.1
+SEE = "print(len(context), context[-6:])"
+SCAN = "print(len(context), context.count('no such words'))"
+
+
+@dataclass(frozen=True)
+class Options:
+    task: str
+    sandbox: str
+    count: int
+    """How often where a figure can be had more than once; 0 is the default of the task."""
+    size: int
+    file: Path | None
+    """The context; a `str` of `size` where there is none."""
+    paced: bool
+
+
+class Answers:
+    """The engine's side of a REPL, where every call is answered at once."""
+
+    async def answer(self, subcall: Subcall) -> Any:
+        if isinstance(subcall, ToolCall):
+            return PAYLOAD if subcall.name == "give" else None
+        return "ok"
+
+
+ANSWERS = Answers()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("task", choices=TASKS)
+    parser.add_argument("--sandbox", default="process")
+    parser.add_argument("--count", type=int, default=0)
+    parser.add_argument("--size", type=int, default=0)
+    parser.add_argument("--file", type=Path)
+    parser.add_argument("--paced", action="store_true")
+    options = Options(**vars(parser.parse_args()))
+    print(json.dumps(asyncio.run(TASKS[options.task](sandbox_of(options), options))), flush=True)
+
+
+def sandbox_of(options: Options) -> Sandbox:
+    if options.sandbox == "inprocess":
+        from recursor.sandboxes.inprocess import InProcessSandbox  # noqa: PLC0415 - the others do not need it
+
+        return InProcessSandbox()
+    from recursor.sandboxes.process import ProcessSandbox  # noqa: PLC0415
+
+    return ProcessSandbox()
+
+
+async def ran(repl: Repl, code: str) -> Execution:
+    """Run a cell that must end well."""
+    execution = await repl.execute(code, ANSWERS)
+    if execution.error:
+        raise SystemExit(execution.error)
+    return execution
+
+
+async def opened(sandbox: Sandbox, size: int = 0) -> Repl:
+    """Open a REPL; it has run an empty cell."""
+    repl = await sandbox.open(tools=["take", "give"], context_size=size)
+    await ran(repl, "")
+    return repl
+
+
+async def start(sandbox: Sandbox, options: Options) -> Figures:
+    opens, cells = [], []
+    for _ in range(options.count or 50):
+        began = time.perf_counter()
+        repl = await sandbox.open()
+        opens.append(time.perf_counter() - began)
+        await ran(repl, "")
+        cells.append(time.perf_counter() - began)
+        await repl.close()
+    return {"cold": cells[:1], "open": opens[1:], "first cell": cells[1:]}
+
+
+async def cell(sandbox: Sandbox, options: Options) -> Figures:
+    repl = await opened(sandbox)
+    seconds = []
+    for _ in range(options.count or CELLS):
+        began = time.perf_counter()
+        await ran(repl, "")
+        seconds.append(time.perf_counter() - began)
+    await repl.close()
+    return {"cell": seconds}
+
+
+async def calls(sandbox: Sandbox, options: Options) -> Figures:
+    """Calls of the host from code, timed there; loops are warmed up before."""
+    repl = await opened(sandbox)
+    count = options.count or CALLS
+    tool = await timed(repl, "take(1)", count)
+    query = await timed(repl, "llm_query('hello')", count)
+    batch = await timed(repl, f"llm_query_batched(['hello'] * {BATCH})", 1)
+    await ran(repl, f"data = b'x' * {len(PAYLOAD)}")
+    into = await timed(repl, "give()", PAYLOADS)
+    out = await timed(repl, "take(data)", PAYLOADS)
+    await repl.close()
+    return {"tool": tool, "query": query, "batched": batch / BATCH, "payload in": into, "payload out": out}
+
+
+async def timed(repl: Repl, code: str, count: int) -> float:
+    """Seconds for one of `count` expressions in a loop."""
+    loop = f"import time\nfor _ in range({max(1, count // 10)}): {code}\n"
+    loop += (
+        f"began = time.perf_counter()\nfor _ in range({count}): {code}\nprint(time.perf_counter() - began)"
+    )
+    return float((await ran(repl, loop)).output.head) / count
+
+
+async def interrupt(sandbox: Sandbox, options: Options) -> Figures:
+    """From the bound on a cell that never ends until the next cell has run."""
+    repl = await opened(sandbox)
+    seconds = []
+    for number in range(options.count or STOPS):
+        await ran(repl, f"kept = {number}")
+        began = time.perf_counter()
+        await repl.execute("while True: pass", ANSWERS, max_time=BOUND)
+        execution = await ran(repl, "print(kept)")
+        seconds.append(time.perf_counter() - began - BOUND)
+        assert execution.output.head == f"{number}\n"
+    await repl.close()
+    return {"interrupt": seconds}
+
+
+async def rebirth(sandbox: Sandbox, options: Options) -> Figures:
+    """From the start of a cell in which the worker dies until the next cell has run."""
+    repl = await opened(sandbox)
+    seconds = []
+    for _ in range(options.count or STOPS):
+        began = time.perf_counter()
+        execution = await repl.execute("import os\nos._exit(1)", ANSWERS)
+        assert execution.error
+        await ran(repl, "")
+        seconds.append(time.perf_counter() - began)
+    await repl.close()
+    return {"rebirth": seconds}
+
+
+async def context(sandbox: Sandbox, options: Options) -> Figures:
+    """From the call until code has seen the context; then a search through it, and further REPLs."""
+    given = options.file or text_of(options.size)
+    await (await opened(sandbox)).close()
+    pace(options)
+    began = time.perf_counter()
+    source = prepare(given)
+    repls = [await over(sandbox, source)]
+    seen = time.perf_counter() - began
+    if options.paced:
+        return await closed(repls, {"found": (await ran(repls[0], SCAN)).output.head})
+    began = time.perf_counter()
+    await ran(repls[0], SCAN)
+    scan = time.perf_counter() - began
+    further = []
+    for _ in range(options.count or 5):
+        began = time.perf_counter()
+        repls.append(await over(sandbox, source))
+        further.append(time.perf_counter() - began)
+    return await closed(repls, {"seen": [seen], "scan": [scan], "further": further})
+
+
+async def over(sandbox: Sandbox, source: Any) -> Repl:
+    repl = await sandbox.open(context_size=source.size)
+    await repl.load("context", source)
+    await ran(repl, SEE)
+    return repl
+
+
+async def many(sandbox: Sandbox, options: Options) -> Figures:
+    """REPLs that are opened at once; each runs a cell and stays."""
+    pace(options)
+    began = time.perf_counter()
+    repls = await asyncio.gather(*(opened(sandbox) for _ in range(options.count or MANY)))
+    return await closed(repls, {"many": [time.perf_counter() - began]})
+
+
+async def closed(repls: list[Repl], figures: Figures) -> Figures:
+    for repl in repls:
+        await repl.close()
+    return figures
+
+
+def text_of(size: int) -> str:
+    return (LINE * (size // len(LINE) + 1))[:size]
+
+
+def pace(options: Options) -> None:
+    if options.paced:
+        print("ready", flush=True)
+        sys.stdin.readline()
+
+
+Task: TypeAlias = Callable[[Sandbox, Options], Awaitable[Figures]]
+TASKS: dict[str, Any] = {
+    each.__name__: each for each in (start, cell, calls, interrupt, rebirth, context, many)
+}
+
+if __name__ == "__main__":
+    main()
