@@ -32,7 +32,7 @@ ONCE = "\nthe golden zebra sings opera\n"
 MEASURES = {
     "`find`, to the end": "context.find('golden gnu')",
     "`count` of a word": "context.count('golden')",
-    "a compiled regex, to the end": "len(re.compile(r'golden z\\w+').findall(context))",
+    "`re.findall`, to the end": "len(re.findall(r'golden z\\w+', context))",
     "`grep`, a regex": "len(grep(r'golden z\\w+ sings', context))",
     "`chunk`, 100,000 characters": "len(chunk(context))",
     "a pass over those chunks": "sum(map(len, chunk(context)))",
