@@ -37,13 +37,15 @@ def parsed(words: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(allow_abbrev=False, exit_on_error=False)
     for flag in ("interactive", "rm", "read-only"):
         parser.add_argument(f"--{flag}", action="store_true", required=True)
-    for option in ("name", "label", "pull", "network", "tmpfs", "workdir", "user", "cap-drop", "security-opt", "ipc", "hostname", "pids-limit", "memory", "memory-swap", "ulimit", "log-driver", "entrypoint"):  # fmt: skip
+    for option in ("name", "label", "pull", "network", "tmpfs", "workdir", "user", "cap-drop", "security-opt", "ipc", "hostname", "pids-limit", "memory", "memory-swap", "log-driver", "entrypoint"):  # fmt: skip
         parser.add_argument(f"--{option}", required=True)
-    parser.add_argument("--env", action="append", required=True)
+    for option in ("env", "ulimit"):
+        parser.add_argument(f"--{option}", action="append", required=True)
     parser.add_argument("--runtime")
     if ENGINE == "podman":
         parser.add_argument("--read-only-tmpfs", choices=["false"], required=True)
         parser.add_argument("--http-proxy", choices=["false"], required=True)
+        parser.add_argument("--no-hosts", action="store_true", required=True)
     parser.add_argument("image")
     parser.add_argument("arguments", nargs=argparse.REMAINDER)
     return parser.parse_args(words)
@@ -52,6 +54,12 @@ def parsed(words: list[str]) -> argparse.Namespace:
 def tmpfs(text: str) -> dict[str, Any]:
     place, _, options = text.partition(":")
     return {"destination": place, "type": "tmpfs", "source": "tmpfs", "options": options.split(",")}
+
+
+def rlimit(text: str) -> dict[str, Any]:
+    name, _, values = text.partition("=")
+    soft, hard = map(int, values.split(":"))
+    return {"type": f"RLIMIT_{name.upper()}", "soft": soft, "hard": hard}
 
 
 def bind(source: str, place: str) -> dict[str, Any]:
@@ -78,6 +86,7 @@ def bundle(asked: argparse.Namespace) -> dict[str, Any]:
             "env": ["PATH=/usr/bin", *asked.env],
             "user": {"uid": spoil.get("user", user), "gid": group},
             "capabilities": dict.fromkeys(CAPABILITIES, held),
+            "rlimits": [rlimit(text) for text in asked.ulimit],
             "noNewPrivileges": asked.security_opt == "no-new-privileges" and not spoil.get("privileges"),
         },
         "mounts": [

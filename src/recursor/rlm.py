@@ -44,8 +44,8 @@ class RLM:
         model: the root LM: a spec such as "openai/gpt-5", or any object with the `Model` protocol; or `Routes`,
             which say what serves which call.
         sub_model: answers `llm_query`; None takes the root LM.
-        sandbox: "process" (isolated, Linux), "inprocess" (no isolation at all, for debugging), the
-            name of a plugin, an import path, or an object with the `Sandbox` protocol.
+        sandbox: "process" (isolated, Linux), "docker", "podman", "modal", "inprocess" (no isolation at
+            all, for debugging), the name of a plugin, an import path, or an object with the `Sandbox` protocol.
         limits: bounds of each run.
         retries: when a model call that failed for a time is made again; see `recursor.models.Retries`.
         tools: host functions that code in the REPL may call; see `tool`.

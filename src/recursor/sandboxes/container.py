@@ -34,6 +34,7 @@ PIDS = 400
 """Processes and threads of one container."""
 BESIDE = 256 << 20
 """Bytes that a container may take beside what its code may allocate: the interpreter, stacks, pages of files."""
+OPEN_FILES = 1024
 USER = "65534:65534"
 ANSWER = 30.0
 """Seconds within which an engine answers a question."""
@@ -163,6 +164,7 @@ class DockerSandbox:
             f"--memory={in_all}",
             f"--memory-swap={in_all}",  # as much as memory: no swap
             "--ulimit=core=0:0",
+            f"--ulimit=nofile={OPEN_FILES}:{OPEN_FILES}",
             "--log-driver=none",  # the stream is data of the caller, and would be kept on disk
             *(f"--env={assignment}" for assignment in environment),
             f"--entrypoint={self._executable}",
@@ -287,8 +289,8 @@ class PodmanSandbox(DockerSandbox):
 
     def _run(self) -> list[str]:
         runtime = [f"--runtime={self._runtime}"] if self._runtime else []
-        # Podman would put writable memory at more places, and the caller's proxies into the environment.
-        return [self.engine, *runtime, "run", "--read-only-tmpfs=false", "--http-proxy=false"]
+        # Podman would put writable memory at more places, and the caller's proxies and hosts inside.
+        return [self.engine, *runtime, "run", "--read-only-tmpfs=false", "--http-proxy=false", "--no-hosts"]
 
     def _known_from(self, said: bytes) -> _Engine:
         security = msgspec.json.decode(said, type=_Podman).host.security

@@ -142,7 +142,9 @@ class Channel:
     def fill(self, room: int, pieces: Iterable[bytes]) -> None:
         """Send the bytes of a context to memory that the host keeps for it."""
         for piece in pieces:
-            self.send({"op": "fill", "room": room}, piece)
+            view = memoryview(piece)
+            for start in range(0, len(piece), PART):
+                self.send({"op": "fill", "room": room}, bytes(view[start : start + PART]))
 
     def send_parts(self, number: int, data: bytes) -> None:
         """Send bytes that a later frame of this number refers to."""
