@@ -68,7 +68,7 @@ VALUES: dict[str, Any] = {
     "a dict that looks like an encoding": {"$": ["set", [1]]},
     "a set": {"b", "a", 3},
     "a number": 7,
-    "a text in a list that is longer than a frame": ["é" * 9 * MB],
+    "a text in a list that is longer than a frame": ["é" * 3 * MB],
 }
 
 
