@@ -518,6 +518,38 @@ async def test_honest_code_can_use(isolated: Bench, code: str) -> None:
     assert await isolated.shown(code) == "ok\n"
 
 
+async def small() -> Bench:
+    return Bench(await ProcessSandbox(memory=64 * MB).open())
+
+
+FILL = "while True: kept.append(bytearray(1000))"
+
+
+async def test_a_block_that_fills_the_memory_is_told_what_to_do_and_the_next_one_can_do_it() -> None:
+    bench = await small()
+    try:
+        full = await bench.run(f"state, kept = 7, []\n{FILL}")
+        assert "MemoryError" in str(full.error)
+        assert "`del` what you no longer need" in str(full.error)
+        assert await bench.shown("del kept\nstate") == "7\n"
+        assert await bench.shown("len(bytearray(50 << 20))") == f"{50 << 20}\n"
+    finally:
+        await bench.repl.close()
+
+
+async def test_memory_that_is_filled_again_and_again_ends_the_repl_at_once_and_says_why() -> None:
+    bench = await small()
+    try:
+        await bench.run(f"kept = []\n{FILL}")
+        await bench.run(FILL)
+        ended = await bench.run("1", max_time=20)
+        assert "the memory was full" in str(ended.error)
+        assert ended.duration < 10
+        assert await bench.shown("6 * 7") == "42\n"
+    finally:
+        await bench.repl.close()
+
+
 # The host side --------------------------------------------------------------------------------
 
 

@@ -235,6 +235,9 @@ class Channel:
                         # Taken here, in the order in which they come: a room may be on its way too.
                         header["descriptor"] = self._loaded(header["id"])
                     self.commands.put((header, data))
+        except MemoryError:
+            os.write(2, b"the memory is full, and what the host sent found no place\n")
+            self._hang_up()
         except (OSError, EOFError):
             self._hang_up()
 

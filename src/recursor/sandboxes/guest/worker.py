@@ -23,7 +23,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from . import contexts, mapped, replay
+from . import contexts, mapped, memory, replay
 from .capture import KEEP, Capture
 from .channel import Channel, Duplex, leave
 from .mapped import MappedStr
@@ -44,12 +44,20 @@ class Worker:
 
     Args:
         redirect: makes prints go to `capture`; called before each block, which may have undone it.
+        end_block: called when a block has run, before anything is done about it.
     """
 
-    def __init__(self, channel: Channel, capture: Capture, redirect: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        channel: Channel,
+        capture: Capture,
+        redirect: Callable[[], None],
+        end_block: Callable[[], None] = lambda: None,
+    ) -> None:
         self._channel = channel
         self._capture = capture
         self._redirect = redirect
+        self._end_block = end_block
         self._module = make_module("__main__")
         self._namespace = self._module.__dict__
         self._names = Names(self._namespace, channel, self._submit, self._draft_set)
@@ -135,6 +143,7 @@ class Worker:
                 self._names.end_block()
             finally:
                 self.running = False
+                self._end_block()
         except Submitted:
             pass
         except BaseException as raised:  # noqa: BLE001 - the model reads it; the REPL goes on
@@ -238,6 +247,8 @@ def _explain(error: BaseException) -> str:
         text = f"{type(error).__name__}: (the exception's text could not be made)"
     if isinstance(error, SystemExit):
         text += "\n(exiting does not end the REPL: to submit an answer use FINAL(value))"
+    if isinstance(error, MemoryError):
+        text += "\n(the memory of the REPL is full: `del` what you no longer need, and work on smaller parts)"
     if len(text) > _MAX_ERROR:
         half = _MAX_ERROR // 2
         text = f"{text[:half]}\n... [{len(text) - 2 * half:,} characters left out] ...\n{text[-half:]}"
@@ -300,8 +311,9 @@ def _serve(channel: Channel, facts: dict[str, Any] | None = None) -> NoReturn:
 
     def redirect() -> None:
         sys.stdout = sys.stderr = capture
+        memory.begin_block()
 
-    worker = Worker(channel, capture, redirect)
+    worker = Worker(channel, capture, redirect, memory.end_block)
     sys.modules["__main__"] = worker.module
     redirect()
     sys.argv = [""]

@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
-from . import linux, seccomp, worker
+from . import linux, memory, seccomp, worker
 
 PRELOAD = (
     "abc array ast asyncio base64 bisect builtins calendar codecs collections collections.abc "
@@ -421,7 +421,7 @@ def _place_descriptors(descriptors: list[int], report: int) -> None:
 
 def _limit(address_space: int, scratch: int) -> None:
     for kind, value in (
-        (resource.RLIMIT_AS, address_space),
+        (resource.RLIMIT_AS, address_space + memory.RESERVE),
         (resource.RLIMIT_NPROC, THREADS),
         (resource.RLIMIT_NOFILE, OPEN_FILES),
         (resource.RLIMIT_STACK, STACK),
