@@ -110,7 +110,7 @@ def attacked(
         **given,
     )
     found: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    return [{name: each[name] for name in ("group", "attack", "verdict")} for each in found]
 
 
 def table(facts: Mapping[str, str], columns: Mapping[str, list[dict[str, Any]]]) -> str:

@@ -8,7 +8,9 @@ must be unharmed and the REPL must answer.
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
+import re
 import select
 import signal
 import socket
@@ -768,6 +770,51 @@ def test_every_system_call_that_is_named_has_a_number_and_one_verdict() -> None:
     assert len(verdicts) == len(set(verdicts))
     assert set(verdicts) <= set(known)
     assert len(set(known.values())) == len(known)
+
+
+_ABSENT = """
+open stat lstat poll access pipe select dup2 pause alarm fork vfork getdents rename mkdir rmdir
+creat link unlink symlink readlink chmod chown lchown getpgrp utime mknod arch_prctl time
+epoll_create epoll_wait utimes futimesat signalfd eventfd
+"""
+ABSENT = set(_ABSENT.split())
+"""Calls of x86-64 that newer architectures do without: the C library makes others."""
+
+
+def test_every_call_has_a_number_on_aarch64_or_is_absent_there() -> None:
+    known = seccomp.AARCH64.numbers
+    assert set(seccomp.X86_64.numbers) - set(known) == ABSENT
+    assert set(known) <= set(seccomp.X86_64.numbers)
+    assert len(set(known.values())) == len(known)
+    new = {name: number for name, number in seccomp.X86_64.numbers.items() if number >= 424}
+    assert {name: known[name] for name in new} == new  # from there on they are the same everywhere
+    assert seccomp.Filter("aarch64").allowed > 100
+
+
+def test_the_numbers_of_aarch64_are_those_of_the_kernel() -> None:
+    header = Path("/usr/include/asm-generic/unistd.h")
+    if not header.exists():
+        pytest.skip("the headers of the kernel are not installed")
+    lines = re.findall(r"#define __NR(?:3264)?_(\w+)\s+(\d+)", header.read_text())
+    theirs = {{"fstatat": "newfstatat"}.get(name, name): int(number) for name, number in lines}
+    ours = seccomp.AARCH64.numbers
+    assert not ABSENT & set(theirs)
+    assert {name: number for name, number in ours.items() if theirs.get(name, number) != number} == {}
+    assert len(set(ours) & set(theirs)) > 200
+
+
+@pytest.mark.parametrize("machine", seccomp.ARCHITECTURES)
+def test_the_numbers_are_those_of_libseccomp(machine: str) -> None:
+    try:
+        resolve = ctypes.CDLL("libseccomp.so.2").seccomp_syscall_resolve_name_arch
+    except OSError:
+        pytest.skip("libseccomp is not installed")
+    architecture = seccomp.ARCHITECTURES[machine]
+    for name, number in architecture.numbers.items():
+        theirs = resolve(ctypes.c_uint32(architecture.audit), name.encode())
+        assert theirs in (number, -1), name  # -1: later than the library
+    if machine == "aarch64":
+        assert all(resolve(ctypes.c_uint32(architecture.audit), name.encode()) < 0 for name in ABSENT)
 
 
 async def test_repls_start_side_by_side() -> None:

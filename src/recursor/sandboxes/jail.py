@@ -444,7 +444,7 @@ def _explain(failed: _Step) -> str:
     number = f" [{errno.errorcode.get(failed.errno, failed.errno)}]" if failed.errno else ""
     lines = [f"Code cannot be isolated on this machine: {failed.step} failed: {failed.error}{number}."]
     if failed.step == "seccomp filter":
-        lines.append("The process sandbox knows the system calls of x86-64 only.")
+        lines.append("The process sandbox knows the system calls of x86-64 and aarch64 only.")
     elif failed.errno == errno.ENOSYS:
         lines.append("It needs Linux 5.12 or later, with namespaces and seccomp.")
     else:

@@ -838,7 +838,7 @@ print(evil(base=str, __len__=lambda self: -1, __getitem__=lambda *_: 5, encode=l
 )
 
 # fmt: on
-ATTACKS = (
+ATTACKS: tuple[Attack, ...] = (
     *FILES,
     *SECRETS,
     *NETWORK,
