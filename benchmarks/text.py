@@ -55,6 +55,7 @@ def main() -> None:
     options = parser.parse_args()
     columns: dict[str, dict[str, str]] = {}
     with tempfile.TemporaryDirectory() as folder:
+        many = asyncio.run(documents(Path(folder)))
         for size in map(int, options.sizes.split(",")):
             path = Path(folder, f"{size}.txt")
             path.write_text(made(size * 1_000_000))
@@ -63,7 +64,6 @@ def main() -> None:
             path.write_text("\u20ac" + path.read_text())
             columns[f"file, not ASCII, {size} MB"] = asyncio.run(measured(path))
             path.unlink()
-        many = asyncio.run(documents(Path(folder)))
     report(columns, many, options.out)
 
 

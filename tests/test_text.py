@@ -19,6 +19,7 @@ from recursor.sandboxes.guest import contexts
 from recursor.sandboxes.guest.helpers import chunk, grep
 from recursor.sandboxes.guest.mapped import mapped
 from recursor.sandboxes.guest.ranking import search
+from recursor.sandboxes.guest.text import Text
 from recursor.sandboxes.handed import HandedSource
 from recursor.sandboxes.process import ProcessSandbox
 
@@ -237,6 +238,16 @@ def test_a_mapped_text_ends_where_its_file_does_and_frees_its_map(
             assert str(path) not in Path("/proc/self/maps").read_text().replace(str(path), "", 1)
             del text
     assert str(path) not in Path("/proc/self/maps").read_text()
+
+
+@given(st.text(alphabet="ab\u20ac", max_size=60), st.text(alphabet="ab\u20ac", min_size=1, max_size=3))
+def test_a_count_does_not_depend_on_where_blocks_end(whole: str, part: str) -> None:
+    data = whole.encode()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("recursor.sandboxes.guest.text.COUNTED", 5)
+        text = Text(data, len(whole))  # type: ignore[arg-type]  # bytes do what a map does
+        assert text.count(part) == whole.count(part)
+        assert text.count(part, 1, -1) == whole.count(part, 1, -1)
 
 
 # Folders --------------------------------------------------------------------------------------

@@ -14,6 +14,8 @@ from typing import Any
 BLOCK = 1 << 16
 WINDOW = 1 << 22
 MARGIN = 1 << 16
+COUNTED = 1 << 20
+"""Bytes that are counted in at once."""
 _CONTINUATION = bytes(range(0x80, 0xC0))
 
 
@@ -154,6 +156,11 @@ class Text:
         if not needle:
             return len(self[start:end]) + 1
         total = 0
+        if not any(needle.endswith(needle[:width]) for width in range(1, len(needle))):
+            # It cannot overlap itself: what begins in one block of bytes does not depend on the others.
+            for begin in range(position, stop, COUNTED):
+                total += self._data[begin : min(stop, begin + COUNTED + len(needle) - 1)].count(needle)
+            return total
         while (position := self._data.find(needle, position, stop)) >= 0:
             total += 1
             position += len(needle)
