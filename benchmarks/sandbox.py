@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import statistics
 import sys
 import tempfile
@@ -65,8 +66,11 @@ class Column:
     """What it can do."""
 
 
+IMAGE = "image:none"
+CONTAINER = ("--sandbox", "docker", "--image", IMAGE)
 COLUMNS = (
     Column("process", OURS, "repl.py"),
+    Column("container", OURS, "repl.py", CONTAINER, Column.tasks - {"context", "many"}),
     Column("inprocess", OURS, "repl.py", ("--sandbox", "inprocess"), Column.tasks - {"rebirth"}),
     Column("rlms", RLMS, "rlms_repl.py", (), Column.tasks - {"interrupt", "rebirth"}),
 )
@@ -122,17 +126,42 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         large = Path(folder, "large.txt")
         write_large(large)
+        containers = can_contain()
+        if containers:
+            put_engine(Path(folder))
         first = Sandboxes("", Path(folder), "", results, COLUMNS[0], large)
         for number in range(options.repeats):
             for task in only:
                 for column in COLUMNS:
-                    if task in column.tasks:
+                    if task in column.tasks and (containers or column.name != "container"):
                         print(f"{number + 1}/{options.repeats} {task} {column.name}", file=sys.stderr)
                         replace(first, column=column).measure(task)
     facts["load after"] = f"{os.getloadavg()[0]:.1f}"
     if facts["commit"] != env.commit():
         facts["commit"] += f" to {env.commit()}"
     report(results, facts, options)
+
+
+def can_contain() -> bool:
+    return shutil.which("runc") is not None and os.geteuid() == 0
+
+
+def put_engine(folder: Path) -> None:
+    """Put a `docker` on the PATH that is the stand-in of the tests: runc without an engine."""
+    state, script = folder / "state", folder / "bin" / "docker"
+    for place in ("proc", "dev", "tmp", "usr", "lib", "lib64", "python"):
+        (state / "root" / place).mkdir(parents=True)
+    info = {"SecurityOptions": ["name=seccomp"], "Runtimes": {"runc": {}}, "ServerErrors": None}
+    info |= {"MemoryLimit": True, "PidsLimit": True}
+    settings = folder / "engine.json"
+    settings.write_text(
+        json.dumps({"engine": "docker", "state": str(state), "images": [IMAGE], "info": info})
+    )
+    script.parent.mkdir()
+    engine = env.ROOT / "tests" / "engine.py"
+    script.write_text(f'#!/bin/sh\nENGINE={settings} exec {sys.executable} {engine} "$@"\n')
+    script.chmod(0o755)
+    os.environ["PATH"] = f"{script.parent}:{os.environ['PATH']}"
 
 
 def write_large(path: Path) -> None:
@@ -165,7 +194,8 @@ def report(results: Results, facts: dict[str, str], options: argparse.Namespace)
         ),
         "## Beside others",
         "`inprocess` and the local REPL of rlms run code in the caller's own process, without isolation: a tool "
-        "is a plain call there. In brackets, times that of `process`.",
+        "is a plain call there. `container` is runc under the stand-in for an engine of tests/engine.py, so that a "
+        "start holds no engine's own time. In brackets, times that of `process`.",
         tables.table(["", *names], [_row(figure, medians, names) for figure in ROWS if figure in medians]),
     ]
     reasons = [

@@ -23,7 +23,9 @@ from recursor.protocols import Repl, Sandbox
 from recursor.types import Execution, Subcall, ToolCall
 
 Figures: TypeAlias = dict[str, Any]
-CELLS, CALLS, BATCH, PAYLOADS, STOPS, MANY = 1000, 1000, 10_000, 10, 10, 100
+STARTS, CELLS, CALLS, BATCH, PAYLOADS, STOPS, FURTHER, MANY = 50, 1000, 1000, 10_000, 10, 10, 5, 100
+CONTAINERS = 5
+"""Starts of containers, which take a hundred times as long."""
 PAYLOAD = b"x" * 10_000_000
 BOUND = 0.1
 SEE = "print(len(context), context[-6:])"
@@ -34,8 +36,7 @@ SCAN = "print(len(context), context.count('no such words'))"
 class Options:
     task: str
     sandbox: str
-    count: int
-    """How often where a figure can be had more than once; 0 is the default of the task."""
+    image: str
     size: int
     file: Path | None
     """The context; a `str` of `size` where there is none."""
@@ -58,7 +59,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("task", choices=TASKS)
     parser.add_argument("--sandbox", default="process")
-    parser.add_argument("--count", type=int, default=0)
+    parser.add_argument("--image", default="")
     parser.add_argument("--size", type=int, default=0)
     parser.add_argument("--file", type=Path)
     parser.add_argument("--paced", action="store_true")
@@ -71,6 +72,10 @@ def sandbox_of(options: Options) -> Sandbox:
         from recursor.sandboxes.inprocess import InProcessSandbox  # noqa: PLC0415 - the others do not need it
 
         return InProcessSandbox()
+    if options.sandbox == "docker":
+        from recursor.sandboxes.container import DockerSandbox  # noqa: PLC0415
+
+        return DockerSandbox(options.image)
     from recursor.sandboxes.process import ProcessSandbox  # noqa: PLC0415
 
     return ProcessSandbox()
@@ -93,7 +98,7 @@ async def opened(sandbox: Sandbox, size: int = 0) -> Repl:
 
 async def start(sandbox: Sandbox, options: Options) -> Figures:
     opens, cells = [], []
-    for _ in range(options.count or 50):
+    for _ in range(CONTAINERS if options.sandbox == "docker" else STARTS):
         began = time.perf_counter()
         repl = await sandbox.open()
         opens.append(time.perf_counter() - began)
@@ -106,7 +111,7 @@ async def start(sandbox: Sandbox, options: Options) -> Figures:
 async def cell(sandbox: Sandbox, options: Options) -> Figures:
     repl = await opened(sandbox)
     seconds = []
-    for _ in range(options.count or CELLS):
+    for _ in range(CELLS):
         began = time.perf_counter()
         await ran(repl, "")
         seconds.append(time.perf_counter() - began)
@@ -117,9 +122,8 @@ async def cell(sandbox: Sandbox, options: Options) -> Figures:
 async def calls(sandbox: Sandbox, options: Options) -> Figures:
     """Calls of the host from code, timed there; loops are warmed up before."""
     repl = await opened(sandbox)
-    count = options.count or CALLS
-    tool = await timed(repl, "take(1)", count)
-    query = await timed(repl, "llm_query('hello')", count)
+    tool = await timed(repl, "take(1)", CALLS)
+    query = await timed(repl, "llm_query('hello')", CALLS)
     batch = await timed(repl, f"llm_query_batched(['hello'] * {BATCH})", 1)
     await ran(repl, f"data = b'x' * {len(PAYLOAD)}")
     into = await timed(repl, "give()", PAYLOADS)
@@ -141,7 +145,7 @@ async def interrupt(sandbox: Sandbox, options: Options) -> Figures:
     """From the bound on a cell that never ends until the next cell has run."""
     repl = await opened(sandbox)
     seconds = []
-    for number in range(options.count or STOPS):
+    for number in range(STOPS):
         await ran(repl, f"kept = {number}")
         began = time.perf_counter()
         await repl.execute("while True: pass", ANSWERS, max_time=BOUND)
@@ -156,7 +160,7 @@ async def rebirth(sandbox: Sandbox, options: Options) -> Figures:
     """From the start of a cell in which the worker dies until the next cell has run."""
     repl = await opened(sandbox)
     seconds = []
-    for _ in range(options.count or STOPS):
+    for _ in range(STOPS):
         began = time.perf_counter()
         execution = await repl.execute("import os\nos._exit(1)", ANSWERS)
         assert execution.error
@@ -181,7 +185,7 @@ async def context(sandbox: Sandbox, options: Options) -> Figures:
     await ran(repls[0], SCAN)
     scan = time.perf_counter() - began
     further = []
-    for _ in range(options.count or 5):
+    for _ in range(FURTHER):
         began = time.perf_counter()
         repls.append(await over(sandbox, source))
         further.append(time.perf_counter() - began)
@@ -199,7 +203,7 @@ async def many(sandbox: Sandbox, options: Options) -> Figures:
     """REPLs that are opened at once; each runs a cell and stays."""
     pace(options)
     began = time.perf_counter()
-    repls = await asyncio.gather(*(opened(sandbox) for _ in range(options.count or MANY)))
+    repls = await asyncio.gather(*(opened(sandbox) for _ in range(MANY)))
     return await closed(repls, {"many": [time.perf_counter() - began]})
 
 

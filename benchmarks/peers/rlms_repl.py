@@ -15,7 +15,7 @@ from rlm.core.lm_handler import LMHandler  # type: ignore[import-not-found]
 from rlm.core.types import ModelUsageSummary, UsageSummary  # type: ignore[import-not-found]
 from rlm.environments.local_repl import LocalREPL  # type: ignore[import-not-found]
 
-CELLS, CALLS, BATCH, PAYLOADS, MANY = 1000, 300, 1000, 10, 100
+STARTS, CELLS, CALLS, BATCH, PAYLOADS, MANY = 50, 1000, 300, 1000, 10, 100
 PAYLOAD = b"x" * 10_000_000
 SEE = "print(len(context), context[-6:])"
 SCAN = "print(len(context), context.count('no such words'))"
@@ -53,7 +53,7 @@ def opened() -> Any:
 
 def start(options: argparse.Namespace) -> dict[str, Any]:
     opens, cells = [], []
-    for _ in range(options.count or 50):
+    for _ in range(STARTS):
         began = time.perf_counter()
         repl = LocalREPL()
         opens.append(time.perf_counter() - began)
@@ -66,7 +66,7 @@ def start(options: argparse.Namespace) -> dict[str, Any]:
 def cell(options: argparse.Namespace) -> dict[str, Any]:
     repl = opened()
     seconds = []
-    for _ in range(options.count or CELLS):
+    for _ in range(CELLS):
         began = time.perf_counter()
         ran(repl, "")
         seconds.append(time.perf_counter() - began)
@@ -77,9 +77,8 @@ def calls(options: argparse.Namespace) -> dict[str, Any]:
     repl = opened()
     handler = LMHandler(Instant("instant"))
     repl.update_handler_address(handler.start())
-    count = options.count or CALLS
-    tool = timed(repl, "take(1)", count)
-    query = timed(repl, "llm_query('hello')", count)
+    tool = timed(repl, "take(1)", CALLS)
+    query = timed(repl, "llm_query('hello')", CALLS)
     batch = timed(repl, f"llm_query_batched(['hello'] * {BATCH})", 1)
     ran(repl, f"data = b'x' * {len(PAYLOAD)}")
     into, out = timed(repl, "give()", PAYLOADS), timed(repl, "take(data)", PAYLOADS)
@@ -124,7 +123,7 @@ def over(text: str) -> Any:
 def many(options: argparse.Namespace) -> dict[str, Any]:
     pace(options)
     began = time.perf_counter()
-    repls = [opened() for _ in range(options.count or MANY)]
+    repls = [opened() for _ in range(MANY)]
     seconds = time.perf_counter() - began
     return {"many": [seconds]} if repls else {}
 
@@ -140,7 +139,6 @@ TASKS = {each.__name__: each for each in (start, cell, calls, context, many)}
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("task", choices=TASKS)
-    parser.add_argument("--count", type=int, default=0)
     parser.add_argument("--size", type=int, default=0)
     parser.add_argument("--file", type=Path)
     parser.add_argument("--paced", action="store_true")
