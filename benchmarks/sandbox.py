@@ -151,7 +151,11 @@ def put_engine(folder: Path) -> None:
     state, script = folder / "state", folder / "bin" / "docker"
     for place in ("proc", "dev", "tmp", "usr", "lib", "lib64", "python"):
         (state / "root" / place).mkdir(parents=True)
-    info = {"SecurityOptions": ["name=seccomp"], "Runtimes": {"runc": {}}, "ServerErrors": None}
+    info: dict[str, Any] = {
+        "SecurityOptions": ["name=seccomp"],
+        "Runtimes": {"runc": {}},
+        "ServerErrors": None,
+    }
     info |= {"MemoryLimit": True, "PidsLimit": True}
     settings = folder / "engine.json"
     settings.write_text(
