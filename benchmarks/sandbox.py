@@ -34,7 +34,7 @@ ROWS: dict[str, tuple[str, float | None, str]] = {
     "cell": ("an empty cell", 0.00015, "s"),
     "tool": ("a tool that does nothing, called from code", 0.0001, "s"),
     "query": ("`llm_query`, answered at once", 0.0001, "s"),
-    "batched": ("one of 10,000 in `llm_query_batched`, answered at once", None, "s"),
+    "batched": ("one of 10,000 (rlms: of 1,000) in `llm_query_batched`, answered at once", None, "s"),
     "payload in": ("a tool that returns 10 MB", None, "s"),
     "payload out": ("a tool that is given 10 MB", None, "s"),
     "interrupt": ("`while True: pass`, from its bound until the next cell has run", 0.005, "s"),
