@@ -16,12 +16,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 import recursor
 from recursor.errors import SandboxError
 from recursor.protocols import Repl
-from recursor.sandboxes import jail
 from recursor.sandboxes.process import ProcessSandbox
 from recursor.testing import ATTACKS, Attack, Finding, Verdict, run_attacks
 from recursor.testing.programs import QUICK
@@ -86,9 +86,10 @@ def command_of_a_user(home: Path) -> tuple[list[str], dict[str, Any]] | None:
     for folder in (home, *home.parents[:2]):
         folder.chmod(0o755)
     shutil.copytree(Path(recursor.__file__).parent, home / "recursor", ignore=shutil.ignore_patterns("*.pyc"))
+    # The environment of the tests may lie where others may not read; this is what recursor needs of it.
+    shutil.copytree(Path(msgspec.__file__).parent, home / "msgspec", ignore=shutil.ignore_patterns("*.pyc"))
     os.chown(home, USER, USER)
-    path = os.pathsep.join([str(home), *jail.installed_packages()])
-    environment = {"HOME": str(home), "PATH": os.environ["PATH"], "PYTHONPATH": path}
+    environment = {"HOME": str(home), "PATH": os.environ["PATH"], "PYTHONPATH": str(home)}
     options: dict[str, Any] = {
         "user": USER, "group": USER, "extra_groups": [], "cwd": home, "env": environment
     }  # fmt: skip

@@ -159,6 +159,8 @@ class Ledger:
         self._out = 0
         self._subcalls_out = 0
         self._slowest_root = 0.0
+        self._last_root = [0.0, 0.0]
+        self._growth = [0.0, 0.0]
 
     def child(self, limits: Limits) -> Ledger:
         """A ledger whose use counts here too."""
@@ -225,10 +227,14 @@ class Ledger:
             if calls is not None and calls <= 1 + kept:
                 return StopReason.MAX_CALLS
             for unit, _, reason in _UNITS:
-                left, root = ledger.left(unit), self._dearest_root(unit)
-                if left is not None and root and left - kept * FINISH * ledger._dearest_root(unit) < 2 * root:
+                left, two = ledger.left(unit), self._next_roots(unit)
+                if left is not None and two and left - kept * FINISH * ledger._dearest_root(unit) < two:
                     return reason
         return None
+
+    def _next_roots(self, unit: int) -> float:
+        """What two more replies of the root LM may take, each with a longer prompt than the one before."""
+        return 2 * self._dearest_root(unit) + 3 * self._growth[unit]
 
     def begin_turn(self) -> None:
         """Count a turn. Raises LimitExceeded when a bound is reached."""
@@ -372,6 +378,8 @@ class Ledger:
         answered = bool(reply.usage.total_tokens or reply.text)
         if answered:
             kind.learn(call, reply)
+            if not self._keeps_for_root(call):
+                self._grow(reply)
         if reply.cost is not None:
             self._priced += reply.cost
             return
@@ -380,6 +388,13 @@ class Ledger:
         if not answered:  # cut off: it may have been paid for
             for unit, _, _ in _UNITS:
                 self._assumed[unit] += kind.each(unit) or 0.0
+
+    def _grow(self, reply: Reply) -> None:
+        """Note by how much replies of the root LM become dearer from turn to turn."""
+        for unit, used in ((TOKENS, float(reply.usage.total_tokens)), (DOLLARS, reply.cost or 0.0)):
+            if self._last_root[unit]:
+                self._growth[unit] = max(self._growth[unit], used - self._last_root[unit])
+            self._last_root[unit] = used
 
     def _counting(self, in_root: bool) -> tuple[Ledger, ...]:
         return self._chain if in_root else self._chain[:-1]
