@@ -15,6 +15,7 @@ import hashlib
 import json
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -302,31 +303,27 @@ async def admitted(ledger: Ledger, call: Call) -> Reservation:
             raise
         first = found is not before
         if first:
-            _wake(before)  # this one leaves it, and the next may fit too
+            _wake(before.waiting)  # this one leaves it, and the next may fit too
     return found
 
 
 def settle(reservation: Reservation, reply: Reply, seconds: float) -> None:
     """Count a call, and wake who waited for it."""
     for ledger in reservation.settle(reply, seconds):
-        _wake(ledger)
+        _wake(ledger.waiting)
 
 
-def _wake(ledger: Ledger) -> None:
-    while ledger.waiting:
-        waiter: asyncio.Future[Any] = ledger.waiting.popleft()
+def _wake(queue: deque[Any]) -> None:
+    while queue:
+        waiter: asyncio.Future[None] = queue.popleft()
         if not waiter.done():
             waiter.set_result(None)
             return
 
 
-def _forget(queue: Any, waiter: asyncio.Future[None]) -> None:
+def _forget(queue: deque[Any], waiter: asyncio.Future[None]) -> None:
     """Take a waiter out; one that was woken and does not go on wakes the next."""
     if waiter in queue:
         queue.remove(waiter)
-        return
-    while queue:
-        following: asyncio.Future[None] = queue.popleft()
-        if not following.done():
-            following.set_result(None)
-            return
+    else:
+        _wake(queue)

@@ -88,9 +88,14 @@ class _Kind:
     def learn(self, call: Call, reply: Reply) -> None:
         self.answered += 1
         self.longest = max(self.longest, call.size)
-        for unit, used in ((TOKENS, float(reply.usage.total_tokens)), (DOLLARS, reply.cost or 0.0)):
+        for unit, used in _used(reply):
             self.total[unit] += used
             self.most[unit] = max(self.most[unit], used)
+
+
+def _used(reply: Reply) -> tuple[tuple[int, float], ...]:
+    """What a reply took of each unit."""
+    return (TOKENS, float(reply.usage.total_tokens)), (DOLLARS, reply.cost or 0.0)
 
 
 class Reservation:
@@ -391,7 +396,7 @@ class Ledger:
 
     def _grow(self, reply: Reply) -> None:
         """Note by how much replies of the root LM become dearer from turn to turn."""
-        for unit, used in ((TOKENS, float(reply.usage.total_tokens)), (DOLLARS, reply.cost or 0.0)):
+        for unit, used in _used(reply):
             if self._last_root[unit]:
                 self._growth[unit] = max(self._growth[unit], used - self._last_root[unit])
             self._last_root[unit] = used

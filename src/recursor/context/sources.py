@@ -13,7 +13,6 @@ import json
 import marshal
 import os
 import stat
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -23,7 +22,7 @@ from recursor.errors import ConfigError
 from recursor.sandboxes.folders import Document, FolderSource
 from recursor.sandboxes.guest import contexts, values
 from recursor.sandboxes.guest.mapped import CODECS, WIDTHS
-from recursor.sandboxes.handed import HandedSource
+from recursor.sandboxes.handed import HandedSource, anonymous
 
 PIECE = 1 << 17
 BATCH = 10_000
@@ -99,7 +98,7 @@ class EncodedSource(_Readable):
         return "sha256:" + hashing.sha256.hexdigest()
 
     def _encode(self) -> tuple[int, int]:
-        descriptor = _anonymous()
+        descriptor = anonymous()
         try:
             with open(descriptor, "wb", closefd=False) as file:
                 self._write(file)
@@ -123,7 +122,7 @@ class TextSource(_Readable):
 
     def __init__(self, text: str) -> None:
         self._text = text
-        self._descriptor: int | None = _anonymous()
+        self._descriptor: int | None = anonymous()
         bound = 0x7F
         for piece in _pieces(text):
             bound = max(bound, contexts.bound_of(piece))
@@ -338,11 +337,3 @@ class _Hashing(io.RawIOBase):
 
     def tell(self) -> int:
         return self._position
-
-
-def _anonymous() -> int:
-    """A descriptor of an unnamed file: in memory where the platform has that, else on disk."""
-    if hasattr(os, "memfd_create"):
-        return os.memfd_create("recursor-context", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    with tempfile.TemporaryFile() as file:
-        return os.dup(file.fileno())

@@ -26,7 +26,8 @@ from recursor.protocols import Repl
 from recursor.sandboxes import wire
 from recursor.sandboxes.link import Worker
 from recursor.sandboxes.process import MEMORY, PER_CONTEXT_BYTE, SCRATCH
-from recursor.sandboxes.stream import CommandWorker, arguments, assignments, opened, started
+from recursor.sandboxes.repl import opened
+from recursor.sandboxes.stream import CommandWorker, arguments, assignments, started
 from recursor.threads import in_thread
 from recursor.types import CallStyle, Isolation
 

@@ -12,7 +12,6 @@ import json
 import os
 import shutil
 import socket
-import tempfile
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
@@ -21,6 +20,7 @@ from typing import Any, BinaryIO, NamedTuple
 from recursor.errors import SandboxError
 from recursor.sandboxes.guest import contexts
 from recursor.sandboxes.guest.documents import ALONE, INDEX, NUMBER
+from recursor.sandboxes.handed import anonymous
 
 MAX_COUNT = 1000
 """Documents of a pack."""
@@ -137,7 +137,7 @@ class Whole:
 
     def open(self) -> int:
         """Return a new descriptor at offset 0 that the caller owns. Blocks; call it in a thread."""
-        with _anonymous() as file:
+        with os.fdopen(anonymous(), "w+b") as file:
             self._folder.write(file)
             file.seek(0)
             return os.dup(file.fileno())
@@ -157,14 +157,7 @@ def _packs(documents: Sequence[Document]) -> list[int]:
 
 
 def _file_of(data: bytes) -> BinaryIO:
-    file = _anonymous()
+    file = os.fdopen(anonymous(), "w+b")
     file.write(data)
     file.seek(0)
     return file
-
-
-def _anonymous() -> BinaryIO:
-    """An unnamed file: in memory where the platform has that, else on disk."""
-    if hasattr(os, "memfd_create"):
-        return os.fdopen(os.memfd_create("recursor-folder", os.MFD_CLOEXEC), "w+b")
-    return tempfile.TemporaryFile()

@@ -103,7 +103,7 @@ class Room(HandedSource):
     """
 
     def __init__(self, size: int) -> None:
-        self.descriptor = os.memfd_create("recursor-room", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        self.descriptor = anonymous()
         super().__init__("bytes", self.descriptor, size)
         self.sealed = False
         self._filled: int | None = None
@@ -232,13 +232,17 @@ class Rooms:
             self._hand(number, room.descriptor)
 
 
+def anonymous() -> int:
+    """A descriptor of an unnamed file: in memory, where it may be sealed; else, where there are no such, on disk."""
+    if CAN_LEND:
+        return os.memfd_create("recursor", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
+
+
 def _file_of(data: bytes) -> int:
     """A descriptor of an anonymous file with these bytes, at offset 0."""
-    with (
-        os.fdopen(os.memfd_create("recursor-context"), "w+b")
-        if CAN_LEND
-        else tempfile.TemporaryFile() as file
-    ):
+    with os.fdopen(anonymous(), "w+b") as file:
         file.write(data)
         file.seek(0)
         return os.dup(file.fileno())

@@ -24,7 +24,7 @@ from recursor.sandboxes.guest import worker
 from recursor.sandboxes.guest.capture import Capture
 from recursor.sandboxes.guest.channel import Channel
 from recursor.sandboxes.link import Worker
-from recursor.sandboxes.repl import WireRepl
+from recursor.sandboxes.repl import opened
 from recursor.types import CallStyle, Isolation
 
 _captures: dict[int, Capture] = {}
@@ -55,9 +55,7 @@ class InProcessSandbox:
         async def spawn() -> Worker:
             return _Thread()
 
-        repl = WireRepl(spawn, ISOLATION, tools, calls=calls)
-        await repl.start()
-        return repl
+        return await opened(spawn, ISOLATION, tools, calls=calls, seed=None)
 
 
 class _Thread:

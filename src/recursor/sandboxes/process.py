@@ -11,7 +11,7 @@ from functools import partial
 from recursor.protocols import Repl
 from recursor.sandboxes import jail
 from recursor.sandboxes.link import Worker
-from recursor.sandboxes.repl import WireRepl
+from recursor.sandboxes.repl import opened
 from recursor.threads import in_thread
 from recursor.types import CallStyle
 
@@ -50,10 +50,4 @@ class ProcessSandbox:
             start = partial(jail.spawn, memory=memory, scratch=self._scratch)
             return await in_thread(start, discard=jail.Spawned.close)
 
-        repl = WireRepl(spawn, zygote.isolation(memory), tools, calls=calls, seed=seed)
-        try:
-            await repl.start()
-        except BaseException:
-            await repl.close()
-            raise
-        return repl
+        return await opened(spawn, zygote.isolation(memory), tools, calls=calls, seed=seed)

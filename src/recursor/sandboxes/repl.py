@@ -227,5 +227,23 @@ class WireRepl:
         return ContextInfo(name, frame.type[:100], frame.size[:100], frame.preview[:4000], source.origin)
 
 
+async def opened(
+    spawn: Callable[[], Awaitable[Worker]],
+    isolation: Isolation | Callable[[wire.Facts | None], Isolation],
+    tools: Sequence[str],
+    *,
+    seed: int | None,
+    calls: CallStyle,
+) -> WireRepl:
+    """Open a REPL over workers that `spawn` starts; see `WireRepl`. One that does not start is freed."""
+    repl = WireRepl(spawn, isolation, tools, calls=calls, seed=seed)
+    try:
+        await repl.start()
+    except BaseException:
+        await repl.close()
+        raise
+    return repl
+
+
 def _clipped(text: str, limit: int) -> str:
     return text if len(text) <= limit else f"{text[:limit]}... [{len(text) - limit:,} characters left out]"

@@ -18,16 +18,15 @@ import socket
 import subprocess
 import threading
 import zlib
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from importlib.resources import files
 
 from recursor.errors import IsolationUnavailable
 from recursor.protocols import Repl
-from recursor.sandboxes import wire
 from recursor.sandboxes.link import Worker
 from recursor.sandboxes.process import MEMORY, PER_CONTEXT_BYTE
-from recursor.sandboxes.repl import START, WireRepl
+from recursor.sandboxes.repl import START, opened
 from recursor.threads import in_thread
 from recursor.types import CallStyle, Isolation
 
@@ -228,21 +227,3 @@ class CommandSandbox:
             return await in_thread(start, discard=CommandWorker.close)
 
         return await opened(spawn, self._isolation, tools, seed=seed, calls=calls)
-
-
-async def opened(
-    spawn: Callable[[], Awaitable[Worker]],
-    isolation: Isolation | Callable[[wire.Facts | None], Isolation],
-    tools: Sequence[str],
-    *,
-    seed: int,
-    calls: CallStyle,
-) -> Repl:
-    """Open a REPL over workers that `spawn` starts."""
-    repl = WireRepl(spawn, isolation, tools, calls=calls, seed=seed)
-    try:
-        await repl.start()
-    except BaseException:
-        await repl.close()
-        raise
-    return repl

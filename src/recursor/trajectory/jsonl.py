@@ -16,7 +16,7 @@ from typing import IO, Any
 from recursor.errors import TrajectoryError
 from recursor.sandboxes.guest import values
 from recursor.trajectory.packing import dumps, represent
-from recursor.trajectory.view import RecordedCall, RecordedExecution, RecordedRun, RecordedTool, Trajectories
+from recursor.trajectory.view import RecordedCall, RecordedExecution, RecordedRun, Trajectories
 from recursor.types import (
     BlockExecuted,
     CallRefused,
@@ -218,7 +218,7 @@ def _answer(answer: Any) -> Any:
 def _events(trajectories: Trajectories, run: RecordedRun) -> Iterator[Event]:
     """The events of a run as they were emitted; those of its children follow the start."""
     calls = {call.id: call for call in trajectories.calls(run.id)}
-    tools = {tool.id: tool for tool in trajectories.tools(run.id)}
+    tools = {tool.call_id: tool for tool in trajectories.tools(run.id)}
     notes = {kind: iter(trajectories.notes(run.id, kind)) for kind in _NOTES}
     executions = {f"{found.turn}.{found.block}": found for found in trajectories.executions(run.id)}
     for kind, subject in trajectories.events(run.id):
@@ -230,7 +230,7 @@ def _events(trajectories: Trajectories, run: RecordedRun) -> Iterator[Event]:
             case "ModelCalled":
                 yield _model_called(trajectories, calls[str(subject)])
             case "ToolCalled":
-                yield _tool_called(tools[str(subject)])
+                yield tools[str(subject)]
             case _ if kind in _NOTES:
                 yield _NOTES[kind](**next(notes[kind]))
             case "BlockExecuted":
@@ -260,13 +260,6 @@ def _model_called(trajectories: Trajectories, call: RecordedCall) -> ModelCalled
     return ModelCalled(
         call.run_id, call.id, call.turn, purpose, call.model, trajectories.messages(call), reply, call.error,
         call.started, call.duration, call.cut, call.request,
-    )  # fmt: skip
-
-
-def _tool_called(tool: RecordedTool) -> ToolCalled:
-    return ToolCalled(
-        tool.run_id, tool.id, tool.turn, tool.name, tool.args, tool.kwargs, tool.result, tool.error, tool.started,
-        tool.duration, tool.cut,
     )  # fmt: skip
 
 

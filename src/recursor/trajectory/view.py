@@ -15,7 +15,17 @@ import msgspec
 from recursor.errors import TrajectoryError
 from recursor.trajectory.packing import unpack, unpack_value
 from recursor.trajectory.store import check_version
-from recursor.types import ContextInfo, Execution, Isolation, Message, Output, RunStarted, StopReason, Usage
+from recursor.types import (
+    ContextInfo,
+    Execution,
+    Isolation,
+    Message,
+    Output,
+    RunStarted,
+    StopReason,
+    ToolCalled,
+    Usage,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,23 +101,6 @@ class RecordedCall:
     cut: bool
     cached: bool
     request: str
-
-
-@dataclass(frozen=True, slots=True)
-class RecordedTool:
-    """One call of a tool."""
-
-    id: str
-    run_id: str
-    turn: int
-    name: str
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
-    result: Any
-    error: str | None
-    cut: bool
-    started: float
-    duration: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +180,7 @@ class Trajectories:
         """Return the calls of a run in the order in which they ended."""
         return [_call(row) for row in self.rows("SELECT * FROM call WHERE run_id = ? ORDER BY rowid", run_id)]
 
-    def tools(self, run_id: str) -> list[RecordedTool]:
+    def tools(self, run_id: str) -> list[ToolCalled]:
         """Return the tool calls of a run in the order in which they ended."""
         return [_tool(row) for row in self.rows("SELECT * FROM tool WHERE run_id = ? ORDER BY rowid", run_id)]
 
@@ -297,12 +290,12 @@ def _call(row: sqlite3.Row) -> RecordedCall:
     )  # fmt: skip
 
 
-def _tool(row: sqlite3.Row) -> RecordedTool:
+def _tool(row: sqlite3.Row) -> ToolCalled:
     args, kwargs = unpack_value(row["arguments_form"], row["arguments"])
-    return RecordedTool(
-        row["id"], row["run_id"], row["turn"], row["name"], args, kwargs,
+    return ToolCalled(
+        row["run_id"], row["id"], row["turn"], row["name"], args, kwargs,
         unpack_value(row["result_form"], row["result"]), unpack(row["error"]) if row["error"] else None,
-        bool(row["cut"]), row["started"], row["duration"],
+        row["started"], row["duration"], bool(row["cut"]),
     )  # fmt: skip
 
 
