@@ -12,7 +12,6 @@ alone by forked children, and ends with the host whatever ends that.
 from __future__ import annotations
 
 import atexit
-import errno
 import os
 import select
 import signal
@@ -29,6 +28,7 @@ import msgspec
 
 from recursor.errors import ConfigError, IsolationUnavailable, SandboxError
 from recursor.sandboxes.guest import linux
+from recursor.sandboxes.remedies import explain_platform, explain_step
 from recursor.types import Isolation
 
 _START = 30.0
@@ -168,7 +168,7 @@ class Zygote:
 
     def __init__(self, packages: Sequence[str] | None = None) -> None:
         if sys.platform != "linux":
-            raise IsolationUnavailable(_explain_platform(sys.platform))
+            raise IsolationUnavailable(explain_platform(sys.platform))
         self._lock = threading.Lock()
         self._broken = False
         self._control, inside = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -296,7 +296,7 @@ class Zygote:
         missing = {"user", "mnt", "pid", "net", "ipc"}.difference(answer.ready.namespaces)
         if missing:
             step = f"unshare({', '.join(sorted(missing))})"
-            raise IsolationUnavailable(_explain(_Step(step, 0, "it had no effect")))
+            raise IsolationUnavailable(explain_step(step, 0, "it had no effect"))
         return answer.ready
 
     def _ask(self, message: object, descriptors: tuple[int, ...] = ()) -> tuple[_Answer, list[int]]:
@@ -416,6 +416,10 @@ def _pid_of(pidfd: int) -> int:
     return 0
 
 
+def _explain(failed: _Step) -> str:
+    return explain_step(failed.step, failed.errno, failed.error)
+
+
 def _describe(status: int) -> str:
     code = os.waitstatus_to_exitcode(status)
     if code >= 0:
@@ -423,64 +427,3 @@ def _describe(status: int) -> str:
     with suppress(ValueError):
         return f"killed by signal {-code} ({signal.Signals(-code).name})"
     return f"killed by signal {-code}"
-
-
-# What to do where isolation cannot be had -----------------------------------------------------
-
-_OTHERWISE = (
-    'To run the code with no isolation at all, at your own risk, ask for it: sandbox="inprocess". '
-    "Nothing was run, and nothing weaker is ever chosen silently."
-)
-
-
-def _explain_platform(platform: str) -> str:
-    return (
-        f"The process sandbox is made of Linux system calls, and this is {platform}. "
-        f"Run recursor in Linux: in a container, a virtual machine, or WSL 2. {_OTHERWISE}"
-    )
-
-
-def _explain(failed: _Step) -> str:
-    number = f" [{errno.errorcode.get(failed.errno, failed.errno)}]" if failed.errno else ""
-    lines = [f"Code cannot be isolated on this machine: {failed.step} failed: {failed.error}{number}."]
-    if failed.step == "seccomp filter":
-        lines.append("The process sandbox knows the system calls of x86-64 and aarch64 only.")
-    elif failed.errno == errno.ENOSYS:
-        lines.append("It needs Linux 5.12 or later, with namespaces and seccomp.")
-    else:
-        lines += [f"- {remedy}" for remedy in _remedies()]
-    return "\n".join([*lines, _OTHERWISE])
-
-
-def _remedies() -> list[str]:
-    """What to change, as far as the settings of this machine tell; all that may help if they do not."""
-    settings = {
-        "kernel.apparmor_restrict_unprivileged_userns": (
-            "1",
-            "AppArmor keeps user namespaces from ordinary programs (the default of Ubuntu since 23.10): "
-            "sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0, or an AppArmor profile for "
-            f"{sys.executable} with the rule `userns,`",
-        ),
-        "kernel.unprivileged_userns_clone": (
-            "0",
-            "user namespaces are for root only: sudo sysctl -w kernel.unprivileged_userns_clone=1",
-        ),
-        "user.max_user_namespaces": (
-            "0",
-            "user namespaces are turned off: sudo sysctl -w user.max_user_namespaces=15000",
-        ),
-    }
-    found = [advice for name, (bad, advice) in settings.items() if _sysctl(name) == bad]
-    everything = [advice for name, (_, advice) in settings.items() if _sysctl(name) is not None]
-    container = (
-        "in a container: docker run --security-opt seccomp=unconfined --security-opt apparmor=unconfined "
-        "--security-opt systempaths=unconfined (or the same for podman or Kubernetes)"
-    )
-    return found or [*everything, container]
-
-
-def _sysctl(name: str) -> str | None:
-    try:
-        return Path("/proc/sys", *name.split(".")).read_text("ascii").strip()
-    except OSError:
-        return None

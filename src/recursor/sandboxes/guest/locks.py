@@ -1,0 +1,88 @@
+"""What a worker is locked into, beyond the jail that it shares: a user, a /tmp and limits of its own.
+
+Nothing here can be undone by the process that it was done to.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+from contextlib import suppress
+
+from . import linux, memory, seccomp
+from .namespaces import INSIDE, SCRATCH, Proc, map_ids, step
+
+THREADS = 400
+OPEN_FILES = 256
+SCRATCH_FILES = 20_000
+STACK = 8 << 20
+
+
+class Locks:
+    """The steps that lock a freshly forked worker in, prepared by its template."""
+
+    def __init__(self, proc: Proc, filter_: seccomp.Filter) -> None:
+        self._proc = proc
+        self._filter = filter_
+        self._baseline = proc.address_space()
+        self.landlock = linux.landlock_version()
+        self.syscalls = filter_.allowed + filter_.conditional
+
+    def lock_in(self, memory: int, scratch: int, *, last: int) -> None:
+        """Make this process a worker's, for good.
+
+        Args:
+            memory: bytes of address space beyond what the process had when it was a template's.
+            scratch: bytes of its private /tmp, and of the longest file in it.
+            last: the last descriptor that it keeps.
+
+        Raises:
+            StepFailed: it must end at once.
+        """
+        with step("setsid"):
+            # kill(0) reaches a process group across pid namespaces: not the one of the template.
+            os.setsid()
+        with suppress(OSError):  # a courtesy to the host when the machine runs out of memory
+            self._proc.write("oom_score_adj", "500")
+        user, group = os.getuid(), os.getgid()
+        with step("unshare(user, mount, ipc) for a worker"):
+            # A user namespace of its own, so that RLIMIT_NPROC counts its threads alone.
+            linux.unshare(linux.NEWUSER | linux.NEWNS | linux.NEWIPC)
+        with step("write uid_map for a worker"):
+            map_ids(self._proc, user, group)
+        with step("mount /tmp for a worker"):
+            options = f"mode=700,size={scratch},nr_inodes={SCRATCH_FILES},uid={INSIDE},gid={INSIDE}"
+            linux.mount("tmpfs", SCRATCH, linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC, options)
+            os.chdir(SCRATCH)
+        with step("setrlimit"):
+            _limit(self._baseline + memory, scratch)
+        with step("drop capabilities"):
+            linux.drop_capabilities()
+            linux.set_no_new_privileges()
+            linux.set_dumpable(False)
+            linux.die_with_parent()
+        if self.landlock:
+            with step("landlock"):
+                rules = {"/": linux.READ, SCRATCH: linux.CHANGE, "/dev": linux.WRITE_FILE}
+                linux.landlock(self.landlock, rules)
+        with step("close_range"):
+            linux.close_from(last + 1)
+        with step("seccomp"):
+            self._filter.install()
+
+
+def _limit(address_space: int, scratch: int) -> None:
+    for kind, value in (
+        (resource.RLIMIT_AS, address_space + memory.RESERVE),
+        (resource.RLIMIT_NPROC, THREADS),
+        (resource.RLIMIT_NOFILE, OPEN_FILES),
+        (resource.RLIMIT_STACK, STACK),
+        (resource.RLIMIT_FSIZE, scratch),
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_MEMLOCK, 0),
+        (resource.RLIMIT_MSGQUEUE, 0),
+        (resource.RLIMIT_SIGPENDING, 256),
+    ):
+        _, hard = resource.getrlimit(kind)
+        allowed = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(kind, (allowed, allowed))

@@ -1,0 +1,65 @@
+"""What to say where this machine cannot isolate code: the step that failed, and what would help."""
+
+from __future__ import annotations
+
+import errno
+import sys
+from pathlib import Path
+
+_OTHERWISE = (
+    'To run the code with no isolation at all, at your own risk, ask for it: sandbox="inprocess". '
+    "Nothing was run, and nothing weaker is ever chosen silently."
+)
+
+
+def explain_platform(platform: str) -> str:
+    return (
+        f"The process sandbox is made of Linux system calls, and this is {platform}. "
+        f"Run recursor in Linux: in a container, a virtual machine, or WSL 2. {_OTHERWISE}"
+    )
+
+
+def explain_step(step: str, number: int, error: str) -> str:
+    code = f" [{errno.errorcode.get(number, number)}]" if number else ""
+    lines = [f"Code cannot be isolated on this machine: {step} failed: {error}{code}."]
+    if step == "seccomp filter":
+        lines.append("The process sandbox knows the system calls of x86-64 and aarch64 only.")
+    elif number == errno.ENOSYS:
+        lines.append("It needs Linux 5.12 or later, with namespaces and seccomp.")
+    else:
+        lines += [f"- {remedy}" for remedy in _remedies()]
+    return "\n".join([*lines, _OTHERWISE])
+
+
+def _remedies() -> list[str]:
+    """What to change, as far as the settings of this machine tell; all that may help if they do not."""
+    settings = {
+        "kernel.apparmor_restrict_unprivileged_userns": (
+            "1",
+            "AppArmor keeps user namespaces from ordinary programs (the default of Ubuntu since 23.10): "
+            "sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0, or an AppArmor profile for "
+            f"{sys.executable} with the rule `userns,`",
+        ),
+        "kernel.unprivileged_userns_clone": (
+            "0",
+            "user namespaces are for root only: sudo sysctl -w kernel.unprivileged_userns_clone=1",
+        ),
+        "user.max_user_namespaces": (
+            "0",
+            "user namespaces are turned off: sudo sysctl -w user.max_user_namespaces=15000",
+        ),
+    }
+    found = [advice for name, (bad, advice) in settings.items() if _sysctl(name) == bad]
+    everything = [advice for name, (_, advice) in settings.items() if _sysctl(name) is not None]
+    container = (
+        "in a container: docker run --security-opt seccomp=unconfined --security-opt apparmor=unconfined "
+        "--security-opt systempaths=unconfined (or the same for podman or Kubernetes)"
+    )
+    return found or [*everything, container]
+
+
+def _sysctl(name: str) -> str | None:
+    try:
+        return Path("/proc/sys", *name.split(".")).read_text("ascii").strip()
+    except OSError:
+        return None
