@@ -9,7 +9,7 @@ import fcntl
 import os
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from recursor.errors import TrajectoryError
@@ -38,6 +38,19 @@ def claim(store: Path, run_id: str) -> Iterator[None]:
     finally:
         if descriptor is not None:
             os.close(descriptor)
+
+
+def claimed(store: Path, run_id: str) -> bool:
+    """Whether anybody holds a run of a store."""
+    with suppress(OSError):
+        descriptor = os.open(f"{store}-lock", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            wanted = struct.pack("hhqqi", fcntl.F_RDLCK, os.SEEK_SET, int(run_id[:15], 16), 1, 0)
+            found = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, wanted)
+            return bool(struct.unpack("hhqqi", found)[0] != fcntl.F_UNLCK)
+        finally:
+            os.close(descriptor)
+    return False
 
 
 def _opened(path: Path) -> int | None:

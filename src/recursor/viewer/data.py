@@ -1,0 +1,409 @@
+"""What a store holds, in the shapes that the page reads: plain values with the fields of `viewer/src/api.ts`.
+
+Texts are clipped here, so that one giant message does not stop a browser; the numbers are never.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from recursor.errors import TrajectoryError
+from recursor.trajectory.claim import claimed
+from recursor.trajectory.packing import unpack
+from recursor.trajectory.view import RecordedRun, Trajectories
+from recursor.types import Usage
+
+TEXT = 200_000
+"""Characters of one text that the page is given; it says how many there are."""
+LINE = 240
+"""Characters of a preview."""
+NOTED = ("CallRetried", "CallRefused", "Decided", "Diverged", "Compacted")
+_TREE = "WITH RECURSIVE tree (id) AS (SELECT ? UNION ALL SELECT run.id FROM run JOIN tree ON run.parent_id = tree.id) "
+
+
+def runs(
+    recorded: Trajectories,
+    store: Path,
+    *,
+    search: str = "",
+    model: str = "",
+    state: str = "",
+    limit: int = 100,
+    offset: int = 0,
+) -> dict[str, Any]:
+    """Runs that no other run started, newest first.
+
+    Args:
+        search: words that are all in the question, in any case; or the beginning of an id.
+        model: the root LM's name; "" is any.
+        state: a stop reason, "failed", "live" or "cut off"; "" is any.
+    """
+    words = search.lower().split()
+    every = recorded.runs()
+    found = []
+    for run in every:
+        question = run.question.lower()
+        wanted = all(word in question for word in words) or run.id.startswith(search.strip() or "-")
+        if wanted and model in ("", run.model):
+            summary = _summary(run, store)
+            if state in ("", _state(summary)):
+                found.append(summary)
+    page = found[offset : offset + limit]
+    _count_calls(recorded, page)
+    return {
+        "runs": page,
+        "total": len(found),
+        "models": sorted({run.model for run in every}),
+        "store": str(store),
+    }
+
+
+def run(recorded: Trajectories, store: Path, run_id: str) -> dict[str, Any]:
+    """One run, without what happened in it."""
+    found = recorded.run(run_id)
+    summary = _summary(found, store)
+    _count_calls(recorded, [summary])
+    return summary | {
+        "strategy": found.strategy,
+        "reason": found.reason,
+        "isolation": found.isolation and asdict(found.isolation),
+        "contexts": [{**asdict(each.info), "digest": each.digest} for each in found.contexts],
+        "settings": found.settings,
+        "answer": answer(found),
+        "usage": found.usage and asdict(found.usage),
+        "shares": _shares(recorded, found.id),
+        "events": _noted(recorded, found.id),
+        "replayed": found.replayed,
+        "diverged_at": found.diverged_at,
+    }
+
+
+def answer(found: RecordedRun, most: int = TEXT) -> dict[str, Any] | None:
+    """The answer of a run; None while there is none."""
+    if found.ended is None or found.error is not None:
+        return None
+    is_text = isinstance(found.answer, str)
+    text = found.answer if is_text else _json(found.answer)
+    return {"form": "text" if is_text else "json", "text": text[:most], "size": len(text)}
+
+
+def spans(recorded: Trajectories, run_id: str, since: int = 0) -> dict[str, Any]:
+    """Runs, calls, blocks and tools of a run and its children; with `since` only what was recorded after that.
+
+    Runs are always all there, since their states change and calls name them by place.
+    """
+    with recorded.snapshot():
+        rows = recorded.rows(
+            _TREE + "SELECT run.* FROM run JOIN tree ON run.id = tree.id ORDER BY run.rowid",
+            run_id,
+        )
+        if not rows:
+            raise TrajectoryError(f"there is no run {run_id!r}")
+        places = {row["id"]: place for place, row in enumerate(rows)}
+        origin = rows[0]["started"]
+        newest = recorded.row("SELECT max(number) AS number FROM event")
+        new = _TREE + (
+            "SELECT {0} FROM event JOIN tree ON event.run_id = tree.id JOIN {1} WHERE event.number > ? "
+            "AND event.kind = '{2}' ORDER BY event.number"
+        )
+        call_rows = recorded.rows(
+            new.format("call.*", "call ON call.id = event.subject", "ModelCalled"), run_id, since
+        )
+        tool_rows = recorded.rows(
+            new.format("tool.*", "tool ON tool.id = event.subject", "ToolCalled"), run_id, since
+        )
+        block_rows = recorded.rows(
+            new.format(
+                "execution.*",
+                "execution ON execution.run_id = event.run_id AND event.subject = execution.turn || '.' || "
+                "execution.block",
+                "BlockExecuted",
+            ),
+            run_id,
+            since,
+        )
+        replies = recorded.rows(
+            _TREE + "SELECT run_id, turn, started, duration FROM call JOIN tree ON call.run_id = tree.id "
+            "WHERE purpose = 'root' ORDER BY turn, started",
+            run_id,
+        )
+    turns = _turns(replies)
+    return {
+        "origin": origin,
+        "next": newest["number"] if newest is not None and newest["number"] else 0,
+        "runs": [_run_row(row, places, origin, turns) for row in rows],
+        "calls": _columns(call_rows, places, origin),
+        "blocks": _blocks(block_rows, places, origin, turns),
+        "tools": [
+            {
+                "id": row["id"], "run": places[row["run_id"]], "turn": row["turn"], "name": row["name"],
+                "start": row["started"] - origin, "duration": row["duration"], "failed": row["error"] is not None,
+            }
+            for row in tool_rows
+        ],
+    }  # fmt: skip
+
+
+def turn(recorded: Trajectories, run_id: str, number: int) -> dict[str, Any]:
+    """One turn: the reply, and each block with what came of it."""
+    rows = recorded.rows(
+        "SELECT * FROM call WHERE run_id = ? AND purpose = 'root' AND turn = ? ORDER BY rowid DESC",
+        run_id,
+        number,
+    )
+    executions = [each for each in recorded.executions(run_id) if each.turn == number]
+    if not rows and not executions:
+        raise TrajectoryError(f"run {run_id} has no turn {number}")
+    call = next((row for row in rows if row["reply"] is not None), rows[0] if rows else None)
+    return {
+        "run_id": run_id,
+        "number": number,
+        "call_id": call and call["id"],
+        "reply": call and _text(call["reply"]),
+        "reasoning": call and _text(call["reasoning"]),
+        "error": call and _text(call["error"]),
+        "executions": [
+            {
+                "block": each.block,
+                "code": each.execution.code[:TEXT],
+                "output": asdict(each.execution.output),
+                "error": each.execution.error,
+                "notes": each.execution.notes,
+                "duration": each.execution.duration,
+                "submitted": each.submitted,
+                "variables": [asdict(variable) for variable in getattr(each.execution, "variables", ())],
+            }
+            for each in executions
+        ],
+    }
+
+
+def call(recorded: Trajectories, call_id: str) -> dict[str, Any]:
+    """One model call with its prompt, and how much of that the one before it had."""
+    row = recorded.row("SELECT * FROM call WHERE id = ?", call_id)
+    if row is None:
+        raise TrajectoryError(f"there is no call {call_id!r}")
+    before = recorded.row(
+        "SELECT id, leaf FROM call WHERE run_id = ? AND purpose = ? AND rowid < (SELECT rowid FROM call WHERE id = ?) "
+        "ORDER BY rowid DESC LIMIT 1",
+        row["run_id"], row["purpose"], call_id,
+    )  # fmt: skip
+    nodes = _chain(recorded, row["leaf"])
+    known = {hash_ for hash_, _, _ in _chain(recorded, before["leaf"])} if before else set()
+    return {
+        "id": row["id"], "run_id": row["run_id"], "turn": row["turn"], "purpose": row["purpose"],
+        "model": row["model"], "reply_model": row["reply_model"] or "",
+        "messages": [
+            {"role": role, "content": content[:TEXT], "size": len(content)} for _, role, content in nodes
+        ],
+        "reply": _text(row["reply"]), "reasoning": _text(row["reasoning"]), "error": _text(row["error"]),
+        "finish_reason": row["finish_reason"], "usage": json.loads(row["usage"]) if row["usage"] else None,
+        "cost": row["cost"], "started": row["started"], "duration": row["duration"], "cut": bool(row["cut"]),
+        "cached": bool(row["cached"]), "previous": before and before["id"],
+        "shared": sum(hash_ in known for hash_, _, _ in nodes),
+    }  # fmt: skip
+
+
+def prompts(recorded: Trajectories, run_id: str) -> dict[str, Any]:
+    """Of every sub-call of a run and its children: the beginnings of prompt and reply, and a template.
+
+    Calls have the same template when the beginnings of their prompts differ in digits, quoted
+    strings and what follows the first lines alone.
+    """
+    rows = recorded.rows(
+        _TREE
+        + "SELECT call.id, call.reply, call.error, node.content FROM call JOIN tree ON call.run_id = tree.id "
+        "JOIN node ON node.hash = call.leaf WHERE call.purpose = 'sub' ORDER BY call.rowid",
+        run_id,
+    )
+    templates: dict[str, int] = {}
+    ids: list[str] = []
+    asked: list[str] = []
+    told: list[str] = []
+    kinds: list[int] = []
+    for row in rows:
+        text = unpack(row["content"])
+        ids.append(row["id"])
+        asked.append(_line(text))
+        told.append(_line(unpack(row["reply"] if row["reply"] is not None else row["error"] or b"")))
+        kinds.append(templates.setdefault(template(text), len(templates)))
+    return {"id": ids, "prompt": asked, "reply": told, "template": kinds, "templates": list(templates)}
+
+
+_VARYING = re.compile(r"\d[\d.,:]*|\"[^\"\n]{0,200}\"|'[^'\n]{0,200}'|`[^`\n]{0,200}`")
+
+
+def template(prompt: str) -> str:
+    """The beginning of a prompt, with marks where texts of one kind differ."""
+    first = next((line for line in prompt[:2000].splitlines() if line.strip()), "")
+    return _VARYING.sub("…", first[:120]).strip()[:80]
+
+
+# Shapes ---------------------------------------------------------------------------------------
+
+
+def _summary(run: RecordedRun, store: Path) -> dict[str, Any]:
+    return {
+        "id": run.id, "parent_id": run.parent_id, "depth": run.depth, "question": run.question[:TEXT],
+        "model": run.model, "sub_model": run.sub_model, "started": run.started, "ended": run.ended,
+        "stop_reason": run.stop_reason, "error": run.error, "turns": run.turns, "duration": run.duration,
+        "tokens": run.usage.total_tokens if run.usage else None, "calls": run.usage.calls if run.usage else None,
+        "cost": run.cost if run.ended is not None else None,
+        "live": run.ended is None and run.parent_id is None and claimed(store, run.id),
+    }  # fmt: skip
+
+
+def _state(summary: Mapping[str, Any]) -> str:
+    if summary["live"]:
+        return "live"
+    if summary["error"] is not None:
+        return "failed"
+    return str(summary["stop_reason"] or "cut off")
+
+
+def _count_calls(recorded: Trajectories, summaries: Iterable[dict[str, Any]]) -> None:
+    """Fill in what is known so far of runs that have not ended."""
+    for summary in summaries:
+        if summary["ended"] is None:
+            shares = _shares(recorded, summary["id"])
+            summary["calls"] = sum(share["calls"] for share in shares)
+            summary["tokens"] = sum(share["input_tokens"] + share["output_tokens"] for share in shares)
+            row = recorded.row("SELECT max(turn) AS turn FROM call WHERE run_id = ?", summary["id"])
+            summary["turns"] = row["turn"] if row else None
+
+
+def _shares(recorded: Trajectories, run_id: str) -> list[dict[str, Any]]:
+    """Calls, tokens and money of a run and its children by depth, purpose and model."""
+    part = "sum(coalesce(json_extract(call.usage, '$.{0}'), 0)) AS {0}"
+    rows = recorded.rows(
+        _TREE + "SELECT run.depth, call.purpose, call.model, count(*) AS calls, sum(call.error IS NOT NULL) AS failed, "
+        + ", ".join(part.format(name) for name in ("input_tokens", "cached_tokens", "output_tokens"))
+        + ", CASE WHEN count(call.cost) + sum(call.reply IS NULL) < count(*) THEN NULL ELSE sum(coalesce(call.cost, 0)) "
+        "END AS cost FROM call JOIN tree ON call.run_id = tree.id JOIN run ON run.id = tree.id "
+        "GROUP BY run.depth, call.purpose, call.model ORDER BY run.depth, call.purpose, call.model",
+        run_id,
+    )  # fmt: skip
+    return [dict(row) for row in rows]
+
+
+def _noted(recorded: Trajectories, run_id: str) -> list[dict[str, Any]]:
+    kinds = ", ".join(f"'{kind}'" for kind in NOTED)
+    rows = recorded.rows(
+        _TREE + "SELECT event.* FROM event JOIN tree ON event.run_id = tree.id "
+        f"WHERE kind IN ({kinds}) ORDER BY number LIMIT 2000",
+        run_id,
+    )
+    return [_event(row["kind"], json.loads(unpack(row["data"]))) for row in rows]
+
+
+def _event(kind: str, data: dict[str, Any]) -> dict[str, Any]:
+    match kind:
+        case "CallRetried":
+            text = f"attempt {data['attempt']} of a call of {data['model']} failed: {data['error']}"
+        case "CallRefused":
+            text = f"not sent: {data['error']}"
+        case "Decided":
+            said = "allowed" if data["allowed"] else "refused"
+            text = f"{data['kind']} {data['name']} {said} by {data['rule']}"
+        case "Compacted":
+            text = f"turns up to {data['turn']} gave way to a summary"
+        case _:
+            text = str(data.get("reason", ""))
+    return {"kind": kind, "run_id": data["run_id"], "turn": data.get("turn"), "text": text[:2000]}
+
+
+Turns = dict[str, list[tuple[int, float, float]]]
+"""By run: number of a turn, when its reply was asked for and when it had come."""
+
+
+def _turns(replies: Sequence[sqlite3.Row]) -> Turns:
+    turns: Turns = {}
+    for row in replies:
+        turns.setdefault(row["run_id"], []).append(
+            (row["turn"], row["started"], row["started"] + row["duration"])
+        )
+    return turns
+
+
+def _run_row(row: sqlite3.Row, places: Mapping[str, int], origin: float, turns: Turns) -> dict[str, Any]:
+    parent = row["parent_id"] if row["parent_id"] in places else None
+    began = [number for number, start, _ in turns.get(parent or "", ()) if start <= row["started"]]
+    ended = row["error"] is not None or row["stop_reason"] is not None
+    return {
+        "id": row["id"], "parent": places[parent] if parent else -1, "turn": max(began, default=0),
+        "depth": row["depth"], "question": _line(unpack(row["question"])), "model": row["model"],
+        "start": row["started"] - origin, "duration": row["ended"] - row["started"] if row["ended"] else None,
+        "state": ("failed" if row["error"] is not None else row["stop_reason"]) if ended else "open",
+    }  # fmt: skip
+
+
+def _columns(rows: Sequence[sqlite3.Row], places: Mapping[str, int], origin: float) -> dict[str, Any]:
+    decode = msgspec.json.Decoder(Usage).decode
+    nothing = Usage()
+    usages = [decode(row["usage"]) if row["usage"] else nothing for row in rows]
+    return {
+        "id": [row["id"] for row in rows],
+        "run": [places[row["run_id"]] for row in rows],
+        "turn": [row["turn"] for row in rows],
+        "block": [0] * len(rows),
+        "purpose": [row["purpose"] for row in rows],
+        "model": [row["model"] for row in rows],
+        "start": [round(row["started"] - origin, 6) for row in rows],
+        "duration": [round(row["duration"], 6) for row in rows],
+        "input": [usage.input_tokens for usage in usages],
+        "cached": [usage.cached_tokens for usage in usages],
+        "output": [usage.output_tokens for usage in usages],
+        "cost": [row["cost"] for row in rows],
+        "failed": [row["reply"] is None for row in rows],
+    }
+
+
+def _blocks(
+    rows: Sequence[sqlite3.Row], places: Mapping[str, int], origin: float, turns: Turns
+) -> list[dict[str, Any]]:
+    came = {(run_id, number): end for run_id, every in turns.items() for number, _, end in every}
+    blocks = []
+    for row in sorted(rows, key=lambda row: (places[row["run_id"]], row["turn"], row["block"])):
+        key = row["run_id"], row["turn"]
+        start = came.get(key)
+        if start is not None:
+            came[key] = start + row["duration"]
+        printed = len(unpack(row["head"])) + row["omitted"] + len(unpack(row["tail"]))
+        blocks.append({
+            "run": places[row["run_id"]], "turn": row["turn"], "block": row["block"],
+            "start": None if start is None else start - origin, "duration": row["duration"],
+            "lines": unpack(row["code"]).count("\n") + 1, "printed": printed, "failed": row["error"] is not None,
+            "submitted": bool(row["submitted"]),
+        })  # fmt: skip
+    return blocks
+
+
+def _chain(recorded: Trajectories, leaf: bytes) -> list[tuple[bytes, str, str]]:
+    """The messages of a prompt with their hashes, first to last."""
+    rows = recorded.rows(
+        "WITH RECURSIVE chain (hash, parent, role, content, place) AS (SELECT hash, parent, role, content, 0 FROM node "
+        "WHERE hash = ? UNION ALL SELECT node.hash, node.parent, node.role, node.content, place + 1 FROM node "
+        "JOIN chain ON node.hash = chain.parent WHERE place < 10000) SELECT * FROM chain ORDER BY place DESC",
+        leaf,
+    )
+    return [(row["hash"], row["role"], unpack(row["content"])) for row in rows]
+
+
+def _text(packed: bytes | None) -> str | None:
+    return None if packed is None else unpack(packed)[:TEXT]
+
+
+def _line(text: str) -> str:
+    return " ".join(text[: 2 * LINE].split())[:LINE]
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=2, default=str)

@@ -1,0 +1,131 @@
+/** One run: what it answered, and all that led there. */
+import { useEffect, useRef, useState } from 'preact/hooks'
+import type { Run } from '../api'
+import { About } from '../parts/about'
+import { Answer } from '../parts/answer'
+import { Calls } from '../parts/calls'
+import { State, stateOf } from '../parts/chips'
+import { Detail } from '../parts/detail'
+import { Flame } from '../parts/flame'
+import { Notice } from '../parts/text'
+import { Tree } from '../parts/tree'
+import { ago, clean, counted, line, model, money, seconds, short, when } from '../format'
+import { go, href, slide } from '../route'
+import { parts, read, type Selection } from '../select'
+import type { Source } from '../source'
+import { Trace } from '../trace'
+import { useKeys } from '../use'
+
+const TABS: [string, string][] = [['trace', 'Trace'], ['calls', 'Sub-calls'], ['answer', 'Answer'], ['about', 'About']]
+
+export function RunPage({ source, id, rest }: { source: Source; id: string; rest: string[] }) {
+  const { run, trace, version, error } = useRun(source, id)
+  const [tab = 'trace', ...selected] = rest
+  const tabs = TABS.map(([name]) => name)
+  const show = (name: string) => go('run', id, name)
+  useKeys({
+    t: () => show('trace'), s: () => show('calls'), a: () => show('answer'), i: () => show('about'), u: () => source.served && go(),
+    Tab: (event) => show(tabs[(tabs.indexOf(tab) + (event.shiftKey ? tabs.length - 1 : 1)) % tabs.length]),
+  })
+  if (error) return <Notice kind="error" title="This run cannot be shown">{error.message}{source.served && <p><a href={href()}>All runs</a></p>}</Notice>
+  if (!run || !trace) return <Notice kind="loading" title="Reading the run" />
+  const selection = read(selected, id)
+  const select = (next: Selection) => slide('run', id, 'trace', ...parts(next, id))
+  return (
+    <section class="page run">
+      <Head source={source} run={run} trace={trace} />
+      <nav class="tabs" role="tablist">
+        {TABS.map(([name, title]) => (
+          <a key={name} role="tab" aria-selected={tab === name} class={tab === name ? 'on' : ''} href={href('run', id, name)}>
+            {title}{name === 'calls' ? <span class="faint"> {short(trace.calls.purpose.filter((each) => each === 'sub').length)}</span> : null}
+          </a>
+        ))}
+      </nav>
+      {tab === 'calls' ? <Calls source={source} trace={trace} version={version} root={id} />
+        : tab === 'answer' ? <div class="detail-body wide"><Answer source={source} run={run} /></div>
+        : tab === 'about' ? <About run={run} />
+        : (
+          <>
+            <Flame trace={trace} version={version} selection={selection} select={select} />
+            <div class="panes">
+              <Tree trace={trace} version={version} selection={selection} select={select} />
+              <div class="detail"><Detail source={source} trace={trace} version={version} root={id} selection={selection} /></div>
+            </div>
+          </>
+        )}
+    </section>
+  )
+}
+
+function Head({ source, run, trace }: { source: Source; run: Run; trace: Trace }) {
+  const sums = trace.sums(trace.callsBelow(0))
+  const [stopping, setStopping] = useState('')
+  const stop = async () => {
+    setStopping('stopping')
+    await source.stop(run.id).catch((error) => setStopping(error.message))
+  }
+  return (
+    <header class="run-head">
+      <div class="bar">
+        {source.served && <a class="back" href={href()} aria-label="All runs">←</a>}
+        <h1 title={clean(run.question)}>{line(run.question, 160) || '(no question)'}</h1>
+        <State state={stateOf(run)} />
+        <span class="grow" />
+        {run.live && source.served && <button class="stop" disabled={stopping === 'stopping'} onClick={stop}>{stopping || 'Stop'}</button>}
+      </div>
+      <dl class="figures">
+        <div><dt>Model</dt><dd title={clean(run.model)}>{model(run.model)}{run.sub_model !== run.model && <span class="faint"> + {model(run.sub_model)}</span>}</dd></div>
+        <div><dt>Turns</dt><dd>{run.turns ?? trace.turns[0]?.length ?? 0}</dd></div>
+        <div><dt>Calls</dt><dd>{short(sums.calls)}{sums.failed > 0 && <span class="bad"> {short(sums.failed)} failed</span>}</dd></div>
+        <div><dt>Tokens</dt><dd>{short(sums.input + sums.output)}{sums.cached > 0 && <span class="faint"> {Math.round((100 * sums.cached) / sums.input)} % cached</span>}</dd></div>
+        <div><dt>Cost</dt><dd>{run.ended !== null ? money(run.cost) : sums.unpriced ? 'unknown' : money(sums.cost)}</dd></div>
+        <div><dt>Time</dt><dd>{seconds(run.duration ?? trace.end)}</dd></div>
+        <div><dt>RLMs</dt><dd>{counted(trace.runs.length, 'run')}</dd></div>
+        <div><dt>Isolation</dt><dd title={run.isolation ? clean(run.isolation.mechanisms.join(', ')) : ''}>{run.isolation ? clean(run.isolation.sandbox) : 'no REPL'}</dd></div>
+        <div><dt>Started</dt><dd title={when(run.started)}>{ago(run.started)}</dd></div>
+      </dl>
+    </header>
+  )
+}
+
+interface Shown {
+  run?: Run
+  trace?: Trace
+  version: number
+  error?: Error
+}
+
+/** A run and its trace; both grow while it goes. */
+function useRun(source: Source, id: string): Shown {
+  const [shown, set] = useState<Shown>({ version: 0 })
+  const pending = useRef(false)
+  useEffect(() => {
+    let end = () => {}
+    let wanted = true
+    const load = async () => {
+      const [run, spans] = await Promise.all([source.run(id), source.spans(id)])
+      const trace = new Trace(spans)
+      if (!wanted) return
+      if (run.id !== id) return slide('run', run.id)
+      set({ run, trace, version: 1 })
+      if (!run.live) return
+      const grown = () => {
+        pending.current = false
+        set((before) => ({ ...before, version: before.version + 1 }))
+      }
+      end = source.follow(id, trace.next, (more) => {
+        trace.add(more)
+        if (!pending.current) {
+          pending.current = true
+          requestAnimationFrame(grown)
+        }
+      }, (ended) => set((before) => ({ ...before, run: ended, version: before.version + 1 })))
+    }
+    load().catch((error) => wanted && set({ version: 0, error }))
+    return () => {
+      wanted = false
+      end()
+    }
+  }, [id])
+  return shown
+}
