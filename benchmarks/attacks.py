@@ -1,8 +1,8 @@
-"""Which attacks hold, in the default sandbox and in the REPL of a peer: a table of all of them.
+"""Which attacks hold, in the default sandbox, in a container and in the REPL of a peer: a table of all of them.
 
-Runs `recursor.testing.ATTACKS` as whoever starts it and, when that is root, as an ordinary user; the
-local REPL of `rlms` as an ordinary user only, in processes of their own, and without what could harm
-the machine. Writes benchmarks/results/attacks.md and .json.
+Runs `recursor.testing.ATTACKS` as whoever starts it and, when that is root, as an ordinary user and in
+containers under runc; the local REPL of `rlms` as an ordinary user only, in processes of their own,
+and without what could harm the machine. Writes benchmarks/results/attacks.md and .json.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import environments
+import sandbox
 import tables
 from environments import RLMS, ROOT
 
@@ -42,6 +43,9 @@ def main() -> None:
         root = os.geteuid() == 0
         if root:
             columns["recursor, as root"] = attacked(Path(home), ["recursor"], None)
+            if sandbox.can_contain():
+                sandbox.put_engine(Path(home))
+                columns["recursor, in a container"] = attacked(Path(home), ["container", sandbox.IMAGE], None)
         user = USER if root else None
         python = python_for_users(Path(home)) if root else sys.executable
         if python:

@@ -151,6 +151,7 @@ def put_engine(folder: Path) -> None:
     state, script = folder / "state", folder / "bin" / "docker"
     for place in ("proc", "dev", "tmp", "usr", "lib", "lib64", "python"):
         (state / "root" / place).mkdir(parents=True)
+    (state / "root" / "tmp").chmod(0o1777)  # as images have it
     info: dict[str, Any] = {
         "SecurityOptions": ["name=seccomp"],
         "Runtimes": {"runc": {}},

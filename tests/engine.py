@@ -22,10 +22,7 @@ STATE = Path(SETTINGS["state"])
 ENGINE = SETTINGS["engine"]
 RUNC = ["runc", "--root", str(STATE / "runc")]
 CAPABILITIES = ("bounding", "effective", "permitted", "inheritable", "ambient")
-FILTER = {
-    "defaultAction": "SCMP_ACT_ALLOW",
-    "syscalls": [{"names": ["mount", "ptrace", "bpf", "keyctl"], "action": "SCMP_ACT_ERRNO"}],
-}
+DENIED = ["mount", "ptrace", "bpf", "keyctl"]
 
 
 def refuse(text: str, status: int = 125) -> NoReturn:
@@ -66,6 +63,11 @@ def bind(source: str, place: str) -> dict[str, Any]:
     return {"destination": place, "type": "bind", "source": source, "options": ["rbind", "ro", "nosuid"]}
 
 
+def filter_of(more: list[str]) -> dict[str, Any]:
+    rule = {"names": [*DENIED, *more], "action": "SCMP_ACT_ERRNO"}
+    return {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]}
+
+
 def bundle(asked: argparse.Namespace) -> dict[str, Any]:
     """The container that was asked for, as OCI's runtime specification says it."""
     spoil = SETTINGS.get("spoil", {})
@@ -75,7 +77,8 @@ def bundle(asked: argparse.Namespace) -> dict[str, Any]:
     namespaces = ["pid", "mount", "uts", "ipc", "network"]
     if asked.network != "none" or spoil.get("network"):
         namespaces.remove("network")
-    held = [] if asked.cap_drop == "ALL" and not spoil.get("capabilities") else ["CAP_SYS_ADMIN"]
+    assert asked.cap_drop == "ALL"
+    held = spoil.get("capabilities", [])
     return {
         "ociVersion": "1.0.2",
         "hostname": asked.hostname,
@@ -83,7 +86,8 @@ def bundle(asked: argparse.Namespace) -> dict[str, Any]:
         "process": {
             "args": [python, *asked.arguments],
             "cwd": asked.workdir,
-            "env": ["PATH=/usr/bin", *asked.env],
+            # Its library of functions is where it was; another version's would be found in /usr.
+            "env": ["PATH=/usr/bin", "LD_LIBRARY_PATH=/python/lib", *asked.env],
             "user": {"uid": spoil.get("user", user), "gid": group},
             "capabilities": dict.fromkeys(CAPABILITIES, held),
             "rlimits": [rlimit(text) for text in asked.ulimit],
@@ -100,7 +104,7 @@ def bundle(asked: argparse.Namespace) -> dict[str, Any]:
             "namespaces": [{"type": name} for name in namespaces],
             "resources": {"memory": {"limit": limit, "swap": swap}, "pids": {"limit": int(asked.pids_limit)}},
             "maskedPaths": ["/proc/kcore", "/proc/keys", "/proc/timer_list", "/proc/sched_debug"],
-            **({} if spoil.get("seccomp") else {"seccomp": FILTER}),
+            **({} if spoil.get("seccomp") else {"seccomp": filter_of(spoil.get("denied", []))}),
         },
     }
 

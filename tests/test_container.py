@@ -9,45 +9,22 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import shutil
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from conftest import Bench
+from engines import IMAGE, Engine, install, needs_runc
 from recursor.context import prepare
 from recursor.errors import ConfigError, IsolationUnavailable, SandboxError
 from recursor.sandboxes import wire
 from recursor.sandboxes.container import DockerSandbox, PodmanSandbox
+from recursor.sandboxes.guest import linux
 from recursor.testing import check_sandbox
-
-IMAGE = "image:of-the-test"
-DOCKER = {
-    "SecurityOptions": ["name=apparmor", "name=seccomp,profile=builtin", "name=cgroupns"],
-    "Runtimes": {"runc": {"path": "runc"}, "runsc": {"path": "/usr/local/bin/runsc"}},
-    "DefaultRuntime": "runc",
-    "MemoryLimit": True,
-    "PidsLimit": True,
-    "ServerErrors": None,
-}
-PODMAN = {"host": {"arch": "amd64", "security": {"rootless": True, "apparmorEnabled": False}}, "version": {}}
-Engine = Callable[..., Path]
-
-
-def can_run() -> str:
-    """Why runc can run nothing here; empty when it can."""
-    if shutil.which("runc") is None:
-        return "runc is not installed (Debian: apt-get install runc)"
-    if os.geteuid() != 0:
-        return "runc is run as root here"
-    return ""
-
-
-needs_runc = pytest.mark.skipif(bool(can_run()), reason=can_run())
 
 
 @pytest.fixture
@@ -55,18 +32,7 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Engine:
     """Puts a stand-in for both engines on the PATH; returns its state's folder."""
 
     def put(**settings: Any) -> Path:
-        folder, state = tmp_path / "bin", tmp_path / "state"
-        folder.mkdir()
-        for place in ("proc", "dev", "tmp", "usr", "lib", "lib64", "python"):
-            (state / "root" / place).mkdir(parents=True)
-        for name, info in (("docker", DOCKER), ("podman", PODMAN)):
-            here = folder / name
-            file = tmp_path / f"{name}.json"
-            known = {"engine": name, "state": str(state), "images": [IMAGE], "info": info}
-            file.write_text(json.dumps({**known, **settings}))
-            script = Path(__file__).parent / "engine.py"
-            here.write_text(f'#!/bin/sh\nENGINE={file} exec {sys.executable} {script} "$@"\n')
-            here.chmod(0o755)
+        folder, state = install(tmp_path, **settings)
         monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
         return state
 
@@ -100,19 +66,31 @@ async def test_contexts_of_a_hundred_megabytes_go_in_and_come_out(contained: Ben
 # What is in force -----------------------------------------------------------------------------
 
 
+def landlock() -> str:
+    version = linux.landlock_version()
+    return f", Landlock (version {version})" if version else ", not Landlock"
+
+
+OWN_LOCKS = f"{landlock()}, seccomp (allow-list of 171 system calls)"
+
+
 @needs_runc
 async def test_what_is_in_force_is_said(contained: Bench) -> None:
-    assert str(contained.repl.isolation) == (
-        f"sandbox docker\n"
-        f"  files: the image {IMAGE}, read-only; a private /tmp in memory\n"
-        "  network: none\n"
-        "  processes: its own, up to 400 with threads\n"
-        "  environment: none of the caller's\n"
-        "  kernel: shared with the machine of the engine\n"
-        "  memory: 2,048 MB of address space for each process (RLIMIT_AS), 2,368 MB in all (cgroup)\n"
-        "by: a container of docker (the engine's default runtime), AppArmor, seccomp (the engine's filter), "
-        "user 65534, no capabilities, no new privileges"
-    ).replace("\nby:", "\n  by:")
+    assert (
+        str(contained.repl.isolation)
+        == (
+            f"sandbox docker\n"
+            f"  files: the image {IMAGE}, read-only; a private /tmp in memory\n"
+            "  network: none\n"
+            "  processes: none; up to 400 threads\n"
+            "  environment: none of the caller's\n"
+            "  kernel: shared with the machine of the engine\n"
+            "  memory: 2,048 MB of address space (RLIMIT_AS), 2,368 MB in all (cgroup)\n"
+            "by: a container of docker (the engine's default runtime), AppArmor, seccomp (the engine's filter), "
+            "user 65534, no capabilities, no new privileges"
+        ).replace("\nby:", "\n  by:")
+        + OWN_LOCKS
+    )
     assert contained.repl.isolation.isolated
 
 
@@ -150,7 +128,11 @@ async def test_secrets_of_the_caller_do_not_enter(engine: Engine, monkeypatch: p
     monkeypatch.setenv("OPENAI_API_KEY", "hostkey-123")
     monkeypatch.setenv("HTTPS_PROXY", "http://user:hostkey-123@proxy")
     repl = await DockerSandbox(IMAGE).open()
-    assert "hostkey" not in await Bench(repl).shown("open('/proc/self/environ').read()")
+    assert "hostkey" not in await Bench(repl).shown("import os\nos.environ")
+    await repl.close()
+    repl = await DockerSandbox(IMAGE, processes=True).open()
+    shown = "import subprocess\nsubprocess.check_output(['/usr/bin/cat', '/proc/self/environ'])"
+    assert "hostkey" not in await Bench(repl).shown(shown)
     await repl.close()
 
 
@@ -162,7 +144,7 @@ async def test_a_memory_bomb_is_a_memory_error_in_a_container(contained: Bench) 
 @needs_runc
 async def test_processes_of_a_container_cannot_take_more_memory_together(engine: Engine) -> None:
     engine()
-    repl = await DockerSandbox(IMAGE, memory=64 << 20, scratch=1 << 20).open()
+    repl = await DockerSandbox(IMAGE, memory=64 << 20, scratch=1 << 20, processes=True).open()
     bench = Bench(repl)
     code = """
 import os
@@ -186,9 +168,8 @@ print(sum(os.waitpid(child, 0)[1] == 9 for child in children))
     ("spoil", "named"),
     [
         ({"network": True}, "network"),
-        ({"capabilities": True, "user": 0}, "rights of root"),
+        ({"user": 0}, "rights of root"),
         ({"root": True}, "a root that can be written to"),
-        ({"privileges": True}, "a way to new privileges"),
         ({"seccomp": True}, "no seccomp filter"),
     ],
 )
@@ -197,8 +178,42 @@ async def test_a_container_that_is_weaker_than_asked_for_is_not_used(
 ) -> None:
     state = engine(spoil=spoil)
     with pytest.raises(IsolationUnavailable, match=f"{named}.*it was told not to have"):
+        await DockerSandbox(IMAGE, processes="seccomp" in spoil).open()
+    assert containers(state) == []
+
+
+@needs_runc
+async def test_a_worker_that_cannot_lock_itself_in_is_used_only_where_that_is_allowed(engine: Engine) -> None:
+    state = engine(spoil={"denied": ["seccomp", "prctl"]})
+    with pytest.raises(IsolationUnavailable, match=r"cannot lock itself in.*seccomp: .*`processes=True`"):
         await DockerSandbox(IMAGE).open()
     assert containers(state) == []
+    repl = await PodmanSandbox(IMAGE, runtime="kata").open()
+    assert "not seccomp: " in str(repl.isolation)
+    await repl.close()
+
+
+@needs_runc
+async def test_what_the_engine_left_is_given_up_by_the_worker(engine: Engine) -> None:
+    engine(spoil={"capabilities": ["CAP_SYS_ADMIN", "CAP_NET_ADMIN"], "privileges": True, "seccomp": True})
+    repl = await DockerSandbox(IMAGE).open()
+    mechanisms = repl.isolation.mechanisms
+    await repl.close()
+    assert {"user 65534, no capabilities", "no new privileges"} < set(mechanisms)
+    assert not any("the engine's filter" in mechanism for mechanism in mechanisms)
+
+
+@needs_runc
+async def test_code_starts_processes_where_that_is_allowed(engine: Engine) -> None:
+    engine()
+    repl = await DockerSandbox(IMAGE, processes=True).open()
+    bench = Bench(repl)
+    code = "import subprocess\nsubprocess.run(['/usr/bin/echo', 'hello'], capture_output=True).stdout"
+    assert await bench.shown(code) == "b'hello\\n'\n"
+    assert repl.isolation.processes == "its own, up to 400 with threads"
+    assert "allow-list" not in str(repl.isolation)
+    await check_sandbox(DockerSandbox(IMAGE, processes=True))
+    await repl.close()
 
 
 @needs_runc
@@ -206,7 +221,7 @@ async def test_another_runtime_is_asked_for_and_named(engine: Engine) -> None:
     state = engine(spoil={"seccomp": True})
     repl = await DockerSandbox(IMAGE, runtime="runsc").open()
     assert repl.isolation.kernel == "gVisor's, in user space"
-    assert "seccomp" not in str(repl.isolation)
+    assert "the engine's filter" not in str(repl.isolation)
     await repl.close()
     (words,) = (json.loads(file.read_text()) for file in state.glob("*/words.json"))
     assert words["runtime"] == "runsc"
@@ -225,7 +240,7 @@ def containers(state: Path) -> list[str]:
 @needs_runc
 async def test_a_closed_repl_leaves_no_container_even_if_its_code_holds_on(engine: Engine) -> None:
     state = engine()
-    repl = await DockerSandbox(IMAGE).open()
+    repl = await DockerSandbox(IMAGE, processes=True).open()
     code = "import os, signal\nif os.fork() == 0:\n    signal.pause()\nprint('forked')"
     assert await Bench(repl).shown(code) == "forked\n"
     assert len(containers(state)) == 1
@@ -308,8 +323,8 @@ def test_the_image_of_no_choice_has_this_python() -> None:
 
 
 def test_the_limits_of_an_engine_that_has_none_are_not_claimed() -> None:
-    facts = wire.Facts(65534, 0, True, ["lo"], True, 2)
+    facts = wire.Facts(65534, 0, True, ["lo"], True, 2, syscalls=171)
     known = DockerSandbox()._known_from(b'{"MemoryLimit": false, "PidsLimit": false}')
     isolation = DockerSandbox()._isolation(known, facts, 1 << 30, 2 << 30)
     assert "cgroup" not in isolation.memory
-    assert isolation.processes == "its own, unbounded"
+    assert isolation.processes == "none"

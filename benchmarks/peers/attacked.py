@@ -1,6 +1,7 @@
 """Attacks one sandbox with `recursor.testing.ATTACKS`, and prints what became of each as JSON.
 
     python attacked.py recursor
+    python attacked.py container IMAGE  by the `docker` that is found
     python attacked.py rlms PYTHON      the local REPL of rlms, which that Python can import
 
 A REPL of rlms is a process of its own here, which stands for the program that uses it.
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from recursor.protocols import Sandbox, Source, Subcalls
+from recursor.sandboxes.container import DockerSandbox
 from recursor.sandboxes.process import ProcessSandbox
 from recursor.testing import ATTACKS, run_attacks
 from recursor.types import ContextInfo, Execution, Isolation, Output
@@ -98,6 +100,8 @@ def main() -> None:
     """Attack the sandbox that the command line names."""
     sandbox: Sandbox = ProcessSandbox(memory=256 << 20, scratch=8 << 20)
     attacks = ATTACKS
+    if sys.argv[1] == "container":
+        sandbox = DockerSandbox(sys.argv[2], memory=256 << 20, scratch=8 << 20)
     if sys.argv[1] == "rlms":
         sandbox = Rlms(sys.argv[2])
         attacks = tuple(attack for attack in ATTACKS if attack.group not in OURS_ALONE)

@@ -27,7 +27,7 @@ from recursor.sandboxes import wire
 from recursor.sandboxes.link import Worker
 from recursor.sandboxes.process import MEMORY, PER_CONTEXT_BYTE, SCRATCH
 from recursor.sandboxes.repl import opened
-from recursor.sandboxes.stream import CommandWorker, arguments, assignments, started
+from recursor.sandboxes.stream import CommandWorker, arguments, assignments, own_locks, preface, started
 from recursor.threads import in_thread
 from recursor.types import CallStyle, Isolation
 
@@ -36,6 +36,7 @@ PIDS = 400
 BESIDE = 256 << 20
 """Bytes that a container may take beside what its code may allocate: the interpreter, stacks, pages of files."""
 OPEN_FILES = 1024
+SCRATCH_FILES = 20_000
 USER = "65534:65534"
 ANSWER = 30.0
 """Seconds within which an engine answers a question."""
@@ -84,9 +85,12 @@ class DockerSandbox:
         scratch: bytes of its private, non-executable /tmp, which is memory.
         pids: processes and threads of each REPL.
         executable: the Python of the image.
+        processes: whether code may start processes, as `subprocess` does. The worker's own filter of system
+            calls and Landlock are left out then: what holds the code in is the engine's.
     """
 
     engine: ClassVar[str] = "docker"
+    _scratch_options: ClassVar[str] = f"nr_inodes={SCRATCH_FILES},"
     _remedy: ClassVar[str] = (
         "start it (`sudo systemctl start docker`, or Docker Desktop), and see that you may use it "
         "(`sudo usermod -aG docker $USER`, then log in anew)"
@@ -101,6 +105,7 @@ class DockerSandbox:
         scratch: int = SCRATCH,
         pids: int = PIDS,
         executable: str = "python3",
+        processes: bool = False,
     ) -> None:
         version = sys.version_info
         self.image = image or f"docker.io/library/python:{version.major}.{version.minor}-slim"
@@ -115,6 +120,7 @@ class DockerSandbox:
         self._scratch = scratch
         self._pids = pids
         self._executable = executable
+        self._processes = processes
         self._known: _Engine | None = None
 
     async def open(
@@ -134,7 +140,8 @@ class DockerSandbox:
         async def spawn() -> Worker:
             name = f"recursor-{secrets.token_hex(8)}"
             end = functools.partial(self._remove, name)
-            start = functools.partial(started, self._command(name, in_all), memory, end=end)
+            ahead = preface(memory, self._processes)
+            start = functools.partial(started, self._command(name, in_all), ahead, end=end)
             return await in_thread(start, discard=CommandWorker.close)
 
         def found(facts: wire.Facts | None) -> Isolation:
@@ -154,7 +161,7 @@ class DockerSandbox:
             "--pull=never",
             "--network=none",
             "--read-only",
-            f"--tmpfs=/tmp:rw,noexec,nosuid,nodev,size={self._scratch},mode=1777",
+            f"--tmpfs=/tmp:rw,noexec,nosuid,nodev,{self._scratch_options}size={self._scratch},mode=1777",
             "--workdir=/tmp",
             f"--user={USER}",
             "--cap-drop=ALL",
@@ -242,15 +249,16 @@ class DockerSandbox:
         if facts is None:
             raise IsolationUnavailable("the container does not say what is in force in it")
         # Another runtime may filter system calls outside, or not say: then this is told and not demanded.
+        foreign = bool(self._runtime)
         weak = [
             what
             for what, holds in (
-                (f"capabilities ({facts.capabilities:#x})", facts.capabilities == 0),
+                (f"capabilities ({facts.capabilities or 0:#x})", facts.capabilities == 0),
                 ("the rights of root", facts.uid != 0),
                 ("a root that can be written to", facts.read_only),
                 (f"network ({', '.join(facts.interfaces or ['unknown'])})", facts.interfaces == ["lo"]),
-                ("a way to new privileges", facts.no_new_privileges or bool(self._runtime)),
-                ("no seccomp filter", facts.seccomp == wire.SECCOMP_FILTER or bool(self._runtime)),
+                ("a way to new privileges", facts.no_new_privileges or foreign),
+                ("no seccomp filter", facts.syscalls or facts.seccomp == wire.SECCOMP_FILTER or foreign),
             )
             if not holds
         ]
@@ -259,33 +267,44 @@ class DockerSandbox:
                 f"the container has {' and '.join(weak)}, which it was told not to have: see the "
                 f"configuration of {self.engine}"
             )
+        if not (facts.syscalls or self._processes or foreign):
+            raise IsolationUnavailable(
+                f"the worker cannot lock itself in in the container ({'; '.join(facts.missing)}): with "
+                "`processes=True` the engine's own filter is left to hold the code"
+            )
         seccomp = facts.seccomp == wire.SECCOMP_FILTER
         runtime = f"runtime {self._runtime}" if self._runtime else "the engine's default runtime"
+        each = "" if facts.syscalls else " for each process"
         bound = f", {in_all >> 20:,} MB in all (cgroup)" if known.bounds_memory else ""
         return Isolation(
             sandbox=self.engine,
             files=f"the image {self.image}, read-only; a private /tmp in memory",
             network="none",
-            processes=f"its own, up to {self._pids} with threads"
-            if known.bounds_pids
-            else "its own, unbounded",
+            processes=self._processes_of(known, facts),
             environment="none of the caller's",
             kernel=_kernel(self._runtime),
-            memory=f"{memory >> 20:,} MB of address space for each process (RLIMIT_AS){bound}",
+            memory=f"{memory >> 20:,} MB of address space{each} (RLIMIT_AS){bound}",
             mechanisms=(
                 f"a container of {self.engine} ({runtime})",
                 *known.mechanisms,
                 *(["seccomp (the engine's filter)"] if seccomp else []),
                 f"user {facts.uid}, no capabilities",
                 *(["no new privileges"] if facts.no_new_privileges else []),
+                *own_locks(facts),
             ),
         )
+
+    def _processes_of(self, known: _Engine, facts: wire.Facts) -> str:
+        if facts.syscalls:
+            return f"none; up to {self._pids} threads" if known.bounds_pids else "none"
+        return f"its own, up to {self._pids} with threads" if known.bounds_pids else "its own, unbounded"
 
 
 class PodmanSandbox(DockerSandbox):
     """Containers of Podman, which needs no daemon and no root. The arguments are those of `DockerSandbox`."""
 
     engine = "podman"
+    _scratch_options = ""  # it knows no bound of files
     _remedy = "`podman info` says what is wrong"
 
     def _run(self) -> list[str]:

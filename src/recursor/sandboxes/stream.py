@@ -4,7 +4,8 @@ All that such a place needs is a Python and a command that starts it and carries
 stdout. The guest goes ahead of the first frame, as source: nothing of ours has to be there. No
 descriptor passes, so contexts go and come in parts, at the pace of who reads them.
 
-This module isolates nothing: what holds the code in is the place that the command leads to.
+The worker locks itself in as far as the place allows it (`guest.selflock`), and says how far that was.
+The rest of what holds the code in is the place that the command leads to.
 """
 
 from __future__ import annotations
@@ -20,10 +21,12 @@ import threading
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from importlib.resources import files
 
 from recursor.errors import IsolationUnavailable
 from recursor.protocols import Repl
+from recursor.sandboxes import wire
 from recursor.sandboxes.link import Worker
 from recursor.sandboxes.process import MEMORY, PER_CONTEXT_BYTE
 from recursor.sandboxes.repl import START, opened
@@ -32,7 +35,7 @@ from recursor.types import CallStyle, Isolation
 
 ENDING = 10.0
 """Seconds within which what was killed must be gone."""
-_NOT_FOR_STREAMS = {"boot", "linux", "seccomp", "zygote"}
+_NOT_FOR_STREAMS = {"boot", "locks", "namespaces", "zygote"}
 _FLAGS = ("-P", "-s")
 """Neither the working directory nor a user's own packages."""
 ENVIRONMENT = {
@@ -65,15 +68,17 @@ def assignments() -> tuple[str, ...]:
 
 
 @functools.cache
-def preface(memory: int | None) -> bytes:
+def preface(memory: int | None, processes: bool = False) -> bytes:
     """The guest, as it goes ahead of the first frame.
 
     Args:
         memory: bytes of address space that it may take beside what it has; None is no bound.
+        processes: whether code may start processes: the worker then leaves files and system calls to the place.
     """
     sources = {f"guest.{name}": text for name, text in _guest().items() if name not in _NOT_FOR_STREAMS}
     sources["guest"] = sources.pop("guest.__init__")
-    data = zlib.compress(json.dumps({"modules": sources, "memory": memory}).encode())
+    lock = {"room": memory, "processes": processes}
+    data = zlib.compress(json.dumps({"modules": sources, "lock": lock}).encode())
     return len(data).to_bytes(4, "little") + data
 
 
@@ -168,15 +173,15 @@ class CommandWorker:
 
 def started(
     command: Sequence[str],
-    memory: int | None,
+    ahead: bytes,
     environment: Mapping[str, str] | None = None,
     end: Callable[[], None] | None = None,
 ) -> CommandWorker:
-    """Start a worker by a command, and send the guest ahead. Blocks; call it in a thread."""
+    """Start a worker by a command, and send ahead what it needs. Blocks; call it in a thread."""
     worker = CommandWorker(command, environment, end)
     with suppress(OSError):  # whoever waits until it is ready hears how it ended
         worker.rpc.settimeout(START)
-        worker.rpc.sendall(preface(memory))
+        worker.rpc.sendall(ahead)
         worker.rpc.settimeout(None)
     return worker
 
@@ -184,8 +189,9 @@ def started(
 class CommandSandbox:
     """REPLs behind a command that leads to a Python: "ssh" with a host, "kubectl exec -i" with a pod, "bwrap".
 
-    Each REPL is one run of the command, with the command of a Python after it. The code is held in
-    by what is at the other end and by nothing else, so that has to be said.
+    Each REPL is one run of the command, with the command of a Python after it. What is at the other
+    end is not known, so what holds the code in there has to be said; what the worker finds it can add
+    by itself is added.
 
     Args:
         command: what starts the words after it in the other place, and carries their stdin and stdout.
@@ -194,6 +200,8 @@ class CommandSandbox:
         shell: whether the place takes one text for a shell, as ssh does, and not words.
         memory: bytes of address space that each REPL may take, beside room for its context; None is no bound.
         environment: of the command; None is this process's.
+        processes: whether code may start processes, and read and write what the place lets it; otherwise the
+            worker locks itself in there, as far as the place allows.
     """
 
     def __init__(
@@ -205,12 +213,14 @@ class CommandSandbox:
         shell: bool = False,
         memory: int | None = MEMORY,
         environment: Mapping[str, str] | None = None,
+        processes: bool = False,
     ) -> None:
         inside = python(executable)
         self._command = (*command, *((shlex.join(inside),) if shell else inside))
         self._isolation = isolation
         self._memory = memory
         self._environment = environment
+        self._processes = processes
 
     async def open(
         self,
@@ -223,7 +233,29 @@ class CommandSandbox:
         memory = None if self._memory is None else self._memory + PER_CONTEXT_BYTE * context_size
 
         async def spawn() -> Worker:
-            start = functools.partial(started, self._command, memory, self._environment)
+            ahead = preface(memory, self._processes)
+            start = functools.partial(started, self._command, ahead, self._environment)
             return await in_thread(start, discard=CommandWorker.close)
 
-        return await opened(spawn, self._isolation, tools, seed=seed, calls=calls)
+        found = functools.partial(with_own_locks, self._isolation)
+        return await opened(spawn, found, tools, seed=seed, calls=calls)
+
+
+def with_own_locks(isolation: Isolation, facts: wire.Facts | None) -> Isolation:
+    """What is in force in a place, and by what the worker has given up there."""
+    if facts is None:
+        return isolation
+    return replace(
+        isolation,
+        processes="none" if facts.syscalls else isolation.processes,
+        mechanisms=(*isolation.mechanisms, *own_locks(facts)),
+    )
+
+
+def own_locks(facts: wire.Facts) -> tuple[str, ...]:
+    """What a worker has given up by itself."""
+    return (
+        *([f"Landlock (version {facts.landlock})"] if facts.landlock else []),
+        *([f"seccomp (allow-list of {facts.syscalls} system calls)"] if facts.syscalls else []),
+        *(f"not {missing}" for missing in facts.missing),
+    )

@@ -51,14 +51,20 @@ class Facts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a worker finds itself in, before any code has run in it. None is not known."""
 
     uid: Size
-    capabilities: Size
+    capabilities: Size | None
     """Those in effect, a bit each."""
     read_only: bool
     """Whether the root of its files is."""
     interfaces: list[str] | None
     no_new_privileges: bool | None
     seccomp: Size | None
-    """2: a filter."""
+    """Of the place. 2: a filter."""
+    landlock: Size = 0
+    """The version by which the worker has confined itself; 0 where it has not."""
+    syscalls: Size = 0
+    """How many system calls its own filter allows; 0 where it has none."""
+    missing: list[str] = []
+    """What it would have given up, and could not."""
 
 
 class Ready(_Frame, frozen=True, tag="ready"):

@@ -35,14 +35,27 @@ def call(name, *arguments):
         os._exit(0)
     print("BROKEN" if result >= 0 else "refused", name, os.strerror(ctypes.get_errno()))
 
-def channel():
+def channels(way=os.O_WRONLY):
+    found = []
     for descriptor in range(3, 64):
         try:
-            if os.fstat(descriptor).st_mode >> 12 == 0o14:
-                return descriptor
+            kind = os.fstat(descriptor).st_mode >> 12
+            if kind == 0o14 or kind == 0o1 and fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == way:
+                found.append(descriptor)
         except OSError:
             pass
-    raise OSError("there is no socket to a host")
+    return found
+
+def channel(way=os.O_WRONLY):
+    found = channels(way)
+    if not found:
+        raise OSError("there is no line to a host")
+    return found[0]
+
+def line():
+    if os.fstat(channel()).st_mode >> 12 == 0o14:
+        return socket.socket(fileno=os.dup(channel()))
+    print("refused: the line to the host is no socket")
 
 def send(header, body=b""):
     data = struct.pack("<II", len(header), len(body)) + header + body
@@ -99,7 +112,7 @@ attempt('openat', lambda: os.open(SECRET, os.O_RDONLY, dir_fd=os.open('/', os.O_
 attempt('path', os.open, SECRET, os.O_PATH)""", quick=True),
     Attack("files", "climbs out by relative paths", SHOWN, """
 attempt('dots', lambda: open('../' * 40 + SECRET.lstrip('/')).read())
-root = os.open('/', os.O_RDONLY)
+root = os.open('/', os.O_PATH)
 attempt('above', lambda: os.open('../../..' + SECRET, os.O_RDONLY, dir_fd=root))
 os.chdir('/')
 attempt('here', lambda: open('.' + SECRET).read())""", quick=True),
@@ -289,24 +302,27 @@ for address in (SOCKET, chr(0) + ABSTRACT):
     attempt('message', pair[0].sendmsg, [b'evil'], [], 0, address)
     attempt('listen', pair[0].listen)"""),
     Attack("network", "uses the socket to its host to reach further", REACHED, """
-end = socket.socket(fileno=os.dup(channel()))
-for address in (SOCKET, chr(0) + ABSTRACT):
+end = line()
+for address in (SOCKET, chr(0) + ABSTRACT) if end else ():
     attempt('connect', end.connect, address)
     attempt('send', end.sendto, b'', address)
-attempt('listen', end.listen)
-attempt('accept', end.accept)
-end.detach()"""),
+if end:
+    attempt('listen', end.listen)
+    attempt('accept', end.accept)
+    end.detach()"""),
     Attack("network", "hands its host a descriptor", GRANTED, """
-end = socket.socket(fileno=os.dup(channel()))
-attempt('rights', socket.send_fds, end, [b'x'], [0])
-end.detach()""", spoils=True),
+end = line()
+if end:
+    attempt('rights', socket.send_fds, end, [b'x'], [0])
+    end.detach()""", spoils=True),
     Attack("network", "asks the host's socket who is there", GRANTED, """
-end = socket.socket(fileno=os.dup(channel()))
-for option in (17, 31, 59, 76, 77):
-    attempt(f'option {option}', end.getsockopt, socket.SOL_SOCKET, option, 16)
-attempt('buffer', end.setsockopt, socket.SOL_SOCKET, 32, 1 << 30)
-attempt('filter', end.setsockopt, socket.SOL_SOCKET, 26, struct.pack('HxxxxxxQ', 0, 0))
-end.detach()"""),
+end = line()
+if end:
+    for option in (17, 31, 59, 76, 77):
+        attempt(f'option {option}', end.getsockopt, socket.SOL_SOCKET, option, 16)
+    attempt('buffer', end.setsockopt, socket.SOL_SOCKET, 32, 1 << 30)
+    attempt('filter', end.setsockopt, socket.SOL_SOCKET, 26, struct.pack('HxxxxxxQ', 0, 0))
+    end.detach()"""),
 )
 
 PROCESSES = (
@@ -544,6 +560,14 @@ except OSError:
     pass
 print('BROKEN' if held > 256 << 20 else 'refused', held)
 for end in ends: end.close()""", dangerous=True),
+    Attack("resources", "keeps memory in files without names", "it has 8 GB", """
+kept = []
+def fill():
+    for _ in range(128):
+        kept.append(os.memfd_create(MARK, os.MFD_CLOEXEC))
+        os.write(kept[-1], bytes(64 << 20))
+attempt('files', fill)
+for descriptor in kept: os.close(descriptor)""", silent=True, dangerous=True),
     Attack("resources", "locks memory", GRANTED, """
 attempt('mlock', lambda: libc.mlock(ctypes.create_string_buffer(1 << 24), 1 << 24) == 0 or os.open('/no/lock', 0))"""),
     Attack("resources", "fills the disk", UNBOUNDED, """
@@ -674,15 +698,18 @@ for number in range(200):
     data = struct.pack('<II', len(header), len(body)) + header + body
     write(end, data, ctypes.c_size_t(len(data)))""", silent=True, max_time=2.0),
     Attack("channel", "hangs up", STUCK, """
-end = channel()
-os.dup2(0, end)
+for end in channels():
+    os.dup2(0, end)
 time.sleep(20)""", silent=True, max_time=2.0),
     Attack("channel", "shuts down one direction", STUCK, """
-end = socket.socket(fileno=os.dup(channel()))
-end.shutdown(socket.SHUT_WR)
+end = line()
+if end:
+    end.shutdown(socket.SHUT_WR)
+else:
+    os.dup2(0, channel(os.O_RDONLY))
 time.sleep(20)""", silent=True, max_time=2.0),
     Attack("channel", "reads what is meant for its worker", STUCK, """
-end = channel()
+end = channel(os.O_RDONLY)
 os.set_blocking(end, False)
 def read():
     while True:

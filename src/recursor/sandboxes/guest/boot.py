@@ -1,24 +1,19 @@
 """What is run as `python -c` where a sandbox has nothing of ours: takes the guest from its stdin, and serves.
 
 The first bytes on stdin are a little-endian u32 and, as long as that says, zlib-compressed JSON:
-{"modules": {name: source}, "memory": bytes of address space to leave, or null}. After that stdin
-and stdout are the line to the host; code finds /dev/null and stderr in their places.
+{"modules": {name: source}, "lock": the arguments of `selflock.lock_in`}. After that stdin and stdout
+are the line to the host; code finds /dev/null and stderr in their places.
 """
 
-import ctypes
 import importlib
 import json
 import os
-import resource
-import socket
 import sys
 import zlib
-from contextlib import suppress
 from importlib import machinery
 from typing import Any, NoReturn
 
 _MINIMUM = (3, 11)
-_ARENA_MAX = -8
 
 
 class _Modules:
@@ -57,11 +52,11 @@ def main() -> NoReturn:
         os.set_blocking(descriptor, True)
     size = int.from_bytes(_take(incoming, 4), "little")
     setup = json.loads(zlib.decompress(_take(incoming, size)))
-    _limit(setup["memory"])
     sys.dont_write_bytecode = True
     sys.meta_path.insert(0, _Modules(setup["modules"]))
     worker: Any = importlib.import_module("guest.worker")
-    worker.serve_stream(incoming, outgoing, _facts())
+    selflock: Any = importlib.import_module("guest.selflock")
+    worker.serve_stream(incoming, outgoing, selflock.lock_in(**setup["lock"]))
     raise AssertionError("unreachable")
 
 
@@ -73,37 +68,6 @@ def _take(descriptor: int, size: int) -> bytes:
             os._exit(0)
         data += piece
     return data
-
-
-def _limit(memory: "int | None") -> None:
-    """Bound the address space: code then gets a MemoryError, where it would be killed for memory."""
-    if memory is None:
-        return
-    with suppress(AttributeError, OSError):  # a C library without it has no arenas either
-        ctypes.CDLL(None).mallopt(_ARENA_MAX, 1)  # each arena takes 64 MB of address space, used or not
-    with open("/proc/self/statm", encoding="ascii") as file:
-        used = int(file.read().split()[0]) * resource.getpagesize()
-    for kind, value in ((resource.RLIMIT_AS, used + memory), (resource.RLIMIT_CORE, 0)):
-        _, hard = resource.getrlimit(kind)
-        allowed = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        resource.setrlimit(kind, (allowed, allowed))
-
-
-def _facts() -> "dict[str, Any]":
-    """What this process finds itself in. The host does not open a container that is weaker than asked for."""
-    with open("/proc/self/status", encoding="utf-8", errors="replace") as file:
-        status = {name: value.strip() for name, _, value in (line.partition(":") for line in file)}
-    interfaces: list[str] | None = None
-    with suppress(OSError):
-        interfaces = [name for _, name in socket.if_nameindex()]
-    return {
-        "uid": os.geteuid(),
-        "capabilities": int(status["CapEff"], 16),
-        "read_only": bool(os.statvfs("/").f_flag & os.ST_RDONLY),
-        "interfaces": interfaces,
-        "no_new_privileges": status["NoNewPrivs"] == "1" if "NoNewPrivs" in status else None,
-        "seccomp": int(status["Seccomp"]) if "Seccomp" in status else None,
-    }
 
 
 if __name__ == "__main__":

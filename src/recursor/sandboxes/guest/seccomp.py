@@ -14,6 +14,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from . import linux
@@ -199,6 +200,7 @@ _EPERM, _ENOSYS = _ERRNO | errno.EPERM, _ERRNO | errno.ENOSYS
 _ENOTTY, _ENOTSUP = _ERRNO | errno.ENOTTY, _ERRNO | errno.ENOTSUP
 _NUMBER, _ARCH = 0, 4
 _AF_UNIX, _SOCK_STREAM, _TYPE_MASK, _AT_EMPTY_PATH = 1, 1, 0xF, 0x1000
+_MFD_CLOEXEC = 1
 
 
 def _op(code: int, operand: int, jump_true: int = 0, jump_false: int = 0) -> bytes:
@@ -267,26 +269,48 @@ _CONDITIONAL: dict[str, list[bytes]] = {
 }
 
 
+def among_others(pid: int, alone: bool) -> dict[str, list[bytes]]:
+    """Rules for a process that may see others, and gets no descriptors from its host.
+
+    Args:
+        pid: its own.
+        alone: whether its process group is its own.
+    """
+    own = [0, pid] if alone else [pid]
+    return {
+        "kill": _one_of(0, own, _EPERM),
+        "tgkill": _one_of(0, [pid], _EPERM),
+        "tkill": _one_of(0, [pid], _EPERM),  # of threads the first, which is interrupted
+        "prlimit64": _one_of(0, [0, pid], _EPERM),
+        # What a context is put together in. There is no execve for what code writes into one.
+        "memfd_create": _one_of(1, [_MFD_CLOEXEC], _EPERM),
+    }
+
+
 class Filter:
     """A compiled filter, ready to be installed in many processes.
+
+    Args:
+        rules: by the name of a call, in place of those of the jail.
 
     Raises:
         OSError: (ENOSYS) there is no table for this architecture.
     """
 
-    def __init__(self, machine: str) -> None:
+    def __init__(self, machine: str, rules: Mapping[str, list[bytes]] | None = None) -> None:
         if machine not in ARCHITECTURES:
             known = ", ".join(ARCHITECTURES)
             raise OSError(errno.ENOSYS, f"no table of system calls for {machine}; there is one for {known}")
         self._architecture = ARCHITECTURES[machine]
-        program = _assemble(self._architecture)
+        rules = {**_CONDITIONAL, **(rules or {})}
+        program = _assemble(self._architecture, rules)
         self._program = ctypes.create_string_buffer(program, len(program))
         # struct sock_fprog: a count, padding, the address of the program.
         self._header = struct.pack("=HxxxxxxQ", len(program) // 8, ctypes.addressof(self._program))
         numbers = self._architecture.numbers
-        self.allowed = sum(name in numbers for name in ALLOWED)
+        self.allowed = sum(name in numbers for name in ALLOWED if name not in rules)
         """System calls that are allowed whatever their arguments."""
-        self.conditional = sum(name in numbers for name in _CONDITIONAL) - 1
+        self.conditional = sum(name in numbers for name in rules) - 1
         """System calls that are allowed with some arguments; clone3 never is."""
 
     def install(self) -> None:
@@ -295,7 +319,7 @@ class Filter:
         linux.syscall("seccomp", self._architecture.seccomp, set_mode_filter, 0, self._header)
 
 
-def _assemble(architecture: Architecture) -> bytes:
+def _assemble(architecture: Architecture, rules: Mapping[str, list[bytes]]) -> bytes:
     numbers = architecture.numbers
     program = [
         _op(_LOAD, _ARCH),
@@ -306,8 +330,8 @@ def _assemble(architecture: Architecture) -> bytes:
         _op(_RETURN, _KILL),
     ]
     bodies = {name: [_op(_RETURN, _ALLOW)] for name in ALLOWED}
-    bodies |= _CONDITIONAL
-    bodies |= {name: [_op(_RETURN, _EPERM)] for name in DENIED}
+    bodies |= rules
+    bodies |= {name: [_op(_RETURN, _EPERM)] for name in DENIED if name not in rules}
     bodies |= {name: [_op(_RETURN, _ENOTSUP)] for name in UNSUPPORTED}
     for name, body in bodies.items():
         if name in numbers:
