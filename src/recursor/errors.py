@@ -91,6 +91,10 @@ class SubcallError(RLMError):
     """A sub-call failed; raised in the root LM's code, at the line that made the call."""
 
 
+class RunStopped(RLMError):
+    """Somebody asked for the run's stop: in the viewer, or by `recursor.trajectory.claim.stop`. `resume` goes on."""
+
+
 class TrajectoryError(RLMError):
     """A recording cannot be written, is damaged, or was written by an unknown version."""
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -230,9 +229,8 @@ class RLM:
         expected = shape(schema)
         text, contexts = await in_thread(inputs, question, context, messages)
         run_id = uuid.uuid4().hex
-        with self._claimed(run_id):
-            task = Task(text, contexts, expected, self._instruction)
-            return await self._watched(watcher).complete(task, Place(run_id))
+        task = Task(text, contexts, expected, self._instruction)
+        return await self._attended(run_id, lambda: self._watched(watcher).complete(task, Place(run_id)))
 
     async def _resume(
         self, run_id: str, context: Any, messages: Any, schema: Any, watcher: QueueSink | None = None
@@ -252,23 +250,26 @@ class RLM:
                     watcher.emit(run.start())
                     watcher.emit(RunEnded(run.id, done, None, run.ended or 0.0))
                 return done
-            with self._claimed(run.id):
+
+            async def go_on() -> Completion:
                 text, contexts = await in_thread(recorded_inputs, run, context, messages)
                 task = Task(text, contexts, expected, self._instruction)
                 raised = self._engine.limits.raised(run.settings.get("limits", {}))
                 past = await in_thread(Past, journal, run.id, raised)
                 return await self._watched(watcher).complete(task, Place(run.id, past=past))
+
+            return await self._attended(run.id, go_on)
         finally:
             journal.close()
 
-    def _claimed(self, run_id: str) -> AbstractContextManager[None]:
-        """Keep others from going on with a run meanwhile: it would be paid for twice."""
+    async def _attended(self, run_id: str, work: Callable[[], Awaitable[Completion]]) -> Completion:
+        """Keep others from going on with a run meanwhile: it would be paid for twice. They may have it stopped."""
         path = getattr(self._store, "path", None)
         if not isinstance(path, Path):
-            return nullcontext()
-        from recursor.trajectory.claim import claim  # noqa: PLC0415 - as the store
+            return await work()
+        from recursor.trajectory.claim import attended  # noqa: PLC0415 - as the store
 
-        return claim(path, run_id)
+        return await attended(path, run_id, work)
 
     def _watched(self, watcher: QueueSink | None) -> Engine:
         if watcher is None:

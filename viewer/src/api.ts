@@ -30,8 +30,8 @@ export interface RunSummary {
   calls: number | null
   /** US dollars; null when it is unknown. */
   cost: number | null
-  /** Whether a process is at work on it. */
-  live: boolean
+  /** A stop reason, "failed", "stopped" (by a person), "live" (a process is at work on it) or "cut off". */
+  state: string
 }
 
 export interface RunList {

@@ -44,7 +44,7 @@ def runs(
     Args:
         search: words that are all in the question, in any case; or the beginning of an id.
         model: the root LM's name; "" is any.
-        state: a stop reason, "failed", "live" or "cut off"; "" is any.
+        state: a stop reason, "failed", "stopped", "live" or "cut off"; "" is any.
     """
     words = search.lower().split()
     every = recorded.runs()
@@ -54,7 +54,7 @@ def runs(
         wanted = all(word in question for word in words) or run.id.startswith(search.strip() or "-")
         if wanted and model in ("", run.model):
             summary = _summary(run, store)
-            if state in ("", _state(summary)):
+            if state in ("", summary["state"]):
                 found.append(summary)
     page = found[offset : offset + limit]
     _count_calls(recorded, page)
@@ -251,22 +251,23 @@ def template(prompt: str) -> str:
 
 
 def _summary(run: RecordedRun, store: Path) -> dict[str, Any]:
+    live = run.ended is None and run.parent_id is None and claimed(store, run.id)
     return {
         "id": run.id, "parent_id": run.parent_id, "depth": run.depth, "question": run.question[:TEXT],
         "model": run.model, "sub_model": run.sub_model, "started": run.started, "ended": run.ended,
         "stop_reason": run.stop_reason, "error": run.error, "turns": run.turns, "duration": run.duration,
         "tokens": run.usage.total_tokens if run.usage else None, "calls": run.usage.calls if run.usage else None,
         "cost": run.cost if run.ended is not None else None,
-        "live": run.ended is None and run.parent_id is None and claimed(store, run.id),
+        "state": "live" if live else _state(run.error, run.stop_reason) or "cut off",
     }  # fmt: skip
 
 
-def _state(summary: Mapping[str, Any]) -> str:
-    if summary["live"]:
-        return "live"
-    if summary["error"] is not None:
-        return "failed"
-    return str(summary["stop_reason"] or "cut off")
+def _state(error: Any, stop_reason: str | None) -> str:
+    """How a run ended; "" when it did not."""
+    if error is not None:
+        cancelled = (error if isinstance(error, str) else unpack(error)).startswith("CancelledError")
+        return "stopped" if cancelled else "failed"
+    return stop_reason or ""
 
 
 def _count_calls(recorded: Trajectories, summaries: Iterable[dict[str, Any]]) -> None:
@@ -286,8 +287,9 @@ def _shares(recorded: Trajectories, run_id: str) -> list[dict[str, Any]]:
     rows = recorded.rows(
         _TREE + "SELECT run.depth, call.purpose, call.model, count(*) AS calls, sum(call.error IS NOT NULL) AS failed, "
         + ", ".join(part.format(name) for name in ("input_tokens", "cached_tokens", "output_tokens"))
-        + ", CASE WHEN count(call.cost) + sum(call.reply IS NULL) < count(*) THEN NULL ELSE sum(coalesce(call.cost, 0)) "
-        "END AS cost FROM call JOIN tree ON call.run_id = tree.id JOIN run ON run.id = tree.id "
+        + ", CASE WHEN count(call.cost) + sum(call.reply IS NULL) < count(*) THEN NULL "
+        "ELSE sum(coalesce(call.cost, 0)) END AS cost FROM call JOIN tree ON call.run_id = tree.id "
+        "JOIN run ON run.id = tree.id "
         "GROUP BY run.depth, call.purpose, call.model ORDER BY run.depth, call.purpose, call.model",
         run_id,
     )  # fmt: skip
@@ -336,12 +338,11 @@ def _turns(replies: Sequence[sqlite3.Row]) -> Turns:
 def _run_row(row: sqlite3.Row, places: Mapping[str, int], origin: float, turns: Turns) -> dict[str, Any]:
     parent = row["parent_id"] if row["parent_id"] in places else None
     began = [number for number, start, _ in turns.get(parent or "", ()) if start <= row["started"]]
-    ended = row["error"] is not None or row["stop_reason"] is not None
     return {
         "id": row["id"], "parent": places[parent] if parent else -1, "turn": max(began, default=0),
         "depth": row["depth"], "question": _line(unpack(row["question"])), "model": row["model"],
         "start": row["started"] - origin, "duration": row["ended"] - row["started"] if row["ended"] else None,
-        "state": ("failed" if row["error"] is not None else row["stop_reason"]) if ended else "open",
+        "state": _state(row["error"], row["stop_reason"]) or "open",
     }  # fmt: skip
 
 

@@ -25,7 +25,7 @@ from aiohttp import web
 from recursor.errors import ConfigError, TrajectoryError
 from recursor.threads import in_thread
 from recursor.trajectory import view
-from recursor.trajectory.claim import claimed
+from recursor.trajectory.claim import claimed, stop
 from recursor.viewer import data
 
 LOOPBACK = "127.0.0.1"
@@ -91,6 +91,7 @@ class Viewer:
             web.get("/api/runs/{run}/prompts", self._prompts),
             web.get("/api/runs/{run}/turns/{turn:\\d+}", self._turn),
             web.get("/api/runs/{run}/live", self._live),
+            web.post("/api/runs/{run}/stop", self._stop),
             web.get("/api/calls/{call}", self._call),
         ])  # fmt: skip
         runner = web.AppRunner(application, access_log=None, handle_signals=False)
@@ -205,6 +206,10 @@ class Viewer:
 
     async def _call(self, request: web.Request) -> web.Response:
         return await self._read(data.call, request.match_info["call"])
+
+    async def _stop(self, request: web.Request) -> web.Response:
+        await in_thread(stop, self.store, request.match_info["run"])
+        return web.Response(body=b"null", content_type="application/json")
 
     async def _live(self, request: web.Request) -> web.StreamResponse:
         """Server-sent events: "spans" with what is new, then "run" when it has ended."""

@@ -1,7 +1,7 @@
 /** Two runs side by side. */
 import type { Run } from '../api'
 import { Diff } from '../parts/diff'
-import { State, stateOf } from '../parts/chips'
+import { State } from '../parts/chips'
 import { Notice } from '../parts/text'
 import { clean, count, line, model, money, seconds } from '../format'
 import { href } from '../route'
@@ -17,7 +17,7 @@ export function Compare({ source, left, right }: { source: Source; left: string;
     <section class="page compare">
       <div class="bar"><a class="back" href={href()} aria-label="All runs">←</a><h1>Two runs</h1></div>
       <table class="list versus">
-        <thead><tr><th />{value.map((run) => <th key={run.id}><a href={href('run', run.id)}>{line(run.question, 90)}</a> <State state={stateOf(run)} /></th>)}<th class="num">Difference</th></tr></thead>
+        <thead><tr><th />{value.map((run) => <th key={run.id}><a href={href('run', run.id)}>{line(run.question, 90)}</a> <State state={run.state} /></th>)}<th class="num">Difference</th></tr></thead>
         <tbody>
           <Words name="Model" of={(run) => model(run.model)} runs={value} />
           <Words name="Sub-model" of={(run) => model(run.sub_model)} runs={value} />

@@ -4,7 +4,7 @@ import type { Run } from '../api'
 import { About } from '../parts/about'
 import { Answer } from '../parts/answer'
 import { Calls } from '../parts/calls'
-import { State, stateOf } from '../parts/chips'
+import { State } from '../parts/chips'
 import { Detail } from '../parts/detail'
 import { Flame } from '../parts/flame'
 import { Notice } from '../parts/text'
@@ -69,9 +69,9 @@ function Head({ source, run, trace }: { source: Source; run: Run; trace: Trace }
       <div class="bar">
         {source.served && <a class="back" href={href()} aria-label="All runs">←</a>}
         <h1 title={clean(run.question)}>{line(run.question, 160) || '(no question)'}</h1>
-        <State state={stateOf(run)} />
+        <State state={run.state} />
         <span class="grow" />
-        {run.live && source.served && <button class="stop" disabled={stopping === 'stopping'} onClick={stop}>{stopping || 'Stop'}</button>}
+        {run.state === 'live' && source.served && <button class="stop" disabled={stopping === 'stopping'} onClick={stop}>{stopping || 'Stop'}</button>}
       </div>
       <dl class="figures">
         <div><dt>Model</dt><dd title={clean(run.model)}>{model(run.model)}{run.sub_model !== run.model && <span class="faint"> + {model(run.sub_model)}</span>}</dd></div>
@@ -108,7 +108,7 @@ function useRun(source: Source, id: string): Shown {
       if (!wanted) return
       if (run.id !== id) return slide('run', run.id)
       set({ run, trace, version: 1 })
-      if (!run.live) return
+      if (run.state !== 'live') return
       const grown = () => {
         pending.current = false
         set((before) => ({ ...before, version: before.version + 1 }))

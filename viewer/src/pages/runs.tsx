@@ -1,7 +1,7 @@
 /** The list of runs. */
 import { useRef, useState } from 'preact/hooks'
 import type { RunSummary } from '../api'
-import { State, stateOf } from '../parts/chips'
+import { State } from '../parts/chips'
 import { Notice } from '../parts/text'
 import { ago, count, counted, line, model, money, seconds, short, when } from '../format'
 import { go, href } from '../route'
@@ -104,7 +104,7 @@ function Line({ run, current, marked, mark }: { run: RunSummary; current: boolea
     <tr class={current ? 'current' : ''} onClick={(event) => (event.target as HTMLElement).tagName !== 'INPUT' && go('run', run.id)}>
       <td><input type="checkbox" checked={marked} onChange={mark} aria-label="Mark to compare" /></td>
       <td class="question"><a href={href('run', run.id)}>{line(run.question) || '(no question)'}</a></td>
-      <td><State state={stateOf(run)} /></td>
+      <td><State state={run.state} /></td>
       <td>{model(run.model)}</td>
       <td class="num">{run.turns ?? '–'}</td>
       <td class="num">{run.calls === null ? '–' : short(run.calls)}</td>

@@ -8,7 +8,7 @@ import { Copy, Notice, Text } from './text'
 export function Answer({ source, run }: { source: Source; run: Run }) {
   const [whole, setWhole] = useState<string | null>(null)
   if (run.error !== null) return <Notice kind="error" title="The run failed">{clean(run.error)}</Notice>
-  if (run.answer === null) return <Notice kind={run.live ? 'loading' : 'empty'} title={run.live ? 'No answer yet' : 'It was cut off before it answered'} >{run.live ? null : <code>recursor resume {run.id}</code>}</Notice>
+  if (run.answer === null) return <Notice kind={run.state === 'live' ? 'loading' : 'empty'} title={run.state === 'live' ? 'No answer yet' : 'It was cut off before it answered'} >{run.state === 'live' ? null : <code>recursor resume {run.id}</code>}</Notice>
   const text = whole ?? run.answer.text
   const more = run.answer.size - text.length
   return (

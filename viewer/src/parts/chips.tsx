@@ -1,6 +1,4 @@
 /** Small marks: how a run ended, what a call was for. Each says it in words, too, not by colour alone. */
-import type { RunSummary } from '../api'
-
 const WORDS: Record<string, [string, string]> = {
   answered: ['good', 'answered'],
   failed: ['bad', 'failed'],
@@ -8,12 +6,6 @@ const WORDS: Record<string, [string, string]> = {
   open: ['live', 'running'],
   'cut off': ['dim', 'cut off'],
   stopped: ['warn', 'stopped'],
-}
-
-export function stateOf(run: Pick<RunSummary, 'live' | 'error' | 'stop_reason'>): string {
-  if (run.live) return 'live'
-  if (run.error !== null) return 'failed'
-  return run.stop_reason ?? 'cut off'
 }
 
 export function State({ state }: { state: string }) {
