@@ -24,7 +24,7 @@ import sandbox
 import tables
 from environments import RLMS, ROOT
 
-from recursor.sandboxes.jail import installed_packages
+from recursor.sandboxes.template import installed_packages
 
 USER = 54321
 """Somebody whom nothing belongs to."""

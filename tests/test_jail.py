@@ -25,7 +25,7 @@ import pytest
 
 from conftest import Bench
 from recursor.errors import ConfigError, IsolationUnavailable, SandboxError
-from recursor.sandboxes import jail
+from recursor.sandboxes import jail, template
 from recursor.sandboxes.guest import seccomp
 from recursor.sandboxes.process import ProcessSandbox
 
@@ -422,8 +422,8 @@ def test_a_descriptor_of_the_host_that_programs_inherit_does_not_arrive(canary: 
 async def test_nothing_of_the_callers_environment_is_inside(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", SECRET)
     monkeypatch.setenv("PYTHONPATH", "/nonexistent/evil")
-    zygote = jail.Zygote()
-    monkeypatch.setattr(jail, "_shared", zygote)
+    templates = jail.Templates()
+    monkeypatch.setattr(jail, "_shared", {"namespaces": templates})
     repl = await ProcessSandbox().open()
     try:
         inside = Bench(repl)
@@ -437,7 +437,7 @@ async def test_nothing_of_the_callers_environment_is_inside(monkeypatch: pytest.
         assert await inside.shown("print(getenv(b'OPENAI_API_KEY'), getenv(b'HOME'))") == "None b'/tmp'\n"
     finally:
         await repl.close()
-        zygote.close()
+        templates.close()
 
 
 async def test_sessions_see_neither_files_nor_processes_of_each_other() -> None:
@@ -828,7 +828,7 @@ async def test_repls_start_side_by_side() -> None:
 
 
 def test_a_template_process_that_does_not_start_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jail, "_BOOT", "raise RuntimeError('out of luck')")
+    monkeypatch.setattr(template, "_BOOT", "raise RuntimeError('out of luck')")
     with pytest.raises(SandboxError, match=r"(?s)did not start.*out of luck"):
         jail.Zygote()
     monkeypatch.setattr(sys, "executable", "/nonexistent/python")

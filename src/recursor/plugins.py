@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib.metadata import entry_points
-from typing import Any
+from typing import Any, Final
 
 from recursor.errors import ConfigError
+
+VARIANTS: Final[Mapping[str, Mapping[str, str]]] = {
+    "recursor.sandboxes": {"process:weak": "recursor.sandboxes.process:WeakProcessSandbox"}
+}
+"""Names with a colon, which an entry point cannot have."""
 
 
 def load(group: str, name: str) -> Any:
@@ -20,23 +25,26 @@ def load(group: str, name: str) -> Any:
 
     Args:
         group: the entry-point group, "recursor.sandboxes".
-        name: an entry point of the group, or an import path such as "package.module:Object".
+        name: an entry point of the group, or an import path such as "package.module:Object". A variant of a
+            built-in one follows it after a colon: "process:weak".
 
     Raises:
         ConfigError: nothing has that name, or it cannot be imported.
     """
     kind = group.rpartition(".")[2].removesuffix("es" if group.endswith("xes") else "s")
     points = {point.name: point for point in entry_points(group=group)}
+    if name in VARIANTS.get(group, {}):
+        return _imported(VARIANTS[group][name], kind)
     if name in points:
         return _imported(points[name].value, kind)
     if ":" in name:
         return _imported(name, kind)
-    raise ConfigError(f"unknown {kind} {name!r}{nearest(name, points)}")
+    raise ConfigError(f"unknown {kind} {name!r}{nearest(name, names(group))}")
 
 
 def names(group: str) -> tuple[str, ...]:
     """Return the names that an entry-point group holds, sorted."""
-    return tuple(sorted({point.name for point in entry_points(group=group)}))
+    return tuple(sorted({point.name for point in entry_points(group=group)} | set(VARIANTS.get(group, {}))))
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -174,6 +174,8 @@ class Isolation:
     kernel: str
     memory: str
     mechanisms: tuple[str, ...] = ()
+    weaknesses: tuple[str, ...] = ()
+    """What it lacks of the full strength of its kind, on this machine."""
 
     @property
     def isolated(self) -> bool:
@@ -183,7 +185,10 @@ class Isolation:
     def __str__(self) -> str:
         rows = ("files", "network", "processes", "environment", "kernel", "memory")
         lines = [f"{row}: {getattr(self, row)}" for row in rows]
-        return f"sandbox {self.sandbox}\n  " + "\n  ".join([*lines, "by: " + ", ".join(self.mechanisms)])
+        weaker = [f"weaker: {weakness}" for weakness in self.weaknesses]
+        return f"sandbox {self.sandbox}\n  " + "\n  ".join(
+            [*lines, "by: " + ", ".join(self.mechanisms), *weaker]
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,10 +18,12 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Sequence
+import weakref
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 import msgspec
@@ -29,6 +31,8 @@ import msgspec
 from recursor.errors import ConfigError, IsolationUnavailable, SandboxError
 from recursor.sandboxes.guest import linux
 from recursor.sandboxes.remedies import explain_platform, explain_step
+from recursor.sandboxes.report import Facts, isolation
+from recursor.sandboxes.template import Tier, installed_packages, start
 from recursor.types import Isolation
 
 _START = 30.0
@@ -36,28 +40,7 @@ _START = 30.0
 _END = 10.0
 """Seconds within which what was killed must be gone."""
 _SMALLEST = 1 << 20
-_CONTROL = 3
-
-# A package of its own for the guest: importing `recursor` would bring much that has no place there.
-_BOOT: Final = """
-import sys, types
-guest = sys.modules["guest"] = types.ModuleType("guest")
-guest.__path__ = [sys.argv[1]]
-from guest import zygote
-zygote.main(int(sys.argv[2]), sys.argv[3:])
-"""
-_GUEST = Path(__file__).parent / "guest"
-_ENVIRONMENT = {
-    "LANG": "C.UTF-8",
-    "PATH": "/nonexistent",
-    # Huge pages make forking a big heap cheap; one arena makes threads cheap under RLIMIT_AS.
-    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.arena_max=1",
-    # A thread pool per worker would be as large as the machine.
-    "OPENBLAS_NUM_THREADS": "1",
-    "OMP_NUM_THREADS": "1",
-    # Sets have the same order in every REPL, so that a run can be repeated.
-    "PYTHONHASHSEED": "0",
-}
+NO_MOUNTS: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 class _Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -66,18 +49,10 @@ class _Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     error: str
 
 
-class _Facts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    namespaces: list[str]
-    landlock: int
-    syscalls: int
-    threads: int
-    open_files: int
-
-
 class _Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One of these is set."""
 
-    ready: _Facts | None = None
+    ready: Facts | None = None
     failed: _Step | None = None
     spawned: int | None = None
     status: int | None = None
@@ -160,27 +135,37 @@ class Zygote:
 
     Args:
         packages: directories of installed packages to show to workers; None is those of this process.
+        tier: how workers are isolated.
+        mounts: folders to show to workers, read-only, by their paths inside.
 
     Raises:
         IsolationUnavailable: this machine does not let us isolate anything.
         SandboxError: the template process did not start.
     """
 
-    def __init__(self, packages: Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        packages: Sequence[str] | None = None,
+        *,
+        tier: Tier = "namespaces",
+        mounts: Mapping[str, str] = NO_MOUNTS,
+    ) -> None:
         if sys.platform != "linux":
             raise IsolationUnavailable(explain_platform(sys.platform))
         self._lock = threading.Lock()
         self._broken = False
+        self._tier = tier
+        self._mounts = dict(mounts)
         self._control, inside = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._control.settimeout(_START)
         self._pidfd = -1
         errors, write_errors = os.pipe()
         try:
             with inside, os.fdopen(write_errors, "wb") as said:
-                self._pid = _start(
-                    inside, said.fileno(), installed_packages() if packages is None else packages
-                )
+                shown = installed_packages() if packages is None else packages
+                self._pid = start(inside, said.fileno(), shown, tier, self._mounts)
             self._pidfd = linux.pidfd_open(self._pid)
+            self._begin()
             self._facts = self._greeting(errors)
         except BaseException:
             self.close()
@@ -241,24 +226,7 @@ class Zygote:
 
     def isolation(self, memory: int) -> Isolation:
         """What is in force for workers with so many bytes of memory, as the template process found it."""
-        facts = self._facts
-        landlock = f"Landlock (version {facts.landlock})" if facts.landlock else "no Landlock in this kernel"
-        return Isolation(
-            sandbox="process",
-            files="Python and installed packages, read-only; a private /tmp in memory",
-            network="none",
-            processes=f"none; up to {facts.threads} threads",
-            environment="none of the caller's",
-            kernel="shared with this machine",
-            memory=f"{memory >> 20:,} MB of address space (RLIMIT_AS)",
-            mechanisms=(
-                f"namespaces ({', '.join(facts.namespaces)})",
-                landlock,
-                f"seccomp (allow-list of {facts.syscalls} system calls)",
-                f"rlimits ({facts.threads} threads, {facts.open_files:,} open files)",
-                "no capabilities, no new privileges",
-            ),
-        )
+        return isolation(self._tier, self._facts, memory, self._mounts, "")
 
     def close(self) -> None:
         """End it and every worker. May be called twice."""
@@ -282,7 +250,14 @@ class Zygote:
             os.close(self._pidfd)
             self._pidfd = -1
 
-    def _greeting(self, errors: int) -> _Facts:
+    def _begin(self) -> None:
+        """Tell it where to go."""
+        place = "namespaces" if self._tier == "namespaces" else "alone"
+        begin = {"begin": {"tier": place, "mounts": self._mounts}}
+        with suppress(OSError):  # one that has ended says why on its stderr
+            self._control.send(msgspec.json.encode(begin))
+
+    def _greeting(self, errors: int) -> Facts:
         try:
             answer, _ = self._receive()
         except _ZygoteLost as lost:
@@ -294,7 +269,7 @@ class Zygote:
         if answer.ready is None:
             raise self._lost("it does not say that it is ready")
         missing = {"user", "mnt", "pid", "net", "ipc"}.difference(answer.ready.namespaces)
-        if missing:
+        if missing and self._tier == "namespaces":
             step = f"unshare({', '.join(sorted(missing))})"
             raise IsolationUnavailable(explain_step(step, 0, "it had no effect"))
         return answer.ready
@@ -326,81 +301,93 @@ class Zygote:
         return _ZygoteLost(f"the sandbox's template process is gone: {why}")
 
 
-_shared: Zygote | None = None
+class Templates:
+    """One template process, started when it is needed, and anew when it died.
+
+    Args:
+        tier: how workers are isolated.
+        mounts: folders to show to workers, read-only, by their paths inside.
+    """
+
+    def __init__(self, tier: Tier = "namespaces", mounts: Mapping[str, str] = NO_MOUNTS) -> None:
+        self._tier = tier
+        self._mounts = mounts
+        self._zygote: Zygote | None = None
+        self._lock = threading.Lock()
+        _all.add(self)
+
+    def get(self) -> Zygote:
+        """Return the process; raises what `Zygote` raises."""
+        with self._lock:
+            if self._zygote is not None and not self._zygote.alive:
+                self._zygote.close()
+                self._zygote = None
+            if self._zygote is None:
+                self._zygote = Zygote(tier=self._tier, mounts=self._mounts)
+            return self._zygote
+
+    def spawn(self, *, memory: int, scratch: int) -> Spawned:
+        """Fork a worker, starting the template process anew if it has died."""
+        try:
+            return self.get().spawn(memory=memory, scratch=scratch)
+        except _ZygoteLost:
+            return self.get().spawn(memory=memory, scratch=scratch)
+
+    def close(self) -> None:
+        """End the process and every worker of it."""
+        zygote, self._zygote = self._zygote, None
+        if zygote is not None:
+            zygote.close()
+
+    def forget(self) -> None:
+        """Let go of it in a forked child."""
+        self._lock = threading.Lock()  # a thread of the parent may hold the old one
+        zygote, self._zygote = self._zygote, None
+        if zygote is not None:
+            zygote.forget()
+
+    def __del__(self) -> None:
+        self.close()
+
+
+_all: weakref.WeakSet[Templates] = weakref.WeakSet()
+_shared: dict[Tier, Templates] = {}
 _shared_lock = threading.Lock()
+
+
+def templates(tier: Tier = "namespaces") -> Templates:
+    """The template process of this host process for workers without mounts."""
+    with _shared_lock:
+        if tier not in _shared:
+            _shared[tier] = Templates(tier)
+        return _shared[tier]
 
 
 def shared() -> Zygote:
     """The template process of this host process, started when there is none that lives."""
-    global _shared  # noqa: PLW0603 - one per process is the point
-    with _shared_lock:
-        if _shared is not None and not _shared.alive:
-            _shared.close()
-            _shared = None
-        if _shared is None:
-            _shared = Zygote()
-        return _shared
+    return templates().get()
 
 
 def spawn(*, memory: int, scratch: int) -> Spawned:
-    """Fork a worker from the shared template process, starting that anew if it has died."""
-    try:
-        return shared().spawn(memory=memory, scratch=scratch)
-    except _ZygoteLost:
-        return shared().spawn(memory=memory, scratch=scratch)
-
-
-def installed_packages() -> list[str]:
-    """Directories of installed packages that this process imports from, and nothing else it does."""
-    names = ("site-packages", "dist-packages")
-    found = [Path(entry).resolve() for entry in sys.path if Path(entry).name in names]
-    return list(dict.fromkeys(str(path) for path in found if path.is_dir()))
+    """Fork a worker from the shared template process."""
+    return templates().spawn(memory=memory, scratch=scratch)
 
 
 @atexit.register
-def _close_shared() -> None:
-    global _shared
-    zygote, _shared = _shared, None
-    if zygote is not None:
-        zygote.close()
+def _close_all() -> None:
+    for each in list(_all):
+        each.close()
 
 
-def _forget_shared() -> None:
-    global _shared, _shared_lock  # noqa: PLW0603
-    _shared_lock = threading.Lock()  # a thread of the parent may hold the old one
-    zygote, _shared = _shared, None
-    if zygote is not None:
-        zygote.forget()
+def _forget_all() -> None:
+    global _shared_lock  # noqa: PLW0603
+    _shared_lock = threading.Lock()
+    for each in list(_all):
+        each.forget()
 
 
 if sys.platform == "linux":
-    os.register_at_fork(after_in_child=_forget_shared)
-
-
-def _start(control: socket.socket, errors: int, packages: Sequence[str]) -> int:
-    if not sys.executable:
-        raise SandboxError("this Python does not know its own path (sys.executable), which a sandbox starts")
-    environment = dict(_ENVIRONMENT)
-    if libraries := os.environ.get("LD_LIBRARY_PATH"):
-        environment["LD_LIBRARY_PATH"] = libraries  # some builds of Python do not start without
-    # Like -I, but with the environment above: it holds nothing of the caller's.
-    arguments = [sys.executable, "-P", "-s", "-S", "-c", _BOOT, str(_GUEST), str(_CONTROL), *packages]
-    try:
-        return os.posix_spawn(
-            sys.executable,
-            arguments,
-            environment,
-            file_actions=[
-                (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
-                (os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_WRONLY, 0),
-                (os.POSIX_SPAWN_DUP2, errors, 2),
-                (os.POSIX_SPAWN_DUP2, control.fileno(), _CONTROL),
-            ],
-            setsid=True,  # Ctrl-C at the terminal is for the host
-            setsigmask=[],
-        )
-    except OSError as error:
-        raise SandboxError(f"{sys.executable} could not be started: {error}") from error
+    os.register_at_fork(after_in_child=_forget_all)
 
 
 def _readable(descriptor: int, seconds: float) -> bool:

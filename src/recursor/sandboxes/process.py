@@ -5,13 +5,18 @@ See `recursor.sandboxes.jail` for what is locked and `docs/sandbox.md` for what 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Final
 
+from recursor.errors import IsolationUnavailable, SandboxError
 from recursor.protocols import Repl
 from recursor.sandboxes import jail
 from recursor.sandboxes.link import Worker
+from recursor.sandboxes.mounts import Mounts, checked
+from recursor.sandboxes.remedies import explain_tiers
 from recursor.sandboxes.repl import opened
+from recursor.sandboxes.template import Tier
 from recursor.threads import in_thread
 from recursor.types import CallStyle
 
@@ -21,6 +26,11 @@ PER_CONTEXT_BYTE = 6
 """A text takes up to four bytes a character; code copies pieces of it."""
 SCRATCH = 64 << 20
 """Bytes of the private /tmp."""
+WEAK: Final[tuple[Tier, ...]] = ("namespaces", "bubblewrap", "landlock")
+_TRIAL = 64 << 20
+
+_found: dict[tuple[Tier, ...], Tier] = {}
+"""What this process can have, of those that were wanted."""
 
 
 class ProcessSandbox:
@@ -29,11 +39,21 @@ class ProcessSandbox:
     Args:
         memory: bytes each REPL may allocate, beside room for its context.
         scratch: bytes of its private, non-executable /tmp.
+        mounts: folders that code may read, by the paths at which it sees them: {"/context": "papers"}. Each sandbox
+            with mounts has a template process of its own.
+
+    Raises:
+        ConfigError: a folder cannot be mounted.
     """
 
-    def __init__(self, memory: int = MEMORY, scratch: int = SCRATCH) -> None:
+    _tiers: tuple[Tier, ...] = ("namespaces",)
+
+    def __init__(self, memory: int = MEMORY, scratch: int = SCRATCH, mounts: Mounts | None = None) -> None:
         self._memory = memory
         self._scratch = scratch
+        self.mounts: Mapping[str, str] = checked(mounts)
+        """Folders by the paths at which code sees them."""
+        self._own: dict[Tier, jail.Templates] = {}
 
     async def open(
         self,
@@ -44,10 +64,47 @@ class ProcessSandbox:
         calls: CallStyle = "plain",
     ) -> Repl:
         memory = self._memory + PER_CONTEXT_BYTE * context_size
-        zygote = await in_thread(jail.shared)
+        templates = await in_thread(self._templates)
+        zygote = await in_thread(templates.get)
 
         async def spawn() -> Worker:
-            start = partial(jail.spawn, memory=memory, scratch=self._scratch)
+            start = partial(templates.spawn, memory=memory, scratch=self._scratch)
             return await in_thread(start, discard=jail.Spawned.close)
 
         return await opened(spawn, zygote.isolation(memory), tools, calls=calls, seed=seed)
+
+    def _templates(self) -> jail.Templates:
+        """The template processes of the strongest tier that works, found by trying."""
+        wanted = tuple(tier for tier in self._tiers if not self.mounts or tier != "landlock")
+        if len(wanted) == 1:
+            return self._of(wanted[0])
+        if wanted not in _found:
+            failures: dict[Tier, SandboxError] = {}
+            for tier in wanted:
+                try:
+                    self._of(tier).spawn(memory=_TRIAL, scratch=_TRIAL).close()
+                except SandboxError as failure:
+                    failures[tier] = failure
+                else:
+                    _found[wanted] = tier
+                    break
+            else:
+                raise IsolationUnavailable(explain_tiers(failures))
+        return self._of(_found[wanted])
+
+    def _of(self, tier: Tier) -> jail.Templates:
+        if not self.mounts:
+            return jail.templates(tier)
+        if tier not in self._own:
+            self._own[tier] = jail.Templates(tier, self.mounts)
+        return self._own[tier]
+
+
+class WeakProcessSandbox(ProcessSandbox):
+    """The strongest of what this machine can do: as `ProcessSandbox`, or else without namespaces.
+
+    Where namespaces cannot be had, not even by bubblewrap, Landlock and seccomp hold the code in by
+    themselves. `Isolation.weaknesses` says what that lacks. Mounts need namespaces.
+    """
+
+    _tiers = WEAK

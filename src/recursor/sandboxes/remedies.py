@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import errno
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
-_OTHERWISE = (
+from recursor.errors import SandboxError
+from recursor.sandboxes.template import Tier
+
+_CANNOT = "Code cannot be isolated on this machine"
+_UNISOLATED = (
     'To run the code with no isolation at all, at your own risk, ask for it: sandbox="inprocess". '
     "Nothing was run, and nothing weaker is ever chosen silently."
+)
+_OTHERWISE = (
+    'Or ask for what can be had without namespaces: sandbox="process:weak" (docs/sandbox.md says what it lacks); or '
+    f'for a container: sandbox="docker". {_UNISOLATED}'
 )
 
 
@@ -21,7 +30,7 @@ def explain_platform(platform: str) -> str:
 
 def explain_step(step: str, number: int, error: str) -> str:
     code = f" [{errno.errorcode.get(number, number)}]" if number else ""
-    lines = [f"Code cannot be isolated on this machine: {step} failed: {error}{code}."]
+    lines = [f"{_CANNOT}: {step} failed: {error}{code}."]
     if step == "seccomp filter":
         lines.append("The process sandbox knows the system calls of x86-64 and aarch64 only.")
     elif number == errno.ENOSYS:
@@ -29,6 +38,23 @@ def explain_step(step: str, number: int, error: str) -> str:
     else:
         lines += [f"- {remedy}" for remedy in _remedies()]
     return "\n".join([*lines, _OTHERWISE])
+
+
+def explain_tiers(failures: Mapping[Tier, SandboxError]) -> str:
+    """Say why none of several ways was to be had."""
+    first = {
+        name: str(error).partition("\n")[0].removeprefix(f"{_CANNOT}: ") for name, error in failures.items()
+    }
+    tried = [f"- {name}: {why}" for name, why in first.items()]
+    return "\n".join(
+        [
+            f"{_CANNOT}, not even weakly.",
+            *tried,
+            "What may help:",
+            *map("- {}".format, _remedies()),
+            _UNISOLATED,
+        ]
+    )
 
 
 def _remedies() -> list[str]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 TOOLS = """
 import builtins, ctypes, fcntl, mmap, os, resource, signal, socket, struct, subprocess, sys, threading, time
+from contextlib import suppress
 libc = ctypes.CDLL(None, use_errno=True)
 REFUSALS = (OSError, ValueError, RuntimeError, builtins.MemoryError, builtins.EOFError, builtins.BufferError)
 
@@ -112,8 +113,12 @@ attempt('openat', lambda: os.open(SECRET, os.O_RDONLY, dir_fd=os.open('/', os.O_
 attempt('path', os.open, SECRET, os.O_PATH)""", quick=True),
     Attack("files", "climbs out by relative paths", SHOWN, """
 attempt('dots', lambda: open('../' * 40 + SECRET.lstrip('/')).read())
-root = os.open('/', os.O_PATH)
-attempt('above', lambda: os.open('../../..' + SECRET, os.O_RDONLY, dir_fd=root))
+try:
+    root = os.open('/', os.O_PATH)
+except OSError as error:
+    print('refused the root', error)
+else:
+    attempt('above', lambda: os.open('../../..' + SECRET, os.O_RDONLY, dir_fd=root))
 os.chdir('/')
 attempt('here', lambda: open('.' + SECRET).read())""", quick=True),
     Attack("files", "asks what is in the home directory", "it learns that a file exists", """
@@ -152,12 +157,12 @@ for place in (FOLDER, *PLACES, '/usr'):
     except OSError as error:
         print('refused', place, error)"""),
     Attack("files", "removes or replaces a file of the user", CHANGED, """
-open('/tmp/' + MARK, 'w').close()
+with suppress(OSError): open('/tmp/' + MARK, 'w').close()
 attempt('replace', os.replace, '/tmp/' + MARK, SECRET)
 attempt('truncate', os.truncate, SECRET, 0)
 attempt('remove', os.unlink, SECRET)
 attempt('folder', os.rename, FOLDER, FOLDER + MARK)
-os.unlink('/tmp/' + MARK)""", dangerous=True),
+with suppress(OSError): os.unlink('/tmp/' + MARK)""", dangerous=True),
     Attack("files", "plants code in the installation", "a file of the installation is changed", """
 for folder in [sys.prefix, *sys.path, os.path.dirname(os.__file__)]:
     attempt('plant ' + folder, lambda: os.close(os.open(folder + '/' + MARK + '.pth', os.O_CREAT | os.O_WRONLY)))
@@ -187,14 +192,22 @@ attempt('pipe', os.mkfifo, '/tmp/' + MARK)"""),
     Attack("files", "runs native code from its scratch space", "the library is loaded", """
 source = next(path for folder in sys.path if os.path.isdir(folder) for path, _, names in os.walk(folder)
               for name in names if name.endswith('.so') for path in [path + '/' + name])
-with open(source, 'rb') as original, open('/tmp/' + MARK + '.so', 'wb') as copy:
-    copy.write(original.read())
-attempt('load', ctypes.CDLL, '/tmp/' + MARK + '.so')
-with open('/tmp/' + MARK + '.so', 'rb') as copy:
-    attempt('map', mmap.mmap, copy.fileno(), 4096, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_EXEC)
-os.unlink('/tmp/' + MARK + '.so')"""),
+try:
+    with open(source, 'rb') as original, open('/tmp/' + MARK + '.so', 'wb') as copy:
+        copy.write(original.read())
+except OSError as error:
+    print('refused to write it', error)
+else:
+    attempt('load', ctypes.CDLL, '/tmp/' + MARK + '.so')
+    with open('/tmp/' + MARK + '.so', 'rb') as copy:
+        attempt('map', mmap.mmap, copy.fileno(), 4096, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_EXEC)
+    os.unlink('/tmp/' + MARK + '.so')"""),
     Attack("files", "changes the file behind a descriptor", GRANTED, """
-with open('/tmp/' + MARK, 'w') as file:
+try:
+    file = open('/tmp/' + MARK, 'w')
+except OSError:  # there is no scratch space
+    file = open('/dev/null', 'w')
+with file:
     attempt('mode', os.chmod, file.fileno(), 0o666)
     attempt('times', os.utime, file.fileno(), (1, 1))
     attempt('owner', os.chown, file.fileno(), os.getuid(), -1)
@@ -202,7 +215,7 @@ with open('/tmp/' + MARK, 'w') as file:
     attempt('lease', fcntl.fcntl, file, 1024, fcntl.F_WRLCK)
     attempt('signals', fcntl.fcntl, file, fcntl.F_SETOWN, HOST)
     call('utimensat', file.fileno(), b'', None, 0x1000)
-os.unlink('/tmp/' + MARK)"""),
+with suppress(OSError): os.unlink('/tmp/' + MARK)"""),
     Attack("files", "changes a context", "the file that was handed in changes", """
 print('tried', len(context))
 for descriptor in range(3, 256):
@@ -578,15 +591,17 @@ def fill():
 attempt('disk', fill)
 attempt('one file', lambda: open('/tmp/' + MARK + '0', 'wb').truncate(1 << 40))
 attempt('reserve', lambda: os.posix_fallocate(os.open('/tmp/' + MARK + '0', os.O_RDWR), 0, 1 << 36))
-for name in os.listdir('/tmp'):
-    if MARK in name: os.unlink('/tmp/' + name)""", dangerous=True),
+with suppress(OSError):
+    for name in os.listdir('/tmp'):
+        if MARK in name: os.unlink('/tmp/' + name)""", dangerous=True),
     Attack("resources", "uses up inodes", UNBOUNDED, """
 def fill():
     for number in range(100_000):
         os.close(os.open(f'/tmp/{MARK}{number}', os.O_CREAT | os.O_WRONLY))
 attempt('inodes', fill)
-for name in os.listdir('/tmp'):
-    if MARK in name: os.unlink('/tmp/' + name)""", dangerous=True),
+with suppress(OSError):
+    for name in os.listdir('/tmp'):
+        if MARK in name: os.unlink('/tmp/' + name)""", dangerous=True),
     Attack("resources", "nests folders thousands deep", STUCK, """
 for _ in range(3000):
     os.mkdir(MARK)

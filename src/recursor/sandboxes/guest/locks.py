@@ -19,14 +19,20 @@ STACK = 8 << 20
 
 
 class Locks:
-    """The steps that lock a freshly forked worker in, prepared by its template."""
+    """The steps that lock a freshly forked worker in, prepared by its template, which is in the jail.
 
-    def __init__(self, proc: Proc, filter_: seccomp.Filter) -> None:
+    Raises:
+        StepFailed: a step could never succeed here.
+    """
+
+    def __init__(self, proc: Proc) -> None:
         self._proc = proc
-        self._filter = filter_
         self._baseline = proc.address_space()
         self.landlock = linux.landlock_version()
-        self.syscalls = filter_.allowed + filter_.conditional
+        self.threads = THREADS if _threads_are_counted() else 0
+        """How many a worker may have; 0 where nothing limits them."""
+        self._filter = _filter()
+        self.syscalls = self._filter.allowed + self._filter.conditional
 
     def lock_in(self, memory: int, scratch: int, *, last: int) -> None:
         """Make this process a worker's, for good.
@@ -39,11 +45,7 @@ class Locks:
         Raises:
             StepFailed: it must end at once.
         """
-        with step("setsid"):
-            # kill(0) reaches a process group across pid namespaces: not the one of the template.
-            os.setsid()
-        with suppress(OSError):  # a courtesy to the host when the machine runs out of memory
-            self._proc.write("oom_score_adj", "500")
+        self._leave_the_group()
         user, group = os.getuid(), os.getgid()
         with step("unshare(user, mount, ipc) for a worker"):
             # A user namespace of its own, so that RLIMIT_NPROC counts its threads alone.
@@ -55,12 +57,8 @@ class Locks:
             linux.mount("tmpfs", SCRATCH, linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC, options)
             os.chdir(SCRATCH)
         with step("setrlimit"):
-            _limit(self._baseline + memory, scratch)
-        with step("drop capabilities"):
-            linux.drop_capabilities()
-            linux.set_no_new_privileges()
-            linux.set_dumpable(False)
-            linux.die_with_parent()
+            limit(self._baseline + memory, scratch, THREADS)
+        self._give_up()
         if self.landlock:
             with step("landlock"):
                 rules = {"/": linux.READ, SCRATCH: linux.CHANGE, "/dev": linux.WRITE_FILE}
@@ -70,11 +68,48 @@ class Locks:
         with step("seccomp"):
             self._filter.install()
 
+    def _leave_the_group(self) -> None:
+        with step("setsid"):
+            # kill(0) reaches a process group across pid namespaces: not the one of the template.
+            os.setsid()
+        with suppress(OSError):  # a courtesy to the host when the machine runs out of memory
+            self._proc.write("oom_score_adj", "500")
 
-def _limit(address_space: int, scratch: int) -> None:
+    def _give_up(self) -> None:
+        with step("drop capabilities"):
+            linux.drop_capabilities()
+            linux.set_no_new_privileges()
+            linux.set_dumpable(False)
+            linux.die_with_parent()
+
+
+def _filter() -> seccomp.Filter:
+    with step("seccomp filter"):
+        return seccomp.Filter(os.uname().machine)
+
+
+def _threads_are_counted() -> bool:
+    """Whether RLIMIT_NPROC is for this user: it is not for root, also where root has lost its capabilities."""
+    child = os.fork()
+    if not child:
+        try:
+            linux.drop_capabilities()
+            resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
+            grandchild = os.fork()
+            if grandchild:
+                os.waitpid(grandchild, 0)
+        except BlockingIOError:
+            os._exit(0)
+        finally:
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def limit(address_space: int, scratch: int, threads: int) -> None:
+    """Set the limits of this process; none of them is ever raised."""
     for kind, value in (
         (resource.RLIMIT_AS, address_space + memory.RESERVE),
-        (resource.RLIMIT_NPROC, THREADS),
+        (resource.RLIMIT_NPROC, threads),
         (resource.RLIMIT_NOFILE, OPEN_FILES),
         (resource.RLIMIT_STACK, STACK),
         (resource.RLIMIT_FSIZE, scratch),

@@ -9,7 +9,7 @@ import os
 import resource
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 
 from . import linux
@@ -25,6 +25,7 @@ INSIDE = 1000
 """The user and group that a worker sees itself as."""
 
 _ROOT = "/tmp"  # noqa: S108 - a place to mount on that exists everywhere; nothing is written to the one outside
+_OF_A_MOUNT = linux.ATTR_READ_ONLY | linux.ATTR_NOSUID | linux.ATTR_NODEV | linux.ATTR_NOEXEC
 _ID_MAPS = ("uid_map", "gid_map")
 
 
@@ -81,11 +82,26 @@ class Proc:
         rows = [[tuple(map(int, row.split())) for row in self.read(name).splitlines()] for name in _ID_MAPS]
         return all(any(first <= identity < first + count for first, _, count in table) for table in rows)
 
+    def statuses(self) -> Iterator[dict[str, str]]:
+        """What the status files of all processes say that can be seen."""
+        for name in os.listdir(self._directory):
+            with suppress(OSError, ValueError):
+                if name.isdecimal():
+                    descriptor = os.open(f"{name}/status", os.O_RDONLY, dir_fd=self._directory)
+                    with open(descriptor, encoding="utf-8", errors="replace") as file:
+                        yield dict(line.split(":", 1) for line in file.read().splitlines() if ":" in line)
+
     def address_space(self) -> int:
         return int(self.read("statm").split()[0]) * resource.getpagesize()
 
 
-def enter_jail(proc: Proc, control: socket.socket) -> None:
+def enter_jail(proc: Proc, control: socket.socket, mounts: Mapping[str, str]) -> None:
+    """Move into the jail, as its first process.
+
+    Args:
+        control: closed by the process that stays behind.
+        mounts: folders to show, read-only, by their paths inside.
+    """
     # Not the user id decides: root in a container mostly lacks the capability, or is the only user.
     privileged = bool(proc.capabilities() & linux.CAP_SYS_ADMIN) and proc.maps(NOBODY)
     if not privileged:
@@ -95,7 +111,7 @@ def enter_jail(proc: Proc, control: socket.socket) -> None:
     with step("sethostname"):
         socket.sethostname("sandbox")
     with step("build the root of the jail"):
-        _build_root(_visible())
+        _build_root(visible(), mounts)
     if privileged:
         # Root is exempt from RLIMIT_NPROC, even inside a user namespace.
         with step("setresuid(nobody)"):
@@ -125,7 +141,7 @@ def map_ids(proc: Proc, user: int, group: int) -> None:
     proc.write("uid_map", f"{INSIDE} {user} 1")
 
 
-def _visible() -> list[str]:
+def visible() -> list[str]:
     """Paths that the jail shows: what Python needs to import its library and installed packages."""
     paths = [path for path in sys.path if os.path.isdir(path)]
     if sys.base_prefix not in ("/", "/usr"):
@@ -138,8 +154,8 @@ def _visible() -> list[str]:
     return [path for path in (*paths, *EXTRAS, *DEVICES) if os.path.lexists(path)]
 
 
-def _build_root(paths: list[str]) -> None:
-    """Make a small tmpfs the root, with read-only views of the paths at their places."""
+def _build_root(paths: list[str], mounts: Mapping[str, str]) -> None:
+    """Make a small tmpfs the root, with read-only views of the paths at their places, and of the mounts."""
     linux.mount("", "/", linux.MS_REC | linux.MS_PRIVATE)
     links: dict[str, str] = {}
     trees: dict[str, tuple[int, bool]] = {}
@@ -149,6 +165,7 @@ def _build_root(paths: list[str]) -> None:
             links[path] = os.readlink(path)
         elif not any(path.startswith(f"{parent}/") for parent in trees):
             trees[path] = (linux.clone_tree(path), os.path.isdir(path))
+    shown = {place: linux.clone_tree(folder) for place, folder in mounts.items()}
     linux.mount("tmpfs", _ROOT, linux.MS_NOSUID | linux.MS_NODEV, "mode=755,size=1m,nr_inodes=4k")
     for path, (tree, is_directory) in trees.items():
         place = _ROOT + _inside(path)
@@ -159,6 +176,11 @@ def _build_root(paths: list[str]) -> None:
         os.close(tree)
     for path, target in links.items():
         os.symlink(target, _ROOT + path)
+    for path, tree in shown.items():
+        os.makedirs(_ROOT + path)
+        linux.restrict_tree(tree, _OF_A_MOUNT)
+        linux.attach_tree(tree, _ROOT + path)
+        os.close(tree)
     os.makedirs(_ROOT + SCRATCH, exist_ok=True)
     linux.enter_root(_ROOT)
     linux.restrict_mount("/", linux.ATTR_READ_ONLY | linux.ATTR_NOSUID | linux.ATTR_NODEV)

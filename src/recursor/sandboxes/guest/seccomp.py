@@ -5,14 +5,16 @@ other, also one that a later kernel invents, gets ENOSYS, for which C libraries 
 call of a foreign architecture (32-bit, x32) kills the process: its numbers mean other things.
 
 The rules rest on the rest of the jail: `kill` is allowed because the process has a pid namespace
-of its own, `open` because there is nothing to open. Descriptors that the host passes in are
-of the host, so calls that change the file behind a descriptor (fchmod, futimens, flock) are not.
+of its own, `open` because there is nothing to open; where it has no namespaces, `alone` says more.
+Descriptors that the host passes in are of the host, so calls that change the file behind a
+descriptor (fchmod, futimens, flock) are not.
 """
 
 from __future__ import annotations
 
 import ctypes
 import errno
+import os
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -285,6 +287,29 @@ def among_others(pid: int, alone: bool) -> dict[str, list[bytes]]:
         # What a context is put together in. There is no execve for what code writes into one.
         "memfd_create": _one_of(1, [_MFD_CLOEXEC], _EPERM),
     }
+
+
+def alone(pid: int, landlock: int) -> dict[str, list[bytes]]:
+    """Rules for a process that shares the namespaces of its host: nothing but Landlock hides files there.
+
+    Args:
+        pid: its own, the only one that it may signal.
+        landlock: the version; before 3 it lets files be truncated that it lets be read.
+    """
+    refused, own = [_op(_RETURN, _EPERM)], [0, pid]
+    # O_PATH gives a descriptor of any file, which Landlock has no say in.
+    flags = os.O_PATH | (os.O_TRUNC if landlock < 3 else 0)
+    changes = dict.fromkeys(_names("chmod fchmodat utime utimes utimensat"), refused)
+    if landlock < 3:
+        changes |= dict.fromkeys(_names("truncate creat"), refused)
+    about_one = "kill tkill tgkill sched_setaffinity sched_getaffinity sched_getparam sched_getscheduler"
+    about_one += " getpgid getsid prlimit64 get_robust_list"
+    changes |= {name: _one_of(0, own, _EPERM) for name in _names(about_one)}
+    changes["getpriority"] = _one_of(1, own, _EPERM)
+    for name, argument in (("open", 1), ("openat", 2)):
+        test = [_op(_LOAD, _low(argument)), _op(_ANY_BIT, flags, 0, 1)]
+        changes[name] = [*test, *refused, _op(_RETURN, _ALLOW)]
+    return changes
 
 
 class Filter:

@@ -1,11 +1,13 @@
 """The template process: builds the jail once, then forks a locked-in worker for every request.
 
 It imports what workers need, moves into namespaces whose root holds Python and its libraries and
-nothing else, and becomes pid 1 of a pid namespace: when it ends, by any cause, all workers end.
+nothing else, and becomes pid 1 of a pid namespace: when it ends, by any cause, all workers end. Where
+it is told to do without namespaces ("alone"), workers are locked in by `alone`, and die of its death.
 It never runs code of a model. A worker runs some only after every step of `Locks.lock_in` succeeded.
 
 Control socket (SEQPACKET, JSON), one request at a time:
-  -> {"ready": {...}} or {"failed": step} once, at the start
+  <- {"begin": {"tier": "namespaces" or "alone", "mounts": {place: folder}}} once, at the start
+  -> {"ready": {...}} or {"failed": step} once, then
   <- {"spawn": {"memory": bytes, "scratch": bytes}} with descriptors rpc, aux, output
   -> {"spawned": number} with a pidfd, or {"failed": step}
   <- {"reap": number}      the process has ended, or is about to
@@ -27,8 +29,9 @@ import traceback
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from . import linux, seccomp, worker
-from .locks import OPEN_FILES, THREADS, Locks
+from . import linux, worker
+from .alone import LocksAlone
+from .locks import OPEN_FILES, Locks
 from .namespaces import SCRATCH, Proc, StepFailed, enter_jail, step
 
 PRELOAD = (
@@ -60,18 +63,29 @@ def main(control_fd: int, packages: list[str]) -> NoReturn:
     sys.path += packages
     os.environ.clear()
     os.environ.update(ENVIRONMENT)
+    asked = control.recv(1 << 16)
+    if not asked:
+        os._exit(0)
+    begin = json.loads(asked)["begin"]
     try:
         with step("open /proc"):
             proc = Proc()
-        with step("seccomp filter"):
-            filter_ = seccomp.Filter(os.uname().machine)
-        outside = proc.namespaces()
-        enter_jail(proc, control)
-        entered = sorted(name for name, identity in proc.namespaces().items() if identity != outside[name])
-        _Zygote(control, proc, filter_).serve(entered)
+        locks, entered = _enter(begin["tier"], begin["mounts"], proc, control)
+        _Zygote(control, proc, locks, own_pids="pid" in entered).serve(entered)
     except StepFailed as failed:
         control.send(json.dumps({"failed": failed.report}).encode())
     os._exit(0)
+
+
+def _enter(tier: str, mounts: dict[str, str], proc: Proc, control: socket.socket) -> tuple[Locks, list[str]]:
+    """Go where workers will be; return what locks each in, and the namespaces that were entered."""
+    outside = proc.namespaces()
+    if tier == "namespaces":
+        enter_jail(proc, control, mounts)
+    gc.collect()
+    gc.freeze()
+    locks = Locks(proc) if tier == "namespaces" else LocksAlone(proc, list(mounts))
+    return locks, sorted(name for name, identity in proc.namespaces().items() if identity != outside[name])
 
 
 def _clear_places(control_fd: int) -> socket.socket:
@@ -89,25 +103,22 @@ def _clear_places(control_fd: int) -> socket.socket:
 
 
 class _Zygote:
-    def __init__(self, control: socket.socket, proc: Proc, filter_: seccomp.Filter) -> None:
+    def __init__(self, control: socket.socket, proc: Proc, locks: Locks, *, own_pids: bool) -> None:
         self._control = control
-        self._proc = proc
-        self._own_pids = proc.namespace("pid")
+        self._locks = locks
+        self._own_pids = proc.namespace("pid") if own_pids else None
         self._number = 0
         self._alive: dict[int, int] = {}
         """Numbers of workers by pid."""
         self._ended: dict[int, int] = {}
         """Wait statuses by number, until the host asks."""
-        gc.collect()
-        gc.freeze()
-        self._locks = Locks(proc, filter_)
 
     def serve(self, namespaces: list[str]) -> NoReturn:
         facts = {
             "namespaces": namespaces,
             "landlock": self._locks.landlock,
             "syscalls": self._locks.syscalls,
-            "threads": THREADS,
+            "threads": self._locks.threads,
             "open_files": OPEN_FILES,
         }
         self._answer({"ready": facts})
@@ -166,17 +177,15 @@ class _Zygote:
         os.close(pidfd)
 
     def _fork(self, child: Callable[[], NoReturn]) -> int:
-        """Fork into a new pid namespace, and come back to our own."""
+        """Fork; where there are namespaces, into a new one of pids, and come back to our own."""
+        if self._own_pids is None:
+            return _forked(child)
         with step("unshare(pid) for a worker"):
             linux.unshare(linux.NEWPID)
         try:
-            with step("fork a worker"):
-                pid = os.fork()
-            if not pid:
-                child()
+            return _forked(child)
         finally:
             linux.setns(self._own_pids, linux.NEWPID)
-        return pid
 
     def _become_worker(self, request: dict[str, int], descriptors: list[int], report: int) -> NoReturn:
         try:
@@ -194,6 +203,14 @@ class _Zygote:
         finally:
             traceback.print_exc()
             os._exit(1)
+
+
+def _forked(child: Callable[[], NoReturn]) -> int:
+    with step("fork a worker"):
+        pid = os.fork()
+    if not pid:
+        child()
+    return pid
 
 
 def _place_descriptors(descriptors: list[int], report: int) -> None:

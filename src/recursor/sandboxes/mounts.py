@@ -1,0 +1,74 @@
+"""Folders of the host that code may read under a path of its own: which may be, and where."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import TypeAlias
+
+from recursor.errors import ConfigError
+
+Mounts: TypeAlias = Mapping[str, str | Path]
+"""Folders by the paths at which code sees them, {"/context": Path("papers")}."""
+
+_TAKEN = frozenset(
+    ("bin", "boot", "dev", "etc", "lib", "lib32", "lib64", "libx32", "packages", "proc", "root", "run")
+).union(("sbin", "sys", "tmp", "usr", "var"))
+_KERNEL = tuple(map(Path, ("/proc", "/sys", "/dev")))
+
+
+def checked(mounts: Mounts | None) -> dict[str, str]:
+    """Return the folders, resolved. Blocks while it looks through them.
+
+    Raises:
+        ConfigError: a path or a folder that cannot be mounted.
+    """
+    if mounts is not None and not isinstance(mounts, Mapping):
+        raise ConfigError(f'mounts must be folders by path, {{"/context": folder}}, not {mounts!r}')
+    found: dict[str, str] = {}
+    for place, folder in (mounts or {}).items():
+        _check_place(place, found)
+        found[place] = str(_folder(place, folder))
+    return found
+
+
+def _check_place(place: object, others: Mapping[str, str]) -> None:
+    pure = PurePosixPath(place) if isinstance(place, str) else PurePosixPath()
+    if str(pure) != place or not pure.is_absolute() or ".." in pure.parts or len(pure.parts) < 2:
+        raise ConfigError(f'mounts: {place!r} is no plain absolute path such as "/context"')
+    if pure.parts[1] in _TAKEN:
+        raise ConfigError(f"mounts: /{pure.parts[1]} is the sandbox's own; use a path such as /context")
+    for other in others:
+        if pure.is_relative_to(other) or PurePosixPath(other).is_relative_to(pure):
+            raise ConfigError(f"mounts: {place} and {other} lie in each other")
+
+
+def _folder(place: str, folder: object) -> Path:
+    try:
+        path = Path(folder).expanduser().resolve(strict=True) if isinstance(folder, str | Path) else None
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ConfigError(f"mounts: {place}: {folder} cannot be read: {error}") from error
+    if path is None or not path.is_dir():
+        raise ConfigError(f"mounts: {place}: {folder!r} is no folder")
+    if path == Path("/") or any(path.is_relative_to(own) for own in _KERNEL):
+        raise ConfigError(f"mounts: {place}: {path} holds files of the kernel, which are no data")
+    odd = next(_irregular(path), None)
+    if odd is not None:
+        raise ConfigError(f"mounts: {place}: {odd} is no regular file: a pipe, a socket or a device")
+    return path
+
+
+def _irregular(folder: Path) -> Iterator[str]:
+    """What is neither file nor folder nor link, in a folder and all below it."""
+    waiting = [str(folder)]
+    while waiting:
+        try:
+            entries = list(os.scandir(waiting.pop()))
+        except OSError:  # nor can the code read it
+            continue
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                waiting.append(entry.path)
+            elif not entry.is_file(follow_symlinks=False) and not entry.is_symlink():
+                yield entry.path
