@@ -1,5 +1,5 @@
 /** Where the page reads from: the server that it came from, or the data that a file of its own holds. */
-import type { Call, Prompts, Run, RunList, Spans, Turn } from './api'
+import type { Call, Message, Prompts, Run, RunList, Spans, Turn } from './api'
 
 export interface Source {
   /** Whether there is a server: for lists, live runs, and what has an effect. */
@@ -95,7 +95,12 @@ class Embedded implements Source {
   spans = (id: string) => this.at<Spans>(`runs/${id}/spans`)
   prompts = (id: string) => this.at<Prompts>(`runs/${id}/prompts`)
   turn = (run: string, number: number) => this.at<Turn>(`runs/${run}/turns/${number}`)
-  call = (id: string) => this.at<Call>(`calls/${id}`)
+  /** Messages are kept once; calls name them by place. */
+  call = async (id: string) => {
+    const call = await this.at<Omit<Call, 'messages'> & { messages: number[] }>(`calls/${id}`)
+    const messages = await this.at<Message[]>('messages')
+    return { ...call, messages: call.messages.map((place) => messages[place]) }
+  }
   coverage = (id: string) => this.at<unknown>(`runs/${id}/coverage`)
   evidence = (id: string) => this.at<unknown>(`runs/${id}/evidence`)
   stop = async () => {}

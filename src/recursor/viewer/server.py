@@ -94,10 +94,10 @@ class Viewer:
             web.post("/api/runs/{run}/stop", self._stop),
             web.get("/api/calls/{call}", self._call),
         ])  # fmt: skip
-        runner = web.AppRunner(application, access_log=None, handle_signals=False)
+        runner = web.AppRunner(application, access_log=None, handle_signals=False, shutdown_timeout=0.5)
         await runner.setup()
         try:
-            site = web.TCPSite(runner, LOOPBACK, self.port, shutdown_timeout=0.5)
+            site = web.TCPSite(runner, LOOPBACK, self.port)
             try:
                 await site.start()
             except OSError as error:
@@ -122,7 +122,7 @@ class Viewer:
         except TrajectoryError as error:
             response = _problem(404, str(error))
         except web.HTTPException as refused:
-            response = refused if refused.status == 302 else _problem(refused.status, refused.text or "")
+            response = _problem(refused.status, refused.text or "")
         if not response.prepared:
             response.headers.update(HEADERS)
         return response
@@ -157,9 +157,9 @@ class Viewer:
             if not known:
                 raise web.HTTPUnauthorized(text="this address was opened before, or is not whole")
         self._token = ""
-        response = web.HTTPFound("/")  # a browser keeps what follows "#"
+        response = web.Response(status=302, headers={"Location": "/"})  # a browser keeps what follows "#"
         response.set_cookie(self._cookie, self._session, httponly=True, samesite="Strict", path="/")
-        raise response
+        return response
 
     # What it is told --------------------------------------------------------------------------
 
@@ -218,9 +218,10 @@ class Viewer:
         recorded = await in_thread(view.open, self.store)
         response = web.StreamResponse(headers={**HEADERS, "Content-Type": "text/event-stream"})
         try:
-            await response.prepare(request)
             while True:
                 found = await in_thread(data.spans, recorded, run_id, since)
+                if not response.prepared:
+                    await response.prepare(request)
                 if found["next"] != since:
                     since = found["next"]
                     await response.write(_event("spans", found, since))
