@@ -40,6 +40,7 @@ export class Trace {
   private blockKeys = new Set<string>()
   private toolKeys = new Set<string>()
   private linked = 0
+  private summed = new Map<unknown, Sums>()
 
   constructor(spans: Spans) {
     this.origin = spans.origin
@@ -52,6 +53,7 @@ export class Trace {
   /** Takes what is new. A call that is there already (a run that was resumed) is replaced. */
   add(spans: Spans): void {
     this.next = spans.next
+    this.summed.clear()
     this.runs = spans.runs
     for (; this.linked < this.runs.length; this.linked++) {
       this.turns.push([])
@@ -94,15 +96,25 @@ export class Trace {
     return sums
   }
 
-  /** All calls of a turn, its children's included. */
-  *callsOf(turn: TurnSpan): Generator<number> {
-    yield* turn.replies
-    yield* turn.subs
-    for (const child of turn.children) yield* this.callsBelow(child)
+  /** Of a run, its children included. */
+  ofRun(run: number): Sums {
+    return this.kept(run, () => total(this.turns[run].map((turn) => this.ofTurn(turn))))
   }
 
-  *callsBelow(run: number): Generator<number> {
-    for (const turn of this.turns[run]) yield* this.callsOf(turn)
+  /** Of a turn, the children that it started included. */
+  ofTurn(turn: TurnSpan): Sums {
+    return this.kept(turn, () => total([this.sums(turn.replies), this.ofSubs(turn), ...turn.children.map((child) => this.ofRun(child))]))
+  }
+
+  /** Of the plain sub-calls of a turn. */
+  ofSubs(turn: TurnSpan): Sums {
+    return this.kept(turn.subs, () => this.sums(turn.subs))
+  }
+
+  private kept(key: unknown, make: () => Sums): Sums {
+    let found = this.summed.get(key)
+    if (!found) this.summed.set(key, (found = make()))
+    return found
   }
 
   private addCall(from: CallColumns, index: number): void {
@@ -133,4 +145,10 @@ export class Trace {
     turns.splice(at, 0, made)
     return made
   }
+}
+
+function total(parts: Sums[]): Sums {
+  const sums = { calls: 0, failed: 0, input: 0, cached: 0, output: 0, cost: 0, unpriced: 0 }
+  for (const part of parts) for (const key of Object.keys(sums) as (keyof Sums)[]) sums[key] += part[key]
+  return sums
 }

@@ -23,7 +23,7 @@ from recursor.types import Usage
 
 TEXT = 200_000
 """Characters of one text that the page is given; it says how many there are."""
-LINE = 240
+LINE = 160
 """Characters of a preview."""
 NOTED = ("CallRetried", "CallRefused", "Decided", "Diverged", "Compacted")
 _TREE = "WITH RECURSIVE tree (id) AS (SELECT ? UNION ALL SELECT run.id FROM run JOIN tree ON run.parent_id = tree.id) "

@@ -37,7 +37,7 @@ export function RunPage({ source, id, rest }: { source: Source; id: string; rest
       <nav class="tabs" role="tablist">
         {TABS.map(([name, title]) => (
           <a key={name} role="tab" aria-selected={tab === name} class={tab === name ? 'on' : ''} href={href('run', id, name)}>
-            {title}{name === 'calls' ? <span class="faint"> {short(trace.calls.purpose.filter((each) => each === 'sub').length)}</span> : null}
+            {title}{name === 'calls' ? <span class="faint"> {short(trace.turns.flat().reduce((all, turn) => all + turn.subs.length, 0))}</span> : null}
           </a>
         ))}
       </nav>
@@ -58,7 +58,7 @@ export function RunPage({ source, id, rest }: { source: Source; id: string; rest
 }
 
 function Head({ source, run, trace }: { source: Source; run: Run; trace: Trace }) {
-  const sums = trace.sums(trace.callsBelow(0))
+  const sums = trace.ofRun(0)
   const [stopping, setStopping] = useState('')
   const stop = async () => {
     setStopping('stopping')

@@ -26,7 +26,7 @@ export function Runs({ source }: { source: Source }) {
   const mark = (id: string) => setMarked(marked.includes(id) ? marked.filter((each) => each !== id) : [...marked.slice(-1), id])
   useKeys({
     '/': () => field.current?.focus(),
-    Escape: () => field.current?.blur(),
+    Escape: () => (document.activeElement as HTMLElement | null)?.blur(),
     j: () => setAt(Math.min(at + 1, runs.length - 1)),
     k: () => setAt(Math.max(at - 1, 0)),
     ArrowDown: () => setAt(Math.min(at + 1, runs.length - 1)),

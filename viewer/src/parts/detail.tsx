@@ -42,7 +42,7 @@ function RunDetail({ trace, root, run }: Props & { run: string }) {
         <thead><tr><th>Turn</th><th class="num">Cells</th><th class="num">Sub-calls</th><th class="num">Children</th><th class="num">Tokens</th><th class="num">Cost</th></tr></thead>
         <tbody>
           {trace.turns[index].map((turn) => {
-            const sums = trace.sums(trace.callsOf(turn))
+            const sums = trace.ofTurn(turn)
             return (
               <tr key={turn.number}>
                 <td><a href={href('run', root, 'trace', ...parts({ kind: 'turn', run, turn: turn.number }, root))}>Turn {turn.number}</a></td>

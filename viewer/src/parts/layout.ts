@@ -1,4 +1,5 @@
 /** Where the flame chart puts what: rectangles in units of time, tokens or money. Pure. */
+import { line } from '../format'
 import type { Selection } from '../select'
 import type { Trace, TurnSpan } from '../trace'
 
@@ -152,5 +153,5 @@ function weighed(trace: Trace, boxes: Box[], mode: Mode): number {
 }
 
 function box(x: number, width: number, row: number, kind: string, label: string, failed: boolean, selection: Selection): Box {
-  return { x, width, row, part: 0, parts: 1, kind, label, failed, selection }
+  return { x, width, row, part: 0, parts: 1, kind, label: line(label, 120), failed, selection }
 }

@@ -1,23 +1,21 @@
 /** Runs, turns, cells, sub-calls and children as one tree, of which only the rows in sight exist. */
-import { useMemo, useState } from 'preact/hooks'
-import { counted, model, money, seconds, short } from '../format'
+import { useEffect, useMemo, useState } from 'preact/hooks'
+import type { BlockRow, ToolRow } from '../api'
+import { clean, counted, model, money, seconds, short } from '../format'
 import { same, type Selection } from '../select'
 import type { Sums, Trace, TurnSpan } from '../trace'
 import { useKeys } from '../use'
 import { Icon } from './chips'
 import { Virtual } from './virtual'
 
-interface Row {
-  key: string
-  level: number
-  icon: string
-  label: string
-  detail: string
-  failed: boolean
-  /** null for a row that is a leaf. */
-  open: boolean | null
-  selection: Selection
-}
+/** A row before it is in sight: there may be a hundred thousand. */
+type Row = { level: number; key?: string; open?: boolean } & (
+  | { kind: 'run'; run: number }
+  | { kind: 'turn' | 'group'; turn: TurnSpan }
+  | { kind: 'block'; turn: TurnSpan; block: BlockRow }
+  | { kind: 'tool'; turn: TurnSpan; tool: ToolRow }
+  | { kind: 'call'; call: number; place: number }
+)
 
 interface Props {
   trace: Trace
@@ -29,121 +27,155 @@ interface Props {
 
 export function Tree({ trace, version, selection, select }: Props) {
   const [toggled, setToggled] = useState<ReadonlySet<string>>(new Set())
-  const rows = useMemo(() => new Builder(trace, toggled, selection).run(0, 0), [trace, version, toggled, selection])
-  const at = rows.findIndex((row) => same(row.selection, selection) && row.icon !== 'block')
+  const rows = useMemo(() => rowsOf(trace, toggled), [trace, version, toggled])
+  const at = useMemo(() => rows.findIndex((row) => leads(row) && same(selectionOf(trace, row), selection)), [rows, selection])
+  useEffect(() => {
+    const group = groupOf(trace, selection)
+    if (group && !toggled.has(group)) setToggled(new Set([...toggled, group]))
+  }, [trace, selection])
   const toggle = (row: Row) => {
+    if (row.key === undefined) return
     const next = new Set(toggled)
     if (!next.delete(row.key)) next.add(row.key)
     setToggled(next)
   }
-  const move = (steps: number) => {
-    let index = at
-    do index += steps
-    while (rows[index] && rows[index].icon === 'block')
-    if (rows[index]) select(rows[index].selection)
+  const move = (step: number) => {
+    let index = at + step
+    while (rows[index] && !leads(rows[index])) index += step
+    if (rows[index]) select(selectionOf(trace, rows[index]))
   }
   useKeys({
     j: () => move(1), ArrowDown: () => move(1), k: () => move(-1), ArrowUp: () => move(-1),
     ArrowRight: () => rows[at]?.open === false && toggle(rows[at]),
     ArrowLeft: () => rows[at]?.open && toggle(rows[at]),
-    ' ': () => rows[at]?.open !== null && rows[at] && toggle(rows[at]),
+    ' ': () => rows[at] && toggle(rows[at]),
   })
   return (
     <Virtual count={rows.length} height={28} current={at} label="What happened" role="tree">
-      {(index) => {
-        const row = rows[index]
-        return (
-          <div
-            key={row.key} role="treeitem" aria-level={row.level + 1} aria-selected={index === at}
-            aria-expanded={row.open === null ? undefined : row.open}
-            class={`row${index === at ? ' current' : ''}${row.failed ? ' failed' : ''}`}
-            style={{ paddingLeft: `${8 + row.level * 16}px` }} onClick={() => select(row.selection)}
-          >
-            {row.open === null ? <span class="twist" /> : (
-              <button class="twist" aria-label={row.open ? 'Close' : 'Open'} tabIndex={-1}
-                onClick={(event) => { event.stopPropagation(); toggle(row) }}>{row.open ? '▾' : '▸'}</button>
-            )}
-            <Icon kind={row.icon} />
-            <span class="label">{row.label}</span>
-            <span class="detail">{row.failed ? <b class="bad">failed</b> : null} {row.detail}</span>
-          </div>
-        )
-      }}
+      {(index) => <Line key={index} trace={trace} row={rows[index]} current={index === at} toggle={toggle} select={select} />}
     </Virtual>
   )
 }
 
-/** The rows that are open. Runs and turns are open at first, groups of sub-calls are not. */
-class Builder {
-  private rows: Row[] = []
+function Line({ trace, row, current, toggle, select }: { trace: Trace; row: Row; current: boolean; toggle: (row: Row) => void; select: Props['select'] }) {
+  const { icon, label, detail, failed } = said(trace, row)
+  const chosen = () => (row.kind === 'group' ? toggle(row) : select(selectionOf(trace, row)))
+  return (
+    <div
+      role="treeitem" aria-level={row.level + 1} aria-selected={current} aria-expanded={row.open}
+      class={`row${current ? ' current' : ''}${failed ? ' failed' : ''}`} style={{ paddingLeft: `${8 + row.level * 16}px` }} onClick={chosen}
+    >
+      {row.open === undefined ? <span class="twist" /> : (
+        <button class="twist" aria-label={row.open ? 'Close' : 'Open'} tabIndex={-1} onClick={(event) => { event.stopPropagation(); toggle(row) }}>
+          {row.open ? '▾' : '▸'}
+        </button>
+      )}
+      <Icon kind={icon} />
+      <span class="label">{clean(label)}</span>
+      <span class="detail">{failed ? <b class="bad">failed</b> : null} {detail}</span>
+    </div>
+  )
+}
 
-  constructor(private trace: Trace, private toggled: ReadonlySet<string>, private selection: Selection) {}
+// Which rows there are ------------------------------------------------------------------------
 
-  run(index: number, level: number): Row[] {
-    const run = this.trace.runs[index]
-    const key = `run ${run.id}`
-    const open = !this.toggled.has(key)
-    const sums = this.trace.sums(this.trace.callsBelow(index))
-    const label = index === 0 ? run.question || 'run' : `RLM: ${run.question}`
-    const detail = `${spent(sums)} · ${seconds(run.duration)}`
-    this.rows.push({ key, level, icon: 'run', label, detail, failed: run.state === 'failed', open, selection: { kind: 'run', run: run.id } })
-    if (open) for (const turn of this.trace.turns[index]) this.turn(turn, level + 1)
-    return this.rows
+/** The rows that are open. Runs and turns are open until they are closed, groups of sub-calls closed until opened. */
+function rowsOf(trace: Trace, toggled: ReadonlySet<string>): Row[] {
+  const rows: Row[] = []
+  const run = (index: number, level: number): void => {
+    const key = `run ${trace.runs[index].id}`
+    const open = !toggled.has(key)
+    rows.push({ kind: 'run', run: index, level, key, open })
+    if (open) for (const each of trace.turns[index]) turn(each, level + 1)
   }
-
-  private turn(turn: TurnSpan, level: number): void {
-    const { trace } = this
-    const run = trace.runs[turn.run].id
-    const key = `turn ${run} ${turn.number}`
-    const open = !this.toggled.has(key)
-    const failed = turn.blocks.some((block) => block.failed) || (turn.replies.length > 0 && turn.replies.every((index) => trace.calls.failed[index]))
-    const took = turn.replies.reduce((all, index) => all + trace.calls.duration[index], 0) + turn.blocks.reduce((all, block) => all + block.duration, 0)
-    const selection: Selection = { kind: 'turn', run, turn: turn.number }
-    this.rows.push({ key, level, icon: 'turn', label: turn.number ? `Turn ${turn.number}` : 'Before the first turn', detail: seconds(took), failed, open, selection })
+  const turn = (each: TurnSpan, level: number): void => {
+    const key = `turn ${each.run} ${each.number}`
+    const open = !toggled.has(key)
+    rows.push({ kind: 'turn', turn: each, level, key, open })
     if (!open) return
-    for (const index of turn.replies) {
-      this.call(index, level + 1, trace.calls.purpose[index] === 'compaction' ? 'Summary of older turns' : `Reply of ${model(trace.calls.model[index])}`)
-    }
-    for (const block of turn.blocks) {
-      const label = `Cell ${block.block}${block.submitted ? ' · answers' : ''}`
-      const printed = block.printed ? `${short(block.printed)} chars out · ` : ''
-      this.rows.push({
-        key: `block ${run} ${turn.number} ${block.block}`, level: level + 1, icon: 'block', label, failed: block.failed,
-        detail: `${counted(block.lines, 'line')} · ${printed}${seconds(block.duration)}`, open: null, selection,
-      })
-    }
-    for (const tool of turn.tools) {
-      this.rows.push({ key: `tool ${tool.id}`, level: level + 1, icon: 'tool', label: `${tool.name}()`, detail: seconds(tool.duration), failed: tool.failed, open: null, selection })
-    }
-    if (turn.subs.length === 1) this.call(turn.subs[0], level + 1, 'Sub-call')
-    else if (turn.subs.length) this.group(turn, `${run} ${turn.number}`, level + 1, selection)
-    for (const child of turn.children) this.run(child, level + 1)
+    for (const call of each.replies) rows.push({ kind: 'call', call, place: 0, level: level + 1 })
+    for (const block of each.blocks) rows.push({ kind: 'block', turn: each, block, level: level + 1 })
+    for (const tool of each.tools) rows.push({ kind: 'tool', turn: each, tool, level: level + 1 })
+    subs(each, level + 1)
+    for (const child of each.children) run(child, level + 1)
   }
-
-  private group(turn: TurnSpan, name: string, level: number, selection: Selection): void {
-    const key = `subs ${name}`
-    const { trace } = this
-    const chosen = this.selection.kind === 'call' ? trace.find(this.selection.id) : undefined
-    const holds = chosen !== undefined && trace.calls.purpose[chosen] === 'sub' && trace.calls.turn[chosen] === turn.number && trace.calls.run[chosen] === turn.run
-    const open = this.toggled.has(key) !== holds
-    const sums = trace.sums(turn.subs)
-    const label = counted(turn.subs.length, 'sub-call')
-    const detail = `${sums.failed ? `${short(sums.failed)} failed · ` : ''}${spent(sums)}`
-    this.rows.push({ key, level, icon: 'group', label, detail, failed: false, open, selection })
-    if (open) turn.subs.forEach((index, at) => this.call(index, level + 1, `Sub-call ${at + 1}`))
+  const subs = (each: TurnSpan, level: number): void => {
+    if (each.subs.length === 1) rows.push({ kind: 'call', call: each.subs[0], place: 0, level })
+    if (each.subs.length < 2) return
+    const key = groupKey(each.run, each.number)
+    const open = toggled.has(key)
+    rows.push({ kind: 'group', turn: each, level, key, open })
+    if (open) each.subs.forEach((call, at) => rows.push({ kind: 'call', call, place: at + 1, level: level + 1 }))
   }
+  run(0, 0)
+  return rows
+}
 
-  private call(index: number, level: number, label: string): void {
-    const { calls } = this.trace
-    this.rows.push({
-      key: `call ${calls.id[index]}`, level, label, icon: calls.purpose[index], failed: calls.failed[index], open: null,
-      detail: `${short(calls.input[index] + calls.output[index])} tok · ${calls.cost[index] === null ? '' : `${money(calls.cost[index])} · `}${seconds(calls.duration[index])}`,
-      selection: { kind: 'call', id: calls.id[index] },
-    })
+const groupKey = (run: number, turn: number): string => `subs ${run} ${turn}`
+
+/** The group that hides what is selected; undefined when none does. */
+function groupOf(trace: Trace, selection: Selection): string | undefined {
+  const call = selection.kind === 'call' ? trace.find(selection.id) : undefined
+  if (call === undefined || trace.calls.purpose[call] !== 'sub') return undefined
+  return groupKey(trace.calls.run[call], trace.calls.turn[call])
+}
+
+// What they say -------------------------------------------------------------------------------
+
+/** Whether something of its own is shown for a row. */
+const leads = (row: Row): boolean => row.kind === 'run' || row.kind === 'turn' || row.kind === 'call'
+
+function selectionOf(trace: Trace, row: Row): Selection {
+  if (row.kind === 'call') return { kind: 'call', id: trace.calls.id[row.call] }
+  if (row.kind === 'run') return { kind: 'run', run: trace.runs[row.run].id }
+  return { kind: 'turn', run: trace.runs[row.turn.run].id, turn: row.turn.number }
+}
+
+interface Said {
+  icon: string
+  label: string
+  detail: string
+  failed: boolean
+}
+
+function said(trace: Trace, row: Row): Said {
+  switch (row.kind) {
+    case 'run': return saidRun(trace, row.run)
+    case 'turn': return saidTurn(trace, row.turn)
+    case 'group': return { icon: 'group', label: counted(row.turn.subs.length, 'sub-call'), detail: spent(trace.ofSubs(row.turn), false), failed: false }
+    case 'block': return saidBlock(row.block)
+    case 'tool': return { icon: 'tool', label: `${row.tool.name}()`, detail: seconds(row.tool.duration), failed: row.tool.failed }
+    case 'call': return saidCall(trace, row.call, row.place)
   }
 }
 
-function spent(sums: Sums): string {
-  const cost = sums.unpriced ? 'cost unknown' : money(sums.cost)
-  return `${counted(sums.calls, 'call')} · ${short(sums.input + sums.output)} tok · ${cost}`
+function saidRun(trace: Trace, index: number): Said {
+  const run = trace.runs[index]
+  const label = index === 0 ? run.question || 'run' : `RLM: ${run.question}`
+  return { icon: 'run', label, detail: `${spent(trace.ofRun(index))} · ${seconds(run.duration)}`, failed: run.state === 'failed' }
+}
+
+function saidTurn({ calls }: Trace, turn: TurnSpan): Said {
+  const took = turn.replies.reduce((all, index) => all + calls.duration[index], 0) + turn.blocks.reduce((all, block) => all + block.duration, 0)
+  const failed = turn.blocks.some((block) => block.failed) || (turn.replies.length > 0 && turn.replies.every((index) => calls.failed[index]))
+  return { icon: 'turn', label: turn.number ? `Turn ${turn.number}` : 'Before the first turn', detail: seconds(took), failed }
+}
+
+function saidBlock(block: BlockRow): Said {
+  const printed = block.printed ? `${short(block.printed)} chars out · ` : ''
+  return { icon: 'block', label: `Cell ${block.block}${block.submitted ? ' · answers' : ''}`, detail: `${counted(block.lines, 'line')} · ${printed}${seconds(block.duration)}`, failed: block.failed }
+}
+
+function saidCall({ calls }: Trace, index: number, place: number): Said {
+  const names: Record<string, string> = { root: `Reply of ${model(calls.model[index])}`, compaction: 'Summary of older turns', sub: `Sub-call${place ? ` ${place}` : ''}` }
+  const cost = calls.cost[index] === null ? '' : `${money(calls.cost[index])} · `
+  return {
+    icon: calls.purpose[index], label: names[calls.purpose[index]] ?? calls.purpose[index], failed: calls.failed[index],
+    detail: `${short(calls.input[index] + calls.output[index])} tok · ${cost}${seconds(calls.duration[index])}`,
+  }
+}
+
+function spent(sums: Sums, counting = true): string {
+  const failed = sums.failed ? `${short(sums.failed)} failed · ` : ''
+  return `${failed}${counting ? `${counted(sums.calls, 'call')} · ` : ''}${short(sums.input + sums.output)} tok · ${sums.unpriced ? 'cost unknown' : money(sums.cost)}`
 }
