@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from recursor import background, models, plugins, prompts
+from recursor.context import Source
 from recursor.engine import Engine, Place, Strategy
-from recursor.errors import ConfigError
+from recursor.errors import ConfigError, RLMError
 from recursor.inputs import inputs, recorded_inputs
 from recursor.limits import Limits
 from recursor.models import Retries
@@ -58,6 +59,8 @@ class RLM:
         store: where runs are recorded: a path of a SQLite file, or a `Store`; None records nothing.
         cache: "workspace" takes replies that any run in the store was given to the very same request (model,
             endpoint, options, messages, schema), and pays for them once. None asks each time.
+        coverage: whether completions say which parts of their context models read (`Completion.coverage`).
+            It needs a store, and some seconds more for a context of 100 MB.
         sinks: further receivers of events.
         base_url: the endpoint of both models, for specs.
         api_key: the key of both models, for specs; None reads the environment or the keys file.
@@ -82,6 +85,7 @@ class RLM:
         compact_at: int | None = None,
         store: Any = None,
         cache: str | None = None,
+        coverage: bool = False,
         sinks: Sequence[Sink] = (),
         base_url: str | None = None,
         api_key: str | None = None,
@@ -100,6 +104,9 @@ class RLM:
         if limits.max_cost is not None:
             _check_prices(*routes.models)
         self._store = _store(store)
+        self._coverage = (
+            self._store_path("coverage needs the store that records the runs") if coverage else None
+        )
         self._instruction = instruction
         self._engine = Engine(
             routes=routes,
@@ -230,7 +237,8 @@ class RLM:
         text, contexts = await in_thread(inputs, question, context, messages)
         run_id = uuid.uuid4().hex
         task = Task(text, contexts, expected, self._instruction)
-        return await self._attended(run_id, lambda: self._watched(watcher).complete(task, Place(run_id)))
+        done = await self._attended(run_id, lambda: self._watched(watcher).complete(task, Place(run_id)))
+        return await self._covered(done, contexts)
 
     async def _resume(
         self, run_id: str, context: Any, messages: Any, schema: Any, watcher: QueueSink | None = None
@@ -256,7 +264,8 @@ class RLM:
                 task = Task(text, contexts, expected, self._instruction)
                 raised = self._engine.limits.raised(run.settings.get("limits", {}))
                 past = await in_thread(Past, journal, run.id, raised)
-                return await self._watched(watcher).complete(task, Place(run.id, past=past))
+                done = await self._watched(watcher).complete(task, Place(run.id, past=past))
+                return await self._covered(done, contexts)
 
             return await self._attended(run.id, go_on)
         finally:
@@ -270,6 +279,19 @@ class RLM:
         from recursor.trajectory.claim import attended  # noqa: PLC0415 - as the store
 
         return await attended(path, run_id, work)
+
+    async def _covered(self, done: Completion, contexts: Mapping[str, Source]) -> Completion:
+        """The completion, with what was read of its context where that is wanted."""
+        if self._coverage is None:
+            return done
+        from recursor import review  # noqa: PLC0415 - imports sqlite3
+
+        try:
+            return replace(
+                done, coverage=await in_thread(review.coverage_of, self._coverage, done.run_id, contexts)
+            )
+        except (RLMError, OSError):
+            return done  # a file was changed meanwhile: the answer is there all the same
 
     def _watched(self, watcher: QueueSink | None) -> Engine:
         if watcher is None:

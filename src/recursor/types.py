@@ -8,7 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+if TYPE_CHECKING:
+    from recursor.coverage import Coverage
 
 Purpose: TypeAlias = Literal["root", "sub", "compaction"]
 """What a model call is for: the next reply of the root LM, a plain sub-call, a summary of old turns."""
@@ -213,6 +216,9 @@ class Completion:
     """Model calls, children's included, whose replies were recorded by an earlier attempt at this run."""
     diverged_at: int | None = None
     """The first turn, where it was resumed, that did not go as recorded; None when all did."""
+    coverage: Coverage | None = None
+    """What was read of its context, with `RLM(coverage=True)`; not in the events of a stream, nor recorded. None, too,
+    when a file of the context was changed meanwhile."""
 
 
 # Sub-calls: what code in a REPL asks of the engine -------------------------------------------

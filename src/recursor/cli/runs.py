@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from recursor import config
-from recursor.cli import options
+from recursor.cli import coverage, options
 from recursor.cli.text import as_text, clean, count, first_lines, money, preview, seconds, to_json
 from recursor.trajectory import jsonl, view
 from recursor.types import Output, Usage
@@ -85,6 +85,10 @@ def export(run_id: str, store: str | None, file: Path | None, as_jsonl: bool, ou
                 jsonl.export(recorded, found, out)
         except OSError as error:
             raise click.UsageError(f"cannot write {output}: {error.strerror}") from error
+
+
+command.add_command(coverage.command)
+command.add_command(coverage.evidence)
 
 
 def _path(store: str | None, file: Path | None) -> Path:

@@ -1,9 +1,11 @@
-"""Context coverage: which parts of a context any model has read, as code coverage says it of code.
+"""Context coverage: which parts of a context any model has read, as code coverage says it of code; and evidence:
+what an answer stands in.
 
-Pure: texts in, frozen values out.
+Pure: texts in, frozen values out. Where the texts come from is the business of `recursor.review`.
 """
 
-from recursor.coverage.cover import cover, texts
+from recursor.coverage.cover import cover, matcher_of, texts
+from recursor.coverage.evidence import Evidence, Found, Item, Part, Source, trace
 from recursor.coverage.values import (
     Bucket,
     Coverage,
@@ -20,10 +22,17 @@ __all__ = [
     "Coverage",
     "Document",
     "DocumentCoverage",
+    "Evidence",
+    "Found",
+    "Item",
     "Kind",
+    "Part",
     "Reader",
     "Reading",
+    "Source",
     "Span",
     "cover",
+    "matcher_of",
     "texts",
+    "trace",
 ]

@@ -12,13 +12,21 @@ MAX_DEPTH = 500
 """Of nested lists and mappings; what lies deeper is not looked at."""
 
 
-def cover(documents: Sequence[Document], readings: Iterable[Reading]) -> Coverage:
+def matcher_of(documents: Sequence[Document]) -> Matcher:
+    """The index of some documents, which serves any number of questions."""
+    return Matcher([document.text or "" for document in documents])
+
+
+def cover(
+    documents: Sequence[Document], readings: Iterable[Reading], matcher: Matcher | None = None
+) -> Coverage:
     """Say which passages of documents stand in which readings; see `matching` for the rule.
 
     Args:
         readings: taken one by one, and not kept.
+        matcher: of these documents, where there is one already.
     """
-    matcher = Matcher([document.text or "" for document in documents])
+    matcher = matcher or matcher_of(documents)
     spans: list[dict[tuple[int, int], tuple[list[str], bool]]] = [{} for _ in documents]
     readers: dict[str, Reader] = {}
     common = 0

@@ -109,6 +109,23 @@ class Matcher:
             pieces, many = sorted([*pieces, *whole], key=lambda piece: piece.start), many + more
         return Pieces(tuple(pieces), many)
 
+    def places_of(self, words: str) -> tuple[_Place, ...] | None:
+        """Where a short text stands in the texts and not within a word; None when that cannot be told.
+
+        It cannot for fewer than SHORTEST_WHOLE characters, and for more than MOST places.
+        """
+        if len(words) < SHORTEST_WHOLE or self.work.scanned >= MOST_SCANNED:
+            return None
+        places: list[_Place] = []
+        for number, text in enumerate(self._texts):
+            offset = text.find(words)
+            while offset >= 0 and len(places) <= MOST:
+                if _is_apart(text, offset, offset + len(words)):
+                    places.append((number, offset))
+                offset = text.find(words, offset + 1)
+            self.work.scanned += len(text)
+        return tuple(places) if len(places) <= MOST else None
+
     def _located(self, reading: str, start: int, end: int) -> Piece:
         """The piece with all of its places, or with more than MOST."""
         text = reading[start:end]

@@ -6,7 +6,7 @@ All offsets are half-open and count characters (code points, as `str` does), nev
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -184,12 +184,17 @@ class Coverage:
 
     def spans_of(self, call: str) -> tuple[tuple[str, Span], ...]:
         """What a call read: (name of the document, span)."""
-        return tuple(
-            (document.name, span)
-            for document in self.documents
-            for span in document.spans
-            if call in span.calls
-        )
+        return self.reads_of([call])[call]
+
+    def reads_of(self, calls: Iterable[str]) -> dict[str, tuple[tuple[str, Span], ...]]:
+        """The same for several calls."""
+        reads: dict[str, list[tuple[str, Span]]] = {call: [] for call in calls}
+        for document in self.documents if reads else ():
+            for span in document.spans:
+                for call in span.calls:
+                    if call in reads:
+                        reads[call].append((document.name, span))
+        return {call: tuple(spans) for call, spans in reads.items()}
 
     def to_json(self, buckets: int | None = None) -> dict[str, Any]:
         """This as JSON: `calls` once, and spans as [start, end, numbers of their calls, ambiguous].

@@ -1,0 +1,332 @@
+"""What a recorded run read, and where its answer came from: from real runs, in Python and on the command line."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recursor import RLM, ConfigError, Limits, ModelError, review
+from recursor.coverage import Found, Span, trace
+from recursor.coverage import Source as Said
+from recursor.errors import TrajectoryError
+from recursor.testing import ScriptedModel
+from recursor.trajectory import view
+from recursor.types import Completion, Message
+
+
+def block(code: str) -> str:
+    return f"```repl\n{code}\n```"
+
+
+def words(seed: int, length: int) -> str:
+    return "".join(random.Random(seed).choices("abcdefghijklmnopqrstuvwxyz \n", k=length))
+
+
+def run(
+    store: Path, *codes: str, context: Any, sub: Any = lambda messages: "A reply to it.", **options: Any
+) -> Completion:
+    model = ScriptedModel([*map(block, codes)])
+    sub_model = ScriptedModel(sub, name="sub")
+    return RLM(model, sub_model=sub_model, store=store, **options).completion("What is it?", context)
+
+
+def spans(found: Any, name: str = "context") -> list[tuple[int, int]]:
+    return [(span.start, span.end) for span in found.document(name).spans]
+
+
+def test_a_completion_says_what_sub_calls_and_shown_output_read(tmp_path: Path) -> None:
+    text = words(1, 100_000)
+    done = run(
+        tmp_path / "runs.db",
+        "a = llm_query('One: ' + context[1_000:3_000] + '#')\nprint('>>' + context[50_000:50_500] + '<<')",
+        "FINAL(llm_query('Two: ' + context[2_000:4_000] + '#'))",
+        context=text,
+        coverage=True,
+    )
+    assert done.coverage is not None
+    assert {(1000, 3000), (2000, 4000), (50_000, 50_500)} <= set(spans(done.coverage))
+    assert done.coverage.read < 4_500
+    kinds = {reader.call: reader.kind for reader in done.coverage.readers}
+    read = [kinds[call] for call in done.coverage.calls_at("context", 2_500)]
+    assert read == ["sub-call", "sub-call"]
+    assert [kinds[call] for call in done.coverage.calls_at("context", 50_100)] == ["output"]
+    assert done.coverage.calls_at("context", 60_000) == ()
+    with view.open(tmp_path / "runs.db") as recorded:
+        calls = {call.id for call in recorded.calls(done.run_id)}
+    assert kinds.keys() <= calls
+
+
+def test_what_code_alone_looked_at_is_not_read(tmp_path: Path) -> None:
+    text = words(2, 20_000)
+    done = run(tmp_path / "runs.db", "FINAL(len(context.upper()))", context=text, coverage=True)
+    assert done.coverage is not None
+    assert done.coverage.read < 600  # the preview
+
+
+def test_output_that_was_clipped_is_read_as_far_as_it_was_shown(tmp_path: Path) -> None:
+    text = words(3, 200_000)
+    done = run(tmp_path / "runs.db", "print(context[:100_000])", "FINAL(1)", context=text, coverage=True)
+    assert done.coverage is not None
+    assert 9_000 < done.coverage.read < 11_000
+
+
+def test_children_read_for_their_parent(tmp_path: Path) -> None:
+    text = words(4, 50_000)
+    child = block("x = llm_query('Look: ' + context[100:900] + '#')\nFINAL('done')")
+
+    def sub(messages: Sequence[Message]) -> str:
+        return child if messages[0].role == "system" else "seen"
+
+    done = run(
+        tmp_path / "runs.db", "FINAL(rlm_query('?', context[20_000:30_000]))", context=text, sub=sub,
+        limits=Limits(max_depth=2), coverage=True,
+    )  # fmt: skip
+    assert done.coverage is not None
+    assert (20_100, 20_900) in spans(done.coverage)
+    call = done.coverage.calls_at("context", 20_500)[0]
+    (reader,) = [reader for reader in done.coverage.readers if reader.call == call]
+    assert reader.run not in ("", done.run_id)
+
+
+def test_a_sub_call_that_failed_read_nothing(tmp_path: Path) -> None:
+    text = words(5, 20_000)
+
+    def sub(messages: Sequence[Message]) -> str:
+        raise ModelError("no credit")
+
+    code = "try:\n    llm_query(context[1000:2000])\nexcept Exception:\n    FINAL('failed')"
+    done = run(tmp_path / "runs.db", code, context=text, sub=sub, coverage=True)
+    assert done.coverage is not None
+    assert done.coverage.calls_at("context", 1500) == ()
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_it_is_told_afterwards_from_the_file_that_the_run_was_given(tmp_path: Path, resumed: bool) -> None:
+    file, store = tmp_path / "book.txt", tmp_path / "runs.db"
+    file.write_text(words(6, 30_000))
+    code = "FINAL(llm_query(context[5_000:6_000]))"
+    if resumed:
+        first = ScriptedModel([block("x = llm_query(context[5_000:6_000])"), ModelError("down")])
+        with pytest.raises(ModelError) as cut:
+            RLM(first, sub_model=ScriptedModel(["ok"], name="sub"), store=store).completion("?", file)
+        rlm = RLM(
+            ScriptedModel([block("FINAL(x)")]), sub_model=ScriptedModel([], name="sub"), store=store,
+            coverage=True,
+        )  # fmt: skip
+        done = rlm.resume(str(cut.value.run_id))
+        assert done.coverage is not None
+    else:
+        done = run(store, code, context=file)
+        assert done.coverage is None
+    found = review.coverage(store, done.run_id[:10])
+    assert (5_000, 6_000) in spans(found)
+    file.write_text("another")
+    with pytest.raises(ConfigError, match="is not what run"):
+        review.coverage(store, done.run_id)
+    file.unlink()
+    with pytest.raises(ConfigError, match="not there: pass it again"):
+        review.coverage(store, done.run_id)
+    assert (5_000, 6_000) in spans(review.coverage(store, done.run_id, _as_file(tmp_path)))
+    with pytest.raises(TrajectoryError, match="no run"):
+        review.coverage(store, "nothing")
+
+
+def _as_file(folder: Path) -> Path:
+    moved = folder / "moved.txt"
+    moved.write_text(words(6, 30_000))
+    return moved
+
+
+def test_folders_lists_and_mappings_are_covered_document_by_document(tmp_path: Path) -> None:
+    folder = tmp_path / "books"
+    (folder / "deep").mkdir(parents=True)
+    one, two = words(7, 3_000), words(8, 3_000)
+    (folder / "one.txt").write_text(one)
+    (folder / "deep" / "two.txt").write_text(two)
+    (folder / "image.bin").write_bytes(b"\xff\xfe\x00")
+    code = "FINAL(llm_query(context['deep/two.txt']))"
+    done = run(tmp_path / "runs.db", code, context=folder, coverage=True)
+    assert done.coverage is not None
+    assert done.coverage.document("context['deep/two.txt']").share == 1.0
+    assert done.coverage.document("context['one.txt']").share < 0.1
+    assert not done.coverage.document("context['image.bin']").known
+    rows = [{"id": 1, "body": one}, {"id": 2, "body": two}]
+    done = run(tmp_path / "runs.db", "FINAL(llm_query(context[1]['body']))", context=rows, coverage=True)
+    assert done.coverage is not None
+    assert [round(document.share) for document in done.coverage.documents] == [0, 1]
+    with pytest.raises(ConfigError, match="recorded by its digest alone"):
+        review.coverage(tmp_path / "runs.db", done.run_id)
+    assert review.coverage(tmp_path / "runs.db", done.run_id, rows) == done.coverage
+
+
+def test_messages_are_documents_too(tmp_path: Path) -> None:
+    messages = [{"role": "user", "content": words(9, 5_000)}, {"role": "user", "content": "Well?"}]
+    model = ScriptedModel([block("FINAL(llm_query(messages[0]['content'][:700]))")])
+    rlm = RLM(
+        model, sub_model=ScriptedModel(["ok"], name="sub"), store=tmp_path / "runs.db", coverage=True
+    )  # fmt: skip
+    done = rlm.completion(messages=messages)
+    assert done.coverage is not None
+    assert (0, 700) in spans(done.coverage, "messages[0]['content']")
+    assert review.coverage(tmp_path / "runs.db", done.run_id, messages=messages) == done.coverage
+
+
+def test_a_direct_answer_has_read_it_all(tmp_path: Path) -> None:
+    rlm = RLM(ScriptedModel(["It is."]), strategy="direct", store=tmp_path / "runs.db", coverage=True)
+    done = rlm.completion("What?", words(10, 4_000))
+    assert done.coverage is not None
+    assert done.coverage.share == 1.0
+    assert [reader.kind for reader in done.coverage.readers] == ["opening"]
+
+
+def test_coverage_without_a_store_is_refused_before_anything_is_paid() -> None:
+    with pytest.raises(ConfigError, match="store"):
+        RLM(ScriptedModel([]), coverage=True)
+
+
+def test_a_file_that_changed_meanwhile_costs_the_coverage_and_not_the_answer(tmp_path: Path) -> None:
+    folder = tmp_path / "books"
+    folder.mkdir()
+    (folder / "a.txt").write_text("first")
+
+    def sub(messages: Sequence[Message]) -> str:
+        (folder / "a.txt").write_text("something else")
+        return "ok"
+
+    done = run(tmp_path / "runs.db", "FINAL(llm_query('?'))", context=folder, sub=sub, coverage=True)
+    assert (done.answer, done.coverage) == ("ok", None)
+
+
+# Evidence -------------------------------------------------------------------------------------
+
+
+def test_an_answer_leads_back_to_the_reply_and_to_what_its_call_read(tmp_path: Path) -> None:
+    text = words(11, 50_000)
+    reply = "The golden zebra sings opera on the third of May, in Moscow."
+    code = (
+        "r = llm_query('Find: ' + context[7_000:9_000] + '#')\n"
+        "FINAL({'said': r, 'n': 3, 'quote': context[30_000:30_040], 'made': 'x' * 50})"
+    )
+    done = run(tmp_path / "runs.db", code, context=text, sub=lambda messages: reply)
+    found = review.evidence(tmp_path / "runs.db", done.run_id, text)
+    said = found.item("$['said']")
+    (part,) = said.parts
+    (place,) = part.found
+    assert (part.start, part.end, place.origin, place.start, place.end) == (
+        0,
+        len(reply),
+        "reply",
+        0,
+        len(reply),
+    )
+    assert found.reads[place.where] == (("context", Span(7_000, 9_000, (place.where,))),)
+    quote = found.item("$['quote']").parts[0].found
+    assert quote == (Found("context", "context", 30_000, 30_040),)
+    assert found.item("$['n']").text is None
+    assert found.item("$['made']").parts == ()
+    without = review.evidence(tmp_path / "runs.db", done.run_id)
+    assert "digest alone" in without.unknown
+    assert without.item("$['said']").parts == said.parts
+    assert without.item("$['quote']").parts == ()
+    with pytest.raises(ConfigError, match="is not what"):
+        review.evidence(tmp_path / "runs.db", done.run_id, "another text")
+    json.dumps(found.to_json())
+
+
+def test_an_answer_put_together_has_evidence_part_by_part() -> None:
+    one, two = words(12, 100), words(13, 90)
+    answer = f"First: {one}; then: {two}."
+    found = trace(answer, [Said("reply", "a", f"<{one}>"), Said("output", "1.1", f"[{two}]")])
+    (item,) = found.items
+    assert [(answer[part.start : part.end], part.found[0].origin) for part in item.parts] == [
+        (one, "reply"),
+        (two, "output"),
+    ]
+
+
+def test_short_strings_are_evidence_as_a_whole_and_not_within_words() -> None:
+    found = trace(
+        ["Ada Lovelace", "Ada", "Lovelaces"],
+        [
+            Said("reply", "a", "It was Ada Lovelace."),
+            Said("code", "1.1", "'Lovelaces'"),
+            Said("reply", "b", "xLovelaces"),
+        ],
+    )
+    assert [[each.where for part in item.parts for each in part.found] for item in found.items] == [
+        ["a"],
+        [],
+        ["1.1"],
+    ]
+
+
+def test_what_stands_in_very_many_replies_is_no_evidence() -> None:
+    found = trace("unknown to us", [Said("reply", str(number), "unknown to us") for number in range(100)])
+    assert found.items[0].parts == ()
+
+
+def test_an_answer_that_the_root_lm_wrote_is_found_in_its_code(tmp_path: Path) -> None:
+    done = run(tmp_path / "runs.db", "FINAL('The answer is forty-two, of course it is.')", context="x")
+    found = review.evidence(tmp_path / "runs.db", done.run_id, "x")
+    assert [each.origin for part in found.items[0].parts for each in part.found] == ["code"]
+
+
+# The command line -----------------------------------------------------------------------------
+
+
+def cli(*arguments: str | Path) -> str:
+    command = [sys.executable, "-m", "recursor", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+
+
+def test_the_command_line_shows_strips_and_what_nobody_read(tmp_path: Path) -> None:
+    folder, store = tmp_path / "books", tmp_path / "runs.db"
+    folder.mkdir()
+    (folder / "one.txt").write_text(words(14, 8_000))
+    (folder / "evil\x1b[31m.txt").write_text("\x1b]0;title\x07 beginning of it " + words(15, 9_000))
+    done = run(store, "FINAL(llm_query(context['one.txt'][4_000:]))", context=folder)
+    shown = cli("runs", "coverage", done.run_id, "--store", store)
+    assert "\x1b" not in shown
+    lines = shown.splitlines()
+    assert "17,02" in lines[0]
+    assert "in 2 documents read by 1 sub-call" in lines[0]
+    (row,) = [line for line in lines if line.startswith("context['one.txt']")]
+    assert "50." in row
+    assert row.endswith("█████")
+    assert "·····" in row
+    assert any("evil" in line and "beginning of it" in line for line in lines)
+    found = json.loads(cli("runs", "coverage", done.run_id, "--store", store, "--json"))
+    assert found["run_id"] == done.run_id
+    assert (
+        found
+        == {"run_id": done.run_id, "share": found["share"]} | review.coverage(store, done.run_id).to_json()
+    )
+    strips = json.loads(cli("runs", "coverage", done.run_id, "--store", store, "--json", "--strip", "10"))
+    assert [len(each["strip"]) for each in strips["documents"]] == [10, 10]
+
+
+def test_the_command_line_takes_a_context_that_moved(tmp_path: Path) -> None:
+    store, text = tmp_path / "runs.db", words(16, 3_000)
+    done = run(
+        store,
+        "FINAL(llm_query(context[:1_500]))",
+        context=text,
+        sub=lambda messages: messages[-1].content[:50],
+    )
+    (tmp_path / "copy.txt").write_text(text)
+    command = [sys.executable, "-m", "recursor", "runs", "coverage", done.run_id, "--store", str(store)]
+    refused = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert refused.returncode == 2
+    assert "digest alone" in refused.stderr
+    shown = cli("runs", "coverage", done.run_id, "--store", store, "--context", tmp_path / "copy.txt")
+    assert "51." in shown
+    traced = cli("runs", "evidence", done.run_id, "--store", store, "--context", tmp_path / "copy.txt")
+    assert "in reply" in traced
+    assert "which read context[0:1,500]" in traced
