@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check lint types contracts bench lock clean
+.PHONY: demo test check lint types contracts viewer viewer-test bench lock clean
 
 $(STAMP): dev.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "recursor needs Python 3.11 or newer: make PYTHON=python3.12 ..."; exit 1; }
@@ -32,6 +32,17 @@ types: $(STAMP)
 contracts: $(STAMP)
 	$(BIN)/lint-imports
 
+# The viewer's page, from viewer/ into the package; needs Node.js 20 or newer. `viewer-test` drives it in Chromium.
+viewer: viewer/node_modules/.installed
+	cd viewer && npm run --silent build
+
+viewer-test: $(STAMP) viewer/node_modules/.installed
+	cd viewer && PYTHON=$(CURDIR)/$(BIN)/python npm test --silent
+
+viewer/node_modules/.installed: viewer/package-lock.json
+	cd viewer && npm ci --silent
+	@touch $@
+
 # Long; makes environments for the peers under .bench/ and writes benchmarks/results/.
 # With BOOKS=folder, of some 20 MB of Markdown, also the run over 331 MB; with SNIPS=folder, of the
 # labelled requests of SNIPS, also the pairs of users.
@@ -48,4 +59,4 @@ lock: $(STAMP)
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --group dev --output-file dev.lock pyproject.toml
 
 clean:
-	rm -rf $(VENV) .bench .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) viewer/node_modules .bench .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import base64
 import gzip
+import hashlib
 import io
 import json
 import re
 import socket
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -249,6 +250,101 @@ async def test_a_port_that_is_taken_is_named(store: Path) -> None:
         with pytest.raises(ConfigError, match=str(port)):
             async with Viewer(store, port).serving():
                 raise AssertionError
+
+
+# What it read of its context -------------------------------------------------------------------
+
+PASSAGES = [
+    f"Passage {number}: {number * 7919} boats came into the harbour of {number}. " for number in range(60)
+]
+READER = [
+    "```python\nseen = llm_query(context[1000:1500])\nagain = llm_query('Again|' + context[1200:1300])\n"
+    "print(context[2000:2200])\n```",
+    "```python\nFINAL({'quoted': context[1210:1290], 'said': seen, 'count': len(context)})\n```",
+]
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with one run that read some of a file."""
+    folder = tmp_path_factory.mktemp("reader")
+    (folder / "boats.txt").write_text("".join(PASSAGES))
+
+    def say(messages: Sequence[Message]) -> str:
+        if messages[0].role == "user":
+            return "They came in by the tide, said the pilot."
+        return READER[sum(message.role == "assistant" for message in messages)]
+
+    RLM(ScriptedModel(say), store=folder / "runs.db").completion("How many?", context=folder / "boats.txt")
+    return folder / "runs.db"
+
+
+@pytest.fixture
+async def told_of_reader(reader: Path) -> AsyncIterator[Callable[[str], Awaitable[Any]]]:
+    viewer, jar = Viewer(reader), aiohttp.CookieJar(unsafe=True)
+    async with viewer.serving(), aiohttp.ClientSession(viewer.address, cookie_jar=jar) as client:
+        await (await client.get(viewer.link().removeprefix(viewer.address))).read()
+        run_id = await the_run(client)
+        yield lambda path: told(client, f"/api/runs/{run_id}/{path}")
+
+
+async def test_what_calls_read_of_the_context_is_told(
+    told_of_reader: Callable[[str], Awaitable[Any]],
+) -> None:
+    found = await told_of_reader("coverage")
+    (document,) = found["documents"]
+    assert set(found) == declared("Coverage")
+    assert set(document) == declared("DocumentCoverage")
+    by_kind: dict[str, list[tuple[int, int]]] = {}
+    for start, end, calls, _ in document["spans"]:
+        by_kind.setdefault(found["calls"][calls[0]]["kind"], []).append((start, end))
+    assert by_kind["sub-call"] == [(1000, 1500), (1200, 1300)]
+    assert by_kind["output"] == [(2000, 2200)]
+
+
+async def test_a_passage_is_cut_where_what_was_read_begins_and_ends(
+    told_of_reader: Callable[[str], Awaitable[Any]],
+) -> None:
+    found = await told_of_reader("passage?document=0&start=900")
+    assert set(found) == declared("Passage")
+    text = "".join(PASSAGES)
+    assert "".join(piece["text"] for piece in found["pieces"]) == text[900 : found["end"]]
+    counts = [(len(piece["text"]), len(piece["calls"])) for piece in found["pieces"]]
+    assert counts[:5] == [(100, 0), (200, 1), (100, 2), (200, 1), (500, 0)]
+    beyond = await told_of_reader("passage?document=0&start=99999999")
+    assert beyond["start"] == len(text) - 1
+
+
+async def test_evidence_tells_where_the_answer_stands(
+    told_of_reader: Callable[[str], Awaitable[Any]],
+) -> None:
+    found = await told_of_reader("evidence")
+    assert set(found) == declared("Evidence")
+    items = {item["path"]: item for item in found["items"]}
+    quoted = [found for part in items["$['quoted']"]["parts"] for found in part["found"]]
+    assert {"in": "context", "where": "context", "start": 1210, "end": 1290} in quoted
+    said = items["$['said']"]["parts"][0]["found"]
+    assert {each["in"] for each in said} == {"reply"}
+    assert items["$['count']"]["parts"] == []
+    assert any(spans[0]["start"] == 1000 for spans in found["reads"].values())
+
+
+async def test_a_context_that_has_changed_is_said_to_be_unknown(reader: Path, tmp_path: Path) -> None:
+    file = reader.parent / "boats.txt"
+    text = file.read_text()
+    file.write_text(text[::-1])
+    try:
+        viewer, jar = Viewer(reader), aiohttp.CookieJar(unsafe=True)
+        async with viewer.serving(), aiohttp.ClientSession(viewer.address, cookie_jar=jar) as client:
+            await (await client.get(viewer.link().removeprefix(viewer.address))).read()
+            run_id = await the_run(client)
+            async with client.get(f"/api/runs/{run_id}/coverage") as response:
+                assert response.status == 404
+                assert "context" in (await response.json())["error"]
+            found = await told(client, f"/api/runs/{run_id}/evidence")
+            assert found["unknown"]
+    finally:
+        file.write_text(text)
 
 
 @pytest.mark.parametrize(

@@ -245,9 +245,64 @@ export interface Prompts {
   templates: string[]
 }
 
-export interface Span {
+/** [start, end, numbers of calls, whether the passage stands elsewhere in the context too]. */
+export type ReadSpan = [number, number, number[], boolean]
+
+/** What was read of a context. Offsets count characters as Python does, and not as JavaScript. */
+export interface Coverage {
+  length: number
+  read: number
+  ambiguous: number
+  common: number
+  calls: { id: string; kind: 'sub-call' | 'output' | 'opening'; run_id: string; turn: number }[]
+  documents: DocumentCoverage[]
+}
+
+export interface DocumentCoverage {
+  name: string
+  length: number
+  /** Whether it can be said at all. */
+  known: boolean
+  read: number
+  ambiguous: number
+  spans: ReadSpan[]
+}
+
+/** A piece of a document, and the numbers of the calls that read it. */
+export interface Piece {
+  text: string
+  calls: number[]
+  ambiguous: boolean
+}
+
+export interface Passage {
   start: number
   end: number
-  calls: string[]
-  ambiguous: boolean
+  pieces: Piece[]
+}
+
+export interface Found {
+  in: 'context' | 'reply' | 'child' | 'output' | 'tool' | 'code'
+  where: string
+  start: number
+  end: number
+}
+
+export interface EvidenceItem {
+  /** As RFC 9535 writes it. */
+  path: string
+  /** null for what is no string. */
+  text: string | null
+  parts: { start: number; end: number; text: string; found: Found[] }[]
+}
+
+/** Where the answer stands, verbatim. */
+export interface Evidence {
+  /** Why nothing is known of the context. */
+  unknown: string | null
+  items: EvidenceItem[]
+  /** How many items there are; `items` may be fewer. */
+  total: number
+  /** What the prompts of calls held, whose replies are evidence. */
+  reads: Record<string, { document: string; start: number; end: number; ambiguous: boolean }[]>
 }

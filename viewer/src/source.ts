@@ -1,5 +1,5 @@
 /** Where the page reads from: the server that it came from, or the data that a file of its own holds. */
-import type { Call, Message, Prompts, Run, RunList, Spans, Turn } from './api'
+import type { Call, Coverage, Evidence, Message, Passage, Prompts, Run, RunList, Spans, Turn } from './api'
 
 export interface Source {
   /** Whether there is a server: for lists, live runs, and what has an effect. */
@@ -11,8 +11,9 @@ export interface Source {
   prompts(id: string): Promise<Prompts>
   turn(run: string, number: number): Promise<Turn>
   call(id: string): Promise<Call>
-  coverage(id: string): Promise<unknown>
-  evidence(id: string): Promise<unknown>
+  coverage(id: string): Promise<Coverage>
+  passage(id: string, document: number, start: number): Promise<Passage>
+  evidence(id: string): Promise<Evidence>
   stop(id: string): Promise<void>
   /** Follows a run from a place in its record; returns what ends that. */
   follow(id: string, since: number, seen: (spans: Spans) => void, over: (run: Run) => void): () => void
@@ -38,8 +39,10 @@ class Server implements Source {
   prompts = (id: string) => this.get<Prompts>(`runs/${encodeURIComponent(id)}/prompts`)
   turn = (run: string, number: number) => this.get<Turn>(`runs/${encodeURIComponent(run)}/turns/${number}`)
   call = (id: string) => this.keep<Call>(`calls/${encodeURIComponent(id)}`)
-  coverage = (id: string) => this.keep<unknown>(`runs/${encodeURIComponent(id)}/coverage`)
-  evidence = (id: string) => this.keep<unknown>(`runs/${encodeURIComponent(id)}/evidence`)
+  coverage = (id: string) => this.get<Coverage>(`runs/${encodeURIComponent(id)}/coverage`)
+  passage = (id: string, document: number, start: number) =>
+    this.get<Passage>(`runs/${encodeURIComponent(id)}/passage?document=${document}&start=${start}`)
+  evidence = (id: string) => this.get<Evidence>(`runs/${encodeURIComponent(id)}/evidence`)
 
   stop = async (id: string) => {
     await this.fetch(`runs/${encodeURIComponent(id)}/stop`, { method: 'POST' })
@@ -101,8 +104,9 @@ class Embedded implements Source {
     const messages = await this.at<Message[]>('messages')
     return { ...call, messages: call.messages.map((place) => messages[place]) }
   }
-  coverage = (id: string) => this.at<unknown>(`runs/${id}/coverage`)
-  evidence = (id: string) => this.at<unknown>(`runs/${id}/evidence`)
+  coverage = (id: string) => this.at<Coverage>(`runs/${id}/coverage`)
+  passage = (id: string, document: number, start: number) => this.at<Passage>(`runs/${id}/passage/${document}/${start}`)
+  evidence = (id: string) => this.at<Evidence>(`runs/${id}/evidence`)
   stop = async () => {}
   follow = () => () => {}
 

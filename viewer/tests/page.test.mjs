@@ -137,6 +137,29 @@ describe('runs that have ended', () => {
     sound()
   })
 
+  test('coverage leads from a strip to the text, and from the text to the calls that read it', async () => {
+    await fresh(`/run/${made.ids[0]}/coverage`)
+    await page().waitForSelector('.passage pre')
+    assert.match(await page().locator('.coverage .bar').first().textContent(), /\d+ % read/)
+    await page().waitForSelector('.passage aside a')
+    const box = await page().locator('.close .heat canvas').boundingBox()
+    await page().mouse.click(box.x + box.width * 0.5, box.y + 10)
+    await page().waitForFunction(() => /coverage\/0\/\d+$/.test(location.hash))
+    await page().waitForSelector('.passage aside a:text("sub-call")')
+    await page().locator('.passage aside a').first().click()
+    await page().waitForSelector('h2:text("Sub-call")')
+    await fresh(`/run/${made.ids[1]}/coverage`)
+    await page().waitForSelector('text=It is not known what was read')
+    shown.faults.length = 0 // the browser reports the 404 itself
+  })
+
+  test('evidence leads from the answer to the passage of the context in which it stands', async () => {
+    await fresh(`/run/${made.ids[0]}/answer`)
+    await page().locator('.evidence a', { hasText: 'in the context' }).click()
+    await page().waitForFunction(() => /coverage\/0\/\d+$/.test(location.hash))
+    sound()
+  })
+
   test('isolation, context and cost are told', async () => {
     await fresh(`/run/${made.ids[0]}/about`)
     const text = await page().locator('.detail-body').textContent()
@@ -169,9 +192,10 @@ describe('runs that have ended', () => {
     await fresh()
     const ground = () => page().evaluate(() => getComputedStyle(document.body).backgroundColor)
     const grounds = new Set()
-    for (let each = 0; each < 3; each++) {
-      grounds.add(await ground())
+    for (const theme of ['light', 'dark', 'system']) {
       await page().locator('.ghost').click()
+      await page().waitForFunction((wanted) => document.documentElement.dataset.theme === wanted, theme)
+      grounds.add(await ground())
     }
     assert.equal(grounds.size, 2)
     sound()

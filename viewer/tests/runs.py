@@ -41,7 +41,8 @@ TURNS = [
     "Now I ask about each part.\n```python\nreplies = llm_query_batched([f'Who dances in part {i}?\\n{p}' for i, p in "
     "enumerate(parts)], return_exceptions=True)\nprint(len(replies))\n```\n```python\ntally = {}\nmissing_name\n```",
     "A child reads the beginning.\n```python\nsaid = rlm_query('Count the chapters.', context[:600])\nprint(said)\n```",
-    "```python\nanswer['content'] = 'Natasha dances; Pierre watches.'\nanswer['ready'] = True\n```",
+    "```python\nsaid = 'Natasha dances; Pierre watches. '\nanswer['content'] = said + context[1000:1100]\n"
+    "answer['ready'] = True\n```",
 ]
 
 
@@ -82,8 +83,12 @@ def plain(path: Path) -> list[str]:
         routes = Routes.of(Told(name, say), Told("test/sub", sub), child=Told(name, say))
         return RLM(routes, store=path, limits=limits)
 
-    done = made(Limits(max_depth=2)).completion("Who dances?", context=BOOK)
-    cut = made(Limits(max_depth=2, max_turns=2), name="test/other").completion("Who dances, and when?", context=BOOK)
+    book = path.with_suffix(".txt")
+    book.write_text(BOOK)
+    done = made(Limits(max_depth=2)).completion("Who dances?", context=book)
+    cut = made(Limits(max_depth=2, max_turns=2), name="test/other").completion(
+        "Who dances, and when?", context=BOOK
+    )
     ids = [done.run_id, cut.run_id]
     try:
         made(Limits(), refuse).completion("Why does it fail?", context=BOOK)
@@ -121,7 +126,11 @@ def large(path: Path, calls: int = 100_000) -> list[str]:
         for number in range(calls):
             asked = (Message("user", f"Is item {number} of list {number % 7} large? Say yes or no."),)
             failed = number % 997 == 0
-            said = None if failed else Reply("yes" if number % 3 else "no", Usage(20, 1, calls=1), 1e-5, "test/sub")
+            said = (
+                None
+                if failed
+                else Reply("yes" if number % 3 else "no", Usage(20, 1, calls=1), 1e-5, "test/sub")
+            )
             error = "429 too many requests" if failed else None
             started = now + 2 + (number // 200) * 0.5 + (number % 200) * 0.0002
             store.emit(
@@ -129,7 +138,9 @@ def large(path: Path, calls: int = 100_000) -> list[str]:
             )
         block = Execution("many()", Output(f"{calls}\n"), duration=calls / 400)
         store.emit(BlockExecuted(run_id, 1, 1, block))
-        done = Completion("33,333 are.", StopReason.ANSWERED, usage, 1.0, run_id, 1, calls / 400 + 2, "test/root")
+        done = Completion(
+            "33,333 are.", StopReason.ANSWERED, usage, 1.0, run_id, 1, calls / 400 + 2, "test/root"
+        )
         store.emit(RunEnded(run_id, done, None, now + calls / 400 + 2))
     return [run_id]
 
@@ -151,5 +162,10 @@ def live(path: Path) -> list[str]:
 
 
 if __name__ == "__main__":
-    kinds: dict[str, Callable[[Path], list[str]]] = {"plain": plain, "hostile": hostile, "large": large, "live": live}
+    kinds: dict[str, Callable[[Path], list[str]]] = {
+        "plain": plain,
+        "hostile": hostile,
+        "large": large,
+        "live": live,
+    }
     print(*kinds[sys.argv[1]](Path(sys.argv[2])), flush=True)

@@ -10,12 +10,14 @@ import base64
 import gzip
 import hashlib
 import json
+from contextlib import suppress
 from importlib import resources
 from pathlib import Path
 from typing import Any, TextIO
 
+from recursor.errors import TrajectoryError
 from recursor.trajectory.view import Trajectories
-from recursor.viewer import data
+from recursor.viewer import data, reading
 
 MOST = 64 << 20
 """Characters of replies and prompts of sub-calls that a file takes; those beyond are in its tables alone."""
@@ -61,6 +63,10 @@ def _responses(recorded: Trajectories, store: Path, run_id: str) -> dict[str, An
         f"runs/{run_id}/prompts": data.prompts(recorded, run_id),
         f"runs/{run_id}/answer": data.answer(recorded.run(run_id), 1 << 40),
     }
+    found = reading.read(recorded, run_id)
+    responses[f"runs/{run_id}/evidence"] = reading.evidence(found)
+    with suppress(TrajectoryError):  # without the context nothing is known of it
+        responses[f"runs/{run_id}/coverage"] = reading.coverage(found)
     numbers: set[tuple[int, int]] = {(block["run"], block["turn"]) for block in spans["blocks"]}
     calls = spans["calls"]
     of_root = [index for index, purpose in enumerate(calls["purpose"]) if purpose != "sub"]

@@ -26,7 +26,7 @@ from recursor.errors import ConfigError, TrajectoryError
 from recursor.threads import in_thread
 from recursor.trajectory import view
 from recursor.trajectory.claim import claimed, stop
-from recursor.viewer import data
+from recursor.viewer import data, reading
 
 LOOPBACK = "127.0.0.1"
 LOOK_EVERY = 0.25
@@ -62,6 +62,8 @@ class Viewer:
         self._session = secrets.token_urlsafe(32)
         self._cookie = ""
         self._closing = asyncio.Event()
+        self._reading_lock = asyncio.Lock()
+        self._kept: tuple[str, reading.Reading] | None = None
 
     @property
     def address(self) -> str:
@@ -90,6 +92,9 @@ class Viewer:
             web.get("/api/runs/{run}/spans", self._spans),
             web.get("/api/runs/{run}/prompts", self._prompts),
             web.get("/api/runs/{run}/turns/{turn:\\d+}", self._turn),
+            web.get("/api/runs/{run}/coverage", self._coverage),
+            web.get("/api/runs/{run}/passage", self._passage),
+            web.get("/api/runs/{run}/evidence", self._evidence),
             web.get("/api/runs/{run}/live", self._live),
             web.post("/api/runs/{run}/stop", self._stop),
             web.get("/api/calls/{call}", self._call),
@@ -171,11 +176,22 @@ class Viewer:
             with view.open(self.store) as recorded:
                 return _dumps(function(recorded, *arguments, **options))
 
-        body = await in_thread(read)
-        response = web.Response(body=body, content_type="application/json")
-        if len(body) > 1 << 16:
-            response.enable_compression()
-        return response
+        return _json(await in_thread(read))
+
+    async def _reading(self, request: web.Request) -> reading.Reading:
+        """What a run read; of the latest that was asked for it is kept, once that has ended."""
+        run_id = request.match_info["run"]
+
+        def read() -> tuple[bool, reading.Reading]:
+            with view.open(self.store) as recorded:
+                return recorded.run(run_id).ended is not None, reading.read(recorded, run_id)
+
+        async with self._reading_lock:
+            if self._kept is None or self._kept[0] != run_id:
+                ended, found = await in_thread(read)
+                self._kept = (run_id, found) if ended else None
+                return found
+            return self._kept[1]
 
     async def _runs(self, request: web.Request) -> web.Response:
         query = request.query
@@ -206,6 +222,20 @@ class Viewer:
 
     async def _call(self, request: web.Request) -> web.Response:
         return await self._read(data.call, request.match_info["call"])
+
+    async def _coverage(self, request: web.Request) -> web.Response:
+        found = await self._reading(request)
+        return _json(await in_thread(lambda: _dumps(reading.coverage(found))))
+
+    async def _passage(self, request: web.Request) -> web.Response:
+        number = _number(request.query.get("document"), 0, 1 << 40)
+        start = _number(request.query.get("start"), 0, 1 << 40)
+        found = await self._reading(request)
+        return _json(await in_thread(lambda: _dumps(reading.passage(found, number, start))))
+
+    async def _evidence(self, request: web.Request) -> web.Response:
+        found = await self._reading(request)
+        return _json(await in_thread(lambda: _dumps(reading.evidence(found))))
 
     async def _stop(self, request: web.Request) -> web.Response:
         await in_thread(stop, self.store, request.match_info["run"])
@@ -264,6 +294,13 @@ def _number(text: str | None, default: int, most: int) -> int:
 def _dumps(value: Any) -> bytes:
     """JSON in ASCII: lone surrogates are spelt, as a browser reads them."""
     return json.dumps(value, separators=(",", ":")).encode("ascii")
+
+
+def _json(body: bytes) -> web.Response:
+    response = web.Response(body=body, content_type="application/json")
+    if len(body) > 1 << 16:
+        response.enable_compression()
+    return response
 
 
 def _event(kind: str, value: Any, number: int) -> bytes:

@@ -5,7 +5,9 @@ import { About } from '../parts/about'
 import { Answer } from '../parts/answer'
 import { Calls } from '../parts/calls'
 import { State } from '../parts/chips'
+import { Coverage } from '../parts/coverage'
 import { Detail } from '../parts/detail'
+import { Evidence } from '../parts/evidence'
 import { Flame } from '../parts/flame'
 import { Notice } from '../parts/text'
 import { Tree } from '../parts/tree'
@@ -16,7 +18,7 @@ import type { Source } from '../source'
 import { Trace } from '../trace'
 import { useKeys } from '../use'
 
-const TABS: [string, string][] = [['trace', 'Trace'], ['calls', 'Sub-calls'], ['answer', 'Answer'], ['about', 'About']]
+const TABS: [string, string][] = [['trace', 'Trace'], ['calls', 'Sub-calls'], ['coverage', 'Coverage'], ['answer', 'Answer'], ['about', 'About']]
 
 export function RunPage({ source, id, rest }: { source: Source; id: string; rest: string[] }) {
   const { run, trace, version, error } = useRun(source, id)
@@ -24,7 +26,7 @@ export function RunPage({ source, id, rest }: { source: Source; id: string; rest
   const tabs = TABS.map(([name]) => name)
   const show = (name: string) => go('run', id, name)
   useKeys({
-    t: () => show('trace'), s: () => show('calls'), a: () => show('answer'), i: () => show('about'), u: () => source.served && go(),
+    t: () => show('trace'), s: () => show('calls'), c: () => show('coverage'), a: () => show('answer'), i: () => show('about'), u: () => source.served && go(),
     Tab: (event) => show(tabs[(tabs.indexOf(tab) + (event.shiftKey ? tabs.length - 1 : 1)) % tabs.length]),
   })
   if (error) return <Notice kind="error" title="This run cannot be shown">{error.message}{source.served && <p><a href={href()}>All runs</a></p>}</Notice>
@@ -42,7 +44,8 @@ export function RunPage({ source, id, rest }: { source: Source; id: string; rest
         ))}
       </nav>
       {tab === 'calls' ? <Calls source={source} trace={trace} version={version} root={id} />
-        : tab === 'answer' ? <div class="detail-body wide"><Answer source={source} run={run} /></div>
+        : tab === 'coverage' ? <Coverage source={source} root={id} rest={selected} />
+        : tab === 'answer' ? <div class="detail-body wide"><Answer source={source} run={run} />{run.answer && <Evidence source={source} root={id} />}</div>
         : tab === 'about' ? <About run={run} />
         : (
           <>
