@@ -145,7 +145,7 @@ def test_routes_and_policy_hold_together() -> None:
     [
         ({"deny": "tool:*"}, "must be a list of patterns"),
         ({"deny": ["send"]}, "'send' is no pattern such as"),
-        ({"allow": ["host:*"]}, "no pattern"),
+        ({"allow": ["file:*"]}, "no pattern"),
         ({"default": "perhaps"}, 'default must be "allow", "ask" or "deny"'),
         ({"ask": ["tool:*"]}, "approve must be a function"),
         ({"default": "ask"}, "approve must be a function"),

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
-from recursor import direct, loop, prompt, record
+from recursor import direct, governance, loop, prompt, record
 from recursor.calls import Caller, Memory, Metered, digest
 from recursor.context import prepare
 from recursor.errors import ConfigError, LimitExceeded, RLMError, SubcallError
@@ -25,7 +25,7 @@ from recursor.schema import shape
 from recursor.slots import Own, Slots
 from recursor.task import Task, flattened, of_child, ordered
 from recursor.threads import in_thread
-from recursor.tools import Tool, approved
+from recursor.tools import Tool
 from recursor.types import (
     Batch,
     Completion,
@@ -91,9 +91,19 @@ class Engine:
         if run.at.parent is not None and not run.replay.known:
             run.at.parent.replay.miss(run.at.parent.ledger.turns, "sub")
         strategy, reason = self._strategy(run)
+        if at.parent is None:
+            run.decisions = await governance.places(self.policy, run.id, self.routes.models, self.mounts)
+        if not all(decision.allowed for decision in run.decisions):
+            return await run.recorded(run.started([], None, strategy, reason), _nothing)
         if strategy == "direct":
             return await self._answer_directly(run, reason)
         return await self._answer_in_a_repl(run, reason)
+
+    @property
+    def mounts(self) -> Mapping[str, str]:
+        """Folders that code may read, by the paths at which it sees them."""
+        found: Mapping[str, str] = getattr(self.sandbox, "mounts", {})
+        return found
 
     def _strategy(self, run: Run) -> tuple[Literal["rlm", "direct"], str]:
         """How to answer, and why."""
@@ -132,6 +142,7 @@ class Engine:
             await repl.load(name, await in_thread(prepare, rows))
 
         try:
+            governance.demand(self.policy, repl.isolation)
             infos = [await repl.load(name, source) for name, source in task.contexts.items()]
             opening = prompt.opening(
                 self.dialect, task.question, infos, tools=run.offers(),
@@ -181,6 +192,8 @@ class Run:
         )  # fmt: skip
         self._own_slot = Own()
         self._permitted: set[tuple[str, str]] = set()
+        self.decisions: list[Decided] = []
+        """On what it is to use, made before it began."""
         self.model = self.choose("root", wanted=task.wanted)
 
     @property
@@ -191,6 +204,10 @@ class Run:
     def offers(self) -> list[str]:
         """What the root LM is told that the REPL has beside what it always has."""
         tools = [tool.signature for tool in self.engine.tools.values()]
+        tools += [
+            f"`{place}` is a folder of files to read: use `open`, `os.listdir`, `pathlib`"
+            for place in self.engine.mounts
+        ]
         routes = self.engine.routes
         if not routes.capabilities and not routes.allow:
             return tools
@@ -331,19 +348,13 @@ class Run:
         policy = self.engine.policy
         if policy is None:
             return
-        decision, rule = policy.decide(kind, name)
-        allowed = decision == "allow"
-        if decision == "ask":
-            assert policy.approve is not None
-            request = Request(kind, name, self.id, self.depth, args, kwargs or {})
-            allowed = await approved(policy.approve, request)
-            rule += ", approved" if allowed else ", refused"
-        if kind == "tool" or not allowed or decision == "ask" or (kind, name) not in self._permitted:
+        request = Request(kind, name, self.id, self.depth, args, kwargs or {})
+        event, asked = await governance.decided(policy, request, self.ledger.turns)
+        if kind == "tool" or not event.allowed or asked or (kind, name) not in self._permitted:
             self._permitted.add((kind, name))
-            turn = self.ledger.turns
-            self.engine.sink.emit(Decided(self.id, turn, kind, name, allowed, rule, time.time()))
-        if not allowed:
-            raise SubcallError(f"the {kind} {name!r} may not be used here: the policy says no ({rule})")
+            self.engine.sink.emit(event)
+        if not event.allowed:
+            raise SubcallError(f"the {kind} {name!r} may not be used here: the policy says no ({event.rule})")
 
     def _announced(self, batch: Batch) -> None:
         """Refuse a batch as a whole that cannot be paid for, while none of it is."""
@@ -398,6 +409,9 @@ class Run:
 
     async def recorded(self, started: RunStarted, work: Callable[[], Awaitable[Completion]]) -> Completion:
         async def replayed() -> Completion:
+            for decision in self.decisions:
+                self.engine.sink.emit(decision)
+            governance.refuse(self.decisions)
             done = await work()
             past, ledger = self.at.past, self.ledger
             if self.at.parent is None:
@@ -406,3 +420,7 @@ class Run:
             return replace(done, replayed=past.replayed, diverged_at=self.replay.diverged_at)
 
         return await record.recorded(self.engine.sink, started, self.task.contexts, replayed)
+
+
+async def _nothing() -> Completion:
+    raise AssertionError("a run that was refused has no work")

@@ -1,4 +1,5 @@
-"""What code of a model may have the host do: which tools it may call, which models it may ask.
+"""What code of a model may have the host do: which tools it may call, which models it may ask. And what a run
+may use before it begins: which endpoints, which mounted folders, and how weak its isolation may be.
 
 A policy only ever takes away: what is not offered in the first place cannot be allowed. `decide` is pure;
 asking a person is the business of `approve`.
@@ -10,21 +11,29 @@ import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Any, Literal, TypeAlias
+from types import MappingProxyType
+from typing import Any, Final, Literal, TypeAlias
 
 from recursor.errors import ConfigError
+from recursor.types import Isolation
 
-Kind: TypeAlias = Literal["tool", "model"]
-_PATTERN = re.compile(r"(tool|model):.+", re.S)
+Kind: TypeAlias = Literal["tool", "model", "host", "mount"]
+_PATTERN = re.compile(r"(tool|model|host|mount):.+", re.S)
+_DEMANDS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "network": "none", "files": "confined", "processes": "none", "kernel": "separate", "memory": "cgroup",
+    }
+)  # fmt: skip
+"""What may be required of each property of a sandbox."""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What code of a model asks for."""
+    """What code of a model asks for, or what a run is to use."""
 
     kind: Kind
     name: str
-    """Of the tool, or of the model that would answer."""
+    """Of the tool, of the model that would answer, of the host of an endpoint; the path of a mounted folder."""
     run_id: str
     depth: int
     """Of the run whose code asks; the root is depth 0."""
@@ -41,15 +50,21 @@ Approve: TypeAlias = Callable[[Request], bool | Awaitable[bool]]
 class Policy:
     """Which requests are denied, which need approval, and which are allowed.
 
-    A pattern is "tool:NAME" or "model:NAME", with * and ? as in file names: "tool:send_*",
-    "model:openai/*". The first of deny, ask, allow that has a pattern for a request decides it.
+    A pattern is "tool:NAME", "model:NAME", "host:NAME" or "mount:PATH", with * and ? as in file names:
+    "tool:send_*", "model:openai/*", "host:api.openai.com", "mount:/data/*". The first of deny, ask, allow that
+    has a pattern for a request decides it.
 
     Attributes:
-        deny: refused; the code reads why.
+        deny: refused; the code reads why, or the run does not begin.
         ask: `approve` decides, each time.
         allow: let through.
-        default: what is done with a request that no pattern is for.
+        default: what is done with a request that no pattern is for. Hosts and mounts, which code does not choose,
+            it is for only where some pattern is about such.
         approve: needed where something is to be asked.
+        strict: whether a run that would have less than was asked for does not begin: a sandbox that is weaker on
+            this machine than its name says, or isolates nothing; a bound of money with a model of unknown price.
+        require: what a sandbox must have: of "network": "none", "files": "confined", "processes": "none",
+            "kernel": "separate", "memory": "cgroup".
 
     Raises:
         ConfigError: a pattern that could never be for anything, or something to ask and nobody who is.
@@ -60,6 +75,8 @@ class Policy:
     allow: Sequence[str] = ()
     default: Literal["allow", "ask", "deny"] = "allow"
     approve: Approve | None = None
+    strict: bool = False
+    require: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("deny", "ask", "allow"):
@@ -69,13 +86,18 @@ class Policy:
             for pattern in patterns:
                 if not isinstance(pattern, str) or not _PATTERN.fullmatch(pattern):
                     raise ConfigError(
-                        f'Policy.{name}: {pattern!r} is no pattern such as "tool:send_*" or "model:openai/*"'
+                        f'Policy.{name}: {pattern!r} is no pattern such as "tool:send_*", "model:openai/*", '
+                        '"host:localhost" or "mount:/data/*"'
                     )
             object.__setattr__(self, name, tuple(patterns))
         if self.default not in ("allow", "ask", "deny"):
             raise ConfigError(f'Policy.default must be "allow", "ask" or "deny", not {self.default!r}')
         if (self.ask or self.default == "ask") and not callable(self.approve):
             raise ConfigError("Policy.approve must be a function where something is to be asked")
+        for name, value in self.require.items():
+            if _DEMANDS.get(name) != value:
+                known = ", ".join(f"{name!r}: {value!r}" for name, value in _DEMANDS.items())
+                raise ConfigError(f"Policy.require: {name!r}: {value!r} is none of {known}")
 
     def decide(self, kind: Kind, name: str) -> tuple[Literal["allow", "ask", "deny"], str]:
         """Return the decision, and the pattern that made it ("default" where none did)."""
@@ -88,3 +110,23 @@ class Policy:
                 if fnmatchcase(wanted, pattern):
                     return decision, pattern
         return self.default, "default"
+
+    def is_about(self, kind: Kind) -> bool:
+        """Whether any pattern is about such."""
+        return any(pattern.startswith(f"{kind}:") for pattern in (*self.deny, *self.ask, *self.allow))
+
+    def unmet(self, isolation: Isolation) -> str:
+        """What a sandbox lacks of what is demanded; empty when nothing."""
+        has = {
+            "network": isolation.network.startswith("none"),
+            "files": "host" not in isolation.files and "partially" not in isolation.files,
+            "processes": isolation.processes.startswith("none"),
+            "kernel": not isolation.kernel.startswith("shared"),
+            "memory": "cgroup" in isolation.memory,
+        }
+        lacking = [f"{name}: {value}" for name, value in self.require.items() if not has[name]]
+        if self.strict and not isolation.isolated:
+            lacking.append("isolation: it has none")
+        if self.strict:
+            lacking += isolation.weaknesses
+        return "; ".join(lacking)

@@ -8,6 +8,7 @@ and `stream` wait for them from the caller's own loop.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -18,6 +19,7 @@ from recursor import background, models, plugins, prompts
 from recursor.context import Source
 from recursor.engine import Engine, Place, Strategy
 from recursor.errors import ConfigError, RLMError
+from recursor.governance import check_prices
 from recursor.inputs import inputs, recorded_inputs
 from recursor.limits import Limits
 from recursor.models import Retries
@@ -46,10 +48,13 @@ class RLM:
         sub_model: answers `llm_query`; None takes the root LM.
         sandbox: "process" (isolated, Linux), "docker", "podman", "modal", "inprocess" (no isolation at
             all, for debugging), the name of a plugin, an import path, or an object with the `Sandbox` protocol.
+        mounts: folders whose files code may read, by the paths at which it sees them, {"/context": Path("papers")}:
+            read-only. For a sandbox given by name; an object has its own.
         limits: bounds of each run.
         retries: when a model call that failed for a time is made again; see `recursor.models.Retries`.
         tools: host functions that code in the REPL may call; see `tool`.
-        policy: which tools and models code may use, and what needs approval; None is all that are offered.
+        policy: which tools, models, endpoints and mounts may be used, what needs approval, and what a sandbox
+            must have; None is all that are offered.
         dialect: prompt text and answer form; "default".
         instruction: added to what the root LM is told.
         strategy: "rlm" answers in a REPL; "direct" by one plain call with the whole input in it; "auto" so where
@@ -75,6 +80,7 @@ class RLM:
         *,
         sub_model: str | Model | None = None,
         sandbox: str | Sandbox = "process",
+        mounts: Mapping[str, str | Path] | None = None,
         limits: Limits = Limits(),  # noqa: B008 - frozen
         retries: Retries = Retries(),  # noqa: B008 - frozen
         tools: Iterable[Callable[..., Any] | Tool] = (),
@@ -102,7 +108,7 @@ class RLM:
         if strategy not in ("rlm", "direct", "auto"):
             raise ConfigError(f"strategy must be 'rlm', 'direct' or 'auto', not {strategy!r}")
         if limits.max_cost is not None:
-            _check_prices(*routes.models)
+            check_prices(routes.models, strict=policy is not None and policy.strict)
         self._store = _store(store)
         self._coverage = (
             self._store_path("coverage needs the store that records the runs") if coverage else None
@@ -110,7 +116,7 @@ class RLM:
         self._instruction = instruction
         self._engine = Engine(
             routes=routes,
-            sandbox=_sandbox(sandbox),
+            sandbox=_sandbox(sandbox, mounts),
             limits=limits,
             retries=retries,
             dialect=prompts.load(dialect),
@@ -349,17 +355,13 @@ def _store(store: Any) -> Sink | None:
     return resolve_store(store)
 
 
-def _sandbox(sandbox: str | Sandbox) -> Sandbox:
+def _sandbox(sandbox: str | Sandbox, mounts: Mapping[str, str | Path] | None) -> Sandbox:
     if not isinstance(sandbox, str):
+        if mounts is not None:
+            raise ConfigError("mounts go to a sandbox by name; give them to the sandbox that you have made")
         return sandbox
-    made: Sandbox = plugins.load("recursor.sandboxes", sandbox)()
+    kind = plugins.load("recursor.sandboxes", sandbox)
+    if mounts is not None and "mounts" not in inspect.signature(kind).parameters:
+        raise ConfigError(f"the sandbox {sandbox!r} takes no mounts")
+    made: Sandbox = kind() if mounts is None else kind(mounts=mounts)
     return made
-
-
-def _check_prices(*chosen: Model) -> None:
-    for model in chosen:
-        if not getattr(model, "priced", True):
-            raise ConfigError(
-                f"limits.max_cost needs a known price, and there is none for {model.name!r}: "
-                "use max_tokens instead, or a model with a price"
-            )

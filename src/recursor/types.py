@@ -171,11 +171,16 @@ class Isolation:
 
     sandbox: str
     files: str
+    """What it can open. Names the host where that is not confined, and is "partially" confined where it says so."""
     network: str
+    """Begins with "none" where there is none."""
     processes: str
+    """Begins with "none" where code can start none."""
     environment: str
     kernel: str
+    """Begins with "shared" where it is that of the host."""
     memory: str
+    """What bounds it."""
     mechanisms: tuple[str, ...] = ()
     weaknesses: tuple[str, ...] = ()
     """What it lacks of the full strength of its kind, on this machine."""
@@ -373,11 +378,11 @@ class ToolCalled:
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """A policy was asked whether code may call a tool or a model."""
+    """A policy was asked: whether code may call a tool or a model, or a run may use an endpoint or a mount."""
 
     run_id: str
     turn: int
-    kind: Literal["tool", "model"]
+    kind: Literal["tool", "model", "host", "mount"]
     name: str
     allowed: bool
     rule: str

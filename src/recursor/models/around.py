@@ -29,6 +29,12 @@ class Around:
         return bool(getattr(self.model, "priced", True))
 
     @property
+    def host(self) -> str | None:
+        """Where the model is called; None when it does not say."""
+        found: str | None = getattr(self.model, "host", None)
+        return found
+
+    @property
     def window(self) -> int | None:
         """Tokens of input and output that the model takes; None when that is not known."""
         found: int | None = getattr(self.model, "window", None)

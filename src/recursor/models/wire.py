@@ -77,6 +77,11 @@ class Wire(ABC):
         return self._name
 
     @property
+    def host(self) -> str:
+        """Where the model is called, "api.openai.com"."""
+        return self._endpoint.host
+
+    @property
     def priced(self) -> bool:
         """Whether the cost of a call will be known."""
         return prices.known(self._price_list, self._model)

@@ -26,14 +26,13 @@ def checked(mounts: Mounts | None) -> dict[str, str]:
     """
     if mounts is not None and not isinstance(mounts, Mapping):
         raise ConfigError(f'mounts must be folders by path, {{"/context": folder}}, not {mounts!r}')
-    found: dict[str, str] = {}
-    for place, folder in (mounts or {}).items():
-        _check_place(place, found)
-        found[place] = str(_folder(place, folder))
-    return found
+    given = dict(mounts or {})
+    for place in given:
+        _check_place(place, [other for other in given if other is not place])
+    return {place: str(_folder(place, folder)) for place, folder in given.items()}
 
 
-def _check_place(place: object, others: Mapping[str, str]) -> None:
+def _check_place(place: object, others: list[str]) -> None:
     pure = PurePosixPath(place) if isinstance(place, str) else PurePosixPath()
     if str(pure) != place or not pure.is_absolute() or ".." in pure.parts or len(pure.parts) < 2:
         raise ConfigError(f'mounts: {place!r} is no plain absolute path such as "/context"')

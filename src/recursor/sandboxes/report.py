@@ -49,7 +49,7 @@ def isolation(tier: Tier, facts: Facts, memory: int, mounts: Mapping[str, str], 
     )
     names = {"bubblewrap": " of bubblewrap, shared by all REPLs", "namespaces": "", "landlock": ""}[tier]
     entered = f"namespaces{names}" + (f" ({', '.join(facts.namespaces)})" if facts.namespaces else "")
-    places = "".join(f"; {folder} at {place}, read-only" for place, folder in mounts.items())
+    places = f"; read-only folders at {', '.join(mounts)}" if mounts else ""
     scratch = "a private /tmp in memory" if tier == "namespaces" else "no other, and nothing to write to"
     return Isolation(
         sandbox="process" if tier == "namespaces" else "process:weak",
