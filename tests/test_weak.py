@@ -109,6 +109,16 @@ async def test_what_it_lacks_is_true_and_said(tmp_path: Path) -> None:
         await repl.close()
 
 
+async def test_code_that_wants_a_temporary_file_is_told_that_there_is_none() -> None:
+    repl = await small(Landlock).open()
+    try:
+        for code in ("import tempfile; tempfile.TemporaryFile()", "open('/usr/lib/x', 'w')"):
+            error = (await Bench(repl).run(code)).error or ""
+            assert "none can be written: keep data in variables" in error
+    finally:
+        await repl.close()
+
+
 async def test_where_namespaces_work_it_is_the_default_sandbox() -> None:
     repl = await WeakProcessSandbox().open()
     await repl.close()

@@ -26,6 +26,7 @@ from typing import Any, NoReturn
 from . import contexts, mapped, memory, replay
 from .capture import KEEP, Capture
 from .channel import Channel, Duplex, leave
+from .hints import hint
 from .mapped import MappedStr
 from .names import Names, Submitted, make_module
 from .values import encode
@@ -243,12 +244,9 @@ def _explain(error: BaseException) -> str:
         report = traceback.TracebackException.from_exception(error, compact=True)
         _strip(report, set())
         text = "".join(report.format()).rstrip()
+        text += hint(error)
     except BaseException:  # noqa: BLE001 - the exception's own __str__ may raise anything
         text = f"{type(error).__name__}: (the exception's text could not be made)"
-    if isinstance(error, SystemExit):
-        text += "\n(exiting does not end the REPL: to submit an answer use FINAL(value))"
-    if isinstance(error, MemoryError):
-        text += "\n(the memory of the REPL is full: `del` what you no longer need, and work on smaller parts)"
     if len(text) > _MAX_ERROR:
         half = _MAX_ERROR // 2
         text = f"{text[:half]}\n... [{len(text) - 2 * half:,} characters left out] ...\n{text[-half:]}"

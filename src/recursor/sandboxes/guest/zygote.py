@@ -82,6 +82,8 @@ def _enter(tier: str, mounts: dict[str, str], proc: Proc, control: socket.socket
     outside = proc.namespaces()
     if tier == "namespaces":
         enter_jail(proc, control, mounts)
+    else:
+        os.environ["TMPDIR"] = os.environ["HOME"] = "/nonexistent"  # there is no place to write to
     gc.collect()
     gc.freeze()
     locks = Locks(proc) if tier == "namespaces" else LocksAlone(proc, list(mounts))
