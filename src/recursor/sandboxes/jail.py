@@ -29,6 +29,7 @@ from typing import Final
 import msgspec
 
 from recursor.errors import ConfigError, IsolationUnavailable, SandboxError
+from recursor.sandboxes.cgroups import NO_BOUND, Bound, bound
 from recursor.sandboxes.guest import linux
 from recursor.sandboxes.remedies import explain_platform, explain_step
 from recursor.sandboxes.report import Facts, isolation
@@ -137,6 +138,7 @@ class Zygote:
         packages: directories of installed packages to show to workers; None is those of this process.
         tier: how workers are isolated.
         mounts: folders to show to workers, read-only, by their paths inside.
+        total_memory: bytes that it and all workers may take together; None is no bound.
 
     Raises:
         IsolationUnavailable: this machine does not let us isolate anything.
@@ -149,6 +151,7 @@ class Zygote:
         *,
         tier: Tier = "namespaces",
         mounts: Mapping[str, str] = NO_MOUNTS,
+        total_memory: int | None = None,
     ) -> None:
         if sys.platform != "linux":
             raise IsolationUnavailable(explain_platform(sys.platform))
@@ -156,6 +159,7 @@ class Zygote:
         self._broken = False
         self._tier = tier
         self._mounts = dict(mounts)
+        self._bound: Bound = NO_BOUND
         self._control, inside = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._control.settimeout(_START)
         self._pidfd = -1
@@ -165,6 +169,8 @@ class Zygote:
                 shown = installed_packages() if packages is None else packages
                 self._pid = start(inside, said.fileno(), shown, tier, self._mounts)
             self._pidfd = linux.pidfd_open(self._pid)
+            if total_memory is not None:  # before it forks anything
+                self._bound = bound(self._pid, total_memory)
             self._begin()
             self._facts = self._greeting(errors)
         except BaseException:
@@ -222,11 +228,11 @@ class Zygote:
             return "killed together with the sandbox's template process"
         if answer.status is None:
             raise self._lost("it knows no status")
-        return _describe(answer.status)
+        return _describe(answer.status) + self._bound.reason(answer.status)
 
     def isolation(self, memory: int) -> Isolation:
         """What is in force for workers with so many bytes of memory, as the template process found it."""
-        return isolation(self._tier, self._facts, memory, self._mounts, "")
+        return isolation(self._tier, self._facts, memory, self._mounts, self._bound)
 
     def close(self) -> None:
         """End it and every worker. May be called twice."""
@@ -241,6 +247,7 @@ class Zygote:
         with suppress(ChildProcessError):  # who waits for all children of the process may have taken it
             os.waitpid(self._pid, 0)
         os.close(pidfd)
+        self._bound.close()
 
     def forget(self) -> None:
         """Let go of it without ending it: in a forked child it is the parent's."""
@@ -307,10 +314,17 @@ class Templates:
     Args:
         tier: how workers are isolated.
         mounts: folders to show to workers, read-only, by their paths inside.
+        total_memory: bytes that all workers may take together; None is no bound.
     """
 
-    def __init__(self, tier: Tier = "namespaces", mounts: Mapping[str, str] = NO_MOUNTS) -> None:
+    def __init__(
+        self,
+        tier: Tier = "namespaces",
+        mounts: Mapping[str, str] = NO_MOUNTS,
+        total_memory: int | None = None,
+    ) -> None:
         self._tier = tier
+        self._total_memory = total_memory
         self._mounts = mounts
         self._zygote: Zygote | None = None
         self._lock = threading.Lock()
@@ -323,7 +337,7 @@ class Templates:
                 self._zygote.close()
                 self._zygote = None
             if self._zygote is None:
-                self._zygote = Zygote(tier=self._tier, mounts=self._mounts)
+                self._zygote = Zygote(tier=self._tier, mounts=self._mounts, total_memory=self._total_memory)
             return self._zygote
 
     def spawn(self, *, memory: int, scratch: int) -> Spawned:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Final
 
-from recursor.errors import IsolationUnavailable, SandboxError
+from recursor.errors import ConfigError, IsolationUnavailable, SandboxError
 from recursor.protocols import Repl
 from recursor.sandboxes import jail
 from recursor.sandboxes.link import Worker
@@ -28,6 +28,8 @@ SCRATCH = 64 << 20
 """Bytes of the private /tmp."""
 WEAK: Final[tuple[Tier, ...]] = ("namespaces", "bubblewrap", "landlock")
 _TRIAL = 64 << 20
+_LEAST = 64 << 20
+"""Bytes that a template process needs, and some."""
 
 _found: dict[tuple[Tier, ...], Tier] = {}
 """What this process can have, of those that were wanted."""
@@ -41,15 +43,26 @@ class ProcessSandbox:
         scratch: bytes of its private, non-executable /tmp.
         mounts: folders that code may read, by the paths at which it sees them: {"/context": "papers"}. Each sandbox
             with mounts has a template process of its own.
+        total_memory: bytes that all its REPLs may take together, what the kernel takes for them included, in a
+            control group. None is no bound beside each REPL's own. Where no group is to be had, the report says so.
 
     Raises:
-        ConfigError: a folder cannot be mounted.
+        ConfigError: a folder cannot be mounted, or a number makes no sense.
     """
 
     _tiers: tuple[Tier, ...] = ("namespaces",)
 
-    def __init__(self, memory: int = MEMORY, scratch: int = SCRATCH, mounts: Mounts | None = None) -> None:
+    def __init__(
+        self,
+        memory: int = MEMORY,
+        scratch: int = SCRATCH,
+        mounts: Mounts | None = None,
+        total_memory: int | None = None,
+    ) -> None:
+        if total_memory is not None and total_memory < _LEAST:
+            raise ConfigError(f"total_memory must be {_LEAST:,} bytes or more, not {total_memory:,}")
         self._memory = memory
+        self._total_memory = total_memory
         self._scratch = scratch
         self.mounts: Mapping[str, str] = checked(mounts)
         """Folders by the paths at which code sees them."""
@@ -93,10 +106,10 @@ class ProcessSandbox:
         return self._of(_found[wanted])
 
     def _of(self, tier: Tier) -> jail.Templates:
-        if not self.mounts:
+        if not self.mounts and self._total_memory is None:
             return jail.templates(tier)
         if tier not in self._own:
-            self._own[tier] = jail.Templates(tier, self.mounts)
+            self._own[tier] = jail.Templates(tier, self.mounts, self._total_memory)
         return self._own[tier]
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from recursor.sandboxes.cgroups import Bound
 from recursor.sandboxes.template import Tier
 from recursor.types import Isolation
 
@@ -35,17 +36,22 @@ _SEEN = {
 }
 
 
-def isolation(tier: Tier, facts: Facts, memory: int, mounts: Mapping[str, str], bound: str) -> Isolation:
+def isolation(tier: Tier, facts: Facts, memory: int, mounts: Mapping[str, str], bound: Bound) -> Isolation:
     """Say what is in force for workers with so many bytes of memory.
 
     Args:
-        bound: what holds for all workers together; empty when nothing does.
+        bound: what holds for all workers together.
     """
     threads = f"up to {facts.threads} threads" if facts.threads else "threads without limit"
     weaknesses: Sequence[str] = (
         *_SEEN[tier],
         *(() if facts.landlock else (_NO_LANDLOCK,)),
         *(() if facts.threads else (_UNLIMITED,)),
+        *(
+            (f"no control group bounds the memory of all REPLs together: {bound.missing}",)
+            if bound.missing
+            else ()
+        ),
     )
     names = {"bubblewrap": " of bubblewrap, shared by all REPLs", "namespaces": "", "landlock": ""}[tier]
     entered = f"namespaces{names}" + (f" ({', '.join(facts.namespaces)})" if facts.namespaces else "")
@@ -58,7 +64,8 @@ def isolation(tier: Tier, facts: Facts, memory: int, mounts: Mapping[str, str], 
         processes=f"none; {threads}",
         environment="none of the caller's",
         kernel="shared with this machine",
-        memory=f"{memory >> 20:,} MB of address space (RLIMIT_AS){bound and '; ' + bound}",
+        memory=f"{memory >> 20:,} MB of address space (RLIMIT_AS)"
+        + (f"; {bound.group}" if bound.group else ""),
         mechanisms=(
             *((entered,) if tier != "landlock" else ()),
             f"Landlock (version {facts.landlock})" if facts.landlock else "no Landlock in this kernel",
