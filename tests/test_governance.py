@@ -194,7 +194,8 @@ async def main():
     repl = await Sandbox(mounts={{"/context": "papers"}}).open()
     for code in ("print(open('/context/a.txt').read())", "open('/context/a.txt', 'w')", "open({str(home / "papers" / "a.txt")!r})"):
         done = await repl.execute(code, None)
-        print((done.output.head or done.error).strip().splitlines()[-1].partition(":")[0])
+        last = [line for line in (done.output.head or done.error).splitlines() if not line.startswith("(")][-1]
+        print(last.partition(":")[0])
     await repl.close()
 asyncio.run(main())
 """
