@@ -147,17 +147,17 @@ function draw(canvas: HTMLCanvasElement, { boxes }: Layout, seen: Range, width: 
   pen.setTransform(ratio, 0, 0, ratio, 0, 0)
   pen.clearRect(0, 0, width, height)
   const style = getComputedStyle(canvas)
-  const colours = new Map(['run', 'turn', 'root', 'compaction', 'block', 'sub', 'tool', 'failed', 'on-fill', 'select'].map((name) => [name, style.getPropertyValue(`--${name}`).trim()]))
+  const colours = new Map(['run', 'turn', 'root', 'compaction', 'block', 'sub', 'tool', 'failed', 'on-fill', 'on-block', 'select'].map((name) => [name, style.getPropertyValue(`--${name}`).trim()]))
   pen.font = `11px ${style.fontFamily}`
   pen.textBaseline = 'middle'
   const scale = width / (seen.to - seen.from)
   const filled = new Map<number, number>()
-  let chosen: Box | undefined
+  let chosen: { from: number; to: number; box: Box } | undefined
   for (const box of boxes) {
     const x = (box.x - seen.from) * scale
     const wide = box.width * scale
     if (x > width || x + wide < 0) continue
-    if (same(box.selection, selection)) chosen = box
+    if (same(box.selection, selection)) chosen = { from: Math.min(chosen?.from ?? x, x), to: Math.max(chosen?.to ?? 0, x + wide), box: chosen?.box ?? box }
     const [top, tall] = extent(box)
     const lane = box.row * 4096 + Math.floor((box.part * 512) / box.parts)
     const right = Math.max(x + wide, x + 0.75)
@@ -165,13 +165,13 @@ function draw(canvas: HTMLCanvasElement, { boxes }: Layout, seen: Range, width: 
     filled.set(lane, right)
     pen.fillStyle = colours.get(box.failed ? 'failed' : box.kind) ?? ''
     pen.fillRect(x, top, Math.max(wide - (wide > 3 ? 1 : 0), 0.75), tall)
-    if (wide > 36 && tall > 12) written(pen, box.label, Math.max(x, 0) + 5, top + tall / 2 + 0.5, Math.min(x + wide, width) - Math.max(x, 0) - 10, colours.get('on-fill') ?? '')
+    if (wide > 36 && tall > 12) written(pen, box.label, Math.max(x, 0) + 5, top + tall / 2 + 0.5, Math.min(x + wide, width) - Math.max(x, 0) - 10, colours.get(box.kind === 'block' && !box.failed ? 'on-block' : 'on-fill') ?? '')
   }
   if (chosen) {
-    const [top, tall] = extent(chosen)
+    const [top, tall] = extent(chosen.box)
     pen.strokeStyle = colours.get('select') ?? ''
     pen.lineWidth = 2
-    pen.strokeRect((chosen.x - seen.from) * scale, top - 1, Math.max(chosen.width * scale, 3), tall + 2)
+    pen.strokeRect(chosen.from, top - 1, Math.max(chosen.to - chosen.from, 3), tall + 2)
   }
 }
 
