@@ -145,7 +145,9 @@ class Metered:
         request = digest(getattr(self.model, "identity", None) or self.name, content)
         size = sum(len(message.content) for message in messages)
         call = Call(self.name, self.purpose, caller.ledger.depth, size, getattr(self.model, "price", None))
-        asked = _Asked(call, caller.run_id, caller.place(digest(self.name, content)), turn, request.hex())
+        block = caller.ledger.blocks if self.purpose == "sub" else 0
+        place = caller.place(digest(self.name, content))
+        asked = _Asked(call, caller.run_id, place, turn, block, request.hex())
         if on_text is None and self.purpose == "root" and caller.stream:
             on_text = lambda text: caller.sink.emit(ReplyText(caller.run_id, turn, text))  # noqa: E731
         recorded = caller.replay.reply(asked.call_id, call, turn)
@@ -258,6 +260,7 @@ class _Asked:
     run_id: str
     call_id: str
     turn: int
+    block: int
     request: str
     began: float = 0.0
     _started: float = 0.0
@@ -272,7 +275,7 @@ class _Asked:
     ) -> ModelCalled:
         return ModelCalled(
             self.run_id, self.call_id, self.turn, by.purpose, by.name, tuple(messages), reply, error, self.began,
-            self.seconds, cut, self.request,
+            self.seconds, cut, self.request, self.block,
         )  # fmt: skip
 
     def begin(self) -> None:

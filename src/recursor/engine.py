@@ -5,9 +5,10 @@ What a call costs is counted, and what happened is emitted and flushed, before i
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 from recursor import direct, governance, loop, prompt, record
@@ -165,6 +166,10 @@ class Place:
 
     run_id: str
     parent: Run | None = None
+    turn: int = 0
+    """Of the parent, that asked for it; and the block of that turn, and how many children it had asked for."""
+    block: int = 0
+    number: int = 0
     past: Past = field(default_factory=Past)
     slots: Slots = field(default_factory=lambda: Slots(MAX_CHILDREN))
 
@@ -191,6 +196,7 @@ class Run:
             parent.caller.budget if parent else RetryBudget(engine.retries.budget),
         )  # fmt: skip
         self._own_slot = Own()
+        self._children = itertools.count(1)
         self._permitted: set[tuple[str, str]] = set()
         self.decisions: list[Decided] = []
         """On what it is to use, made before it began."""
@@ -286,6 +292,13 @@ class Run:
 
     async def _recurse(self, query: RlmQuery) -> Any:
         """The recursion: a child run, in a REPL of its own, paid for by this one."""
+        asked = replace(
+            self.at,
+            parent=self,
+            turn=self.ledger.turns,
+            block=self.ledger.blocks,
+            number=next(self._children),
+        )
         engine = replace(
             self.engine,
             strategy="rlm",  # whose code asks for a child wants code of its own to work on it
@@ -300,7 +313,7 @@ class Run:
             await self._skip_requests(child_id)
         else:
             async with self.at.slots.place(self._own_slot):
-                child = await engine.complete(task, replace(self.at, run_id=child_id, parent=self))
+                child = await engine.complete(task, replace(asked, run_id=child_id))
         if child.answer is None and child.stop_reason is not StopReason.ANSWERED:
             raise SubcallError(f"the child RLM ended without an answer: {child.stop_reason}")
         return child.answer
@@ -316,7 +329,7 @@ class Run:
         tool = self.engine.tools.get(call.name)
         if tool is None:
             raise SubcallError(f"there is no tool {call.name!r}")
-        turn, began, started = self.ledger.turns, time.time(), time.monotonic()
+        turn, block, began, started = self.ledger.turns, self.ledger.blocks, time.time(), time.monotonic()
         call_id = self.caller.place(digest("tool", call.name, ordered(call.args), ordered(call.kwargs)))
         found = self.replay.result(call_id, turn)
         if found is not None:
@@ -335,7 +348,7 @@ class Run:
             self.engine.sink.emit(
                 ToolCalled(
                     self.id, call_id, turn, call.name, call.args, call.kwargs, result, error, began,
-                    time.monotonic() - started, cut and error is not None,
+                    time.monotonic() - started, cut and error is not None, block,
                 )
             )  # fmt: skip
         await self.engine.sink.flush()
@@ -404,6 +417,7 @@ class Run:
         return RunStarted(
             self.id, parent.id if parent else None, self.depth, self.task.question, tuple(infos), self.model.name,
             self.choose("sub").name, isolation, time.time(), strategy, reason, resumed=self.replay.active,
+            limits=asdict(engine.limits), turn=self.at.turn, block=self.at.block, number=self.at.number,
             settings={} if parent else {**engine.settings, "schema": self.task.expected.json_schema},
         )  # fmt: skip
 

@@ -139,6 +139,7 @@ class Ledger:
     Attributes:
         depth: of the run; the root is depth 0.
         turns: begun so far.
+        blocks: begun in this turn.
         calls: model calls made, those of children included.
         usage: what they used.
         waiting: who waits for a call to settle here; kept by who calls `admit`.
@@ -148,6 +149,7 @@ class Ledger:
         self.limits = limits
         self.depth: int = parent.depth + 1 if parent else 0
         self.turns = 0
+        self.blocks = 0
         self.calls = 0
         self.usage = Usage()
         self.waiting: deque[Any] = deque()
@@ -245,6 +247,7 @@ class Ledger:
         """Count a turn. Raises LimitExceeded when a bound is reached."""
         self.check()
         self.turns += 1
+        self.blocks = 0
 
     def check(self) -> None:
         """Raise LimitExceeded when money, tokens, calls or time are used up, here or above."""

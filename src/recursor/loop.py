@@ -96,6 +96,7 @@ async def take_turn(history: History, parts: Parts) -> tuple[History, Turn]:
     codes, notes = parse.read(reply.text, dialect.languages, dialect.submit, textual=textual, cut=cut)
     executions: list[Execution] = []
     for index, code in enumerate(codes, 1):
+        parts.ledger.blocks = index
         execution = await execute(code, parts)
         parts.sink.emit(BlockExecuted(parts.run_id, number, index, execution))
         executions.append(execution)

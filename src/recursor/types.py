@@ -119,6 +119,20 @@ class Submission:
 
 
 @dataclass(frozen=True, slots=True)
+class Variable:
+    """What a block did to a variable of the REPL. A change deep inside of a value may go unseen."""
+
+    name: str
+    type: str
+    """The name of its type; empty when it is gone, as are size and preview."""
+    size: str
+    """With its unit, as a person says it: "12 items"; empty for what has none."""
+    preview: str
+    """At most 200 characters."""
+    change: Literal["new", "changed", "gone"]
+
+
+@dataclass(frozen=True, slots=True)
 class Execution:
     """One code block and what came of it."""
 
@@ -133,6 +147,10 @@ class Execution:
     """Seconds."""
     readings: tuple[float, ...] = ()
     """What its clocks showed, in order: a block that is executed again reads the same."""
+    variables: tuple[Variable, ...] = ()
+    """What it did to variables: 50 at most. Empty when the REPL died in it."""
+    more_variables: int = 0
+    """How many others it has changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,6 +320,14 @@ class RunStarted:
     """How the run was asked for, as JSON: what it takes to resume it."""
     resumed: bool = False
     """Whether an earlier attempt at this very run was recorded."""
+    limits: Mapping[str, Any] = field(default_factory=dict)
+    """The fields of its `Limits`."""
+    turn: int = 0
+    """The turn of its parent that asked for it; 0 where it has none."""
+    block: int = 0
+    """The block of that turn."""
+    number: int = 0
+    """Its place among the children that its parent asked for, from 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,6 +349,8 @@ class ModelCalled:
     """Whether it was cut off, so that it may have been paid for; False for one that failed by itself."""
     request: str = ""
     """Hexadecimal digest of all that the reply depends on: model, options, messages, schema."""
+    block: int = 0
+    """The block that made it, counted from 1 within the turn; 0 for what no code asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -374,6 +402,8 @@ class ToolCalled:
     duration: float
     cut: bool = False
     """Whether it was cut off: what it did is not known."""
+    block: int = 0
+    """The block that called it, counted from 1 within the turn."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from recursor.sandboxes import wire
 from recursor.sandboxes.folders import FolderSource
 from recursor.sandboxes.link import Clock, Link, Worker, decoded
 from recursor.threads import in_thread
-from recursor.types import CallStyle, ContextInfo, Execution, Isolation, Output, Submission
+from recursor.types import CallStyle, ContextInfo, Execution, Isolation, Output, Submission, Variable
 
 GRACE = 1.0
 """Seconds between the interrupt and the kill."""
@@ -174,7 +174,13 @@ class WireRepl:
             except ValueError as problem:
                 error = f"The answer could not be read: {problem}; make it smaller or simpler"
         output = Output(frame.head, frame.omitted, frame.tail)
-        return Execution(code, output, error, notes, submission, readings=tuple(frame.readings))
+        variables = tuple(
+            Variable(each.name, each.type, each.size, each.preview, each.change) for each in frame.variables
+        )
+        return Execution(
+            code, output, error, notes, submission, readings=tuple(frame.readings),
+            variables=variables, more_variables=frame.more_variables,
+        )  # fmt: skip
 
     async def _watch(
         self, link: Link, done: asyncio.Future[Any], max_time: float | None, max_wall: float | None

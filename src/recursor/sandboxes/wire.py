@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 
-from recursor.sandboxes.guest import replay, values
+from recursor.sandboxes.guest import changes, previews, replay, values
 
 MAX_HEADER = 1 << 20
 MAX_BODY = 1 << 24
@@ -87,6 +87,16 @@ class Failed(_Frame, frozen=True, tag="failed"):
     error: str
 
 
+class Changed(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
+    """What a block did to a variable."""
+
+    name: Annotated[str, msgspec.Meta(max_length=changes.MAX_NAME)]
+    type: Annotated[str, msgspec.Meta(max_length=previews.MAX_TYPE)]
+    size: Annotated[str, msgspec.Meta(max_length=previews.MAX_SIZE)]
+    preview: Annotated[str, msgspec.Meta(max_length=previews.MAX_PREVIEW)]
+    change: Literal["new", "changed", "gone"]
+
+
 class Done(_Frame, frozen=True, tag="done"):
     re: Number
     error: str | None
@@ -96,6 +106,8 @@ class Done(_Frame, frozen=True, tag="done"):
     tail: str
     answer: Carried | None
     readings: Annotated[list[Reading], msgspec.Meta(max_length=MAX_READINGS)] = []
+    variables: Annotated[list[Changed], msgspec.Meta(max_length=changes.MOST)] = []
+    more_variables: Size = 0
 
 
 class Kept(_Frame, frozen=True, tag="kept"):

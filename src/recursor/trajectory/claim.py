@@ -30,7 +30,7 @@ async def attended(store: Path, run_id: str, work: Callable[[], Awaitable[T]]) -
         RunStopped: it was cancelled, since somebody asked for it.
     """
     with claim(store, run_id):
-        _wish(store, run_id).unlink(missing_ok=True)  # of an earlier attempt
+        _forget_wish(store, run_id)  # of an earlier attempt
         running = asyncio.ensure_future(work())
         asked = asyncio.ensure_future(_asked(store, run_id))
         try:
@@ -46,7 +46,7 @@ async def attended(store: Path, run_id: str, work: Callable[[], Awaitable[T]]) -
             if not running.done():
                 running.cancel()
                 await asyncio.wait([running])
-            _wish(store, run_id).unlink(missing_ok=True)
+            _forget_wish(store, run_id)
 
 
 def stop(store: Path, run_id: str) -> None:
@@ -68,6 +68,11 @@ async def _asked(store: Path, run_id: str) -> None:
     wish = os.fspath(_wish(store, run_id))
     while not os.access(wish, os.F_OK):  # noqa: ASYNC110 - another process makes it; a look takes microseconds
         await asyncio.sleep(LOOK_EVERY)
+
+
+def _forget_wish(store: Path, run_id: str) -> None:
+    with suppress(OSError):  # where nothing can be written, whoever records there says so
+        _wish(store, run_id).unlink(missing_ok=True)
 
 
 def _wish(store: Path, run_id: str) -> Path:

@@ -40,7 +40,7 @@ from recursor.types import (
     Usage,
 )
 
-VERSION = 2
+VERSION = 3
 _NOTES: dict[str, Callable[..., Event]] = {
     "CallRefused": CallRefused,
     "Decided": Decided,
@@ -105,9 +105,10 @@ def read(file: Iterable[str | bytes]) -> Iterator[dict[str, Any]]:
             raise TrajectoryError(f"line {number} is not JSON: {error}") from None
         if not isinstance(found, dict) or not isinstance(found.get("event"), str):
             raise TrajectoryError(f'line {number} is no event: an object with "v" and "event" is expected')
-        if found.get("v") != VERSION:
+        version = found.get("v")
+        if type(version) is not int or not 1 <= version <= VERSION:
             raise TrajectoryError(
-                f"line {number} is of version {found.get('v')!r}; this recursor knows {VERSION}"
+                f"line {number} is of version {version!r}; this recursor knows 1 to {VERSION}"
             )
         yield found
 
@@ -161,6 +162,7 @@ class _Lines:
             "model": event.model, "messages_from": same, "new_messages": [asdict(m) for m in event.messages[same:]],
             "reply": event.reply and _reply(event.reply), "error": event.error, "time": event.time,
             "duration": event.duration, "cut": event.cut, "request": event.request,
+            "block": event.block,
         }  # fmt: skip
 
 
@@ -183,7 +185,8 @@ def _executed(event: BlockExecuted) -> dict[str, Any]:
         "run_id": event.run_id, "turn": event.turn, "block": event.block, "code": execution.code,
         "output": asdict(execution.output), "error": execution.error, "notes": list(execution.notes),
         "submitted": execution.submission is not None, "duration": execution.duration,
-        "readings": list(execution.readings),
+        "readings": list(execution.readings), "variables": [asdict(each) for each in execution.variables],
+        "more_variables": execution.more_variables,
     }  # fmt: skip
 
 
@@ -259,7 +262,7 @@ def _model_called(trajectories: Trajectories, call: RecordedCall) -> ModelCalled
     purpose: Any = call.purpose
     return ModelCalled(
         call.run_id, call.id, call.turn, purpose, call.model, trajectories.messages(call), reply, call.error,
-        call.started, call.duration, call.cut, call.request,
+        call.started, call.duration, call.cut, call.request, call.block,
     )  # fmt: skip
 
 

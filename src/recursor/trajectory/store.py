@@ -46,13 +46,14 @@ from recursor.types import (
     ToolCalled,
 )
 
-VERSION = 2
+VERSION = 3
 SCHEMA = """
 CREATE TABLE run (
   id TEXT PRIMARY KEY, parent_id TEXT, depth INTEGER NOT NULL, question BLOB NOT NULL, model TEXT NOT NULL,
   sub_model TEXT NOT NULL, isolation TEXT NOT NULL, started REAL NOT NULL, strategy TEXT NOT NULL, reason BLOB NOT NULL,
   settings BLOB NOT NULL, ended REAL, stop_reason TEXT, answer_form TEXT, answer BLOB, error BLOB, turns INTEGER,
-  duration REAL, usage TEXT, cost REAL, replayed INTEGER, diverged_at INTEGER
+  duration REAL, usage TEXT, cost REAL, replayed INTEGER, diverged_at INTEGER,
+  limits TEXT NOT NULL, turn INTEGER NOT NULL, block INTEGER NOT NULL, number INTEGER NOT NULL
 );
 CREATE INDEX run_started ON run (started);
 CREATE INDEX run_parent ON run (parent_id);
@@ -67,20 +68,21 @@ CREATE TABLE call (
   id TEXT PRIMARY KEY, run_id TEXT NOT NULL, turn INTEGER NOT NULL, purpose TEXT NOT NULL, model TEXT NOT NULL,
   leaf BLOB NOT NULL, reply BLOB, reasoning BLOB, raw BLOB, reply_model TEXT, finish_reason TEXT, usage TEXT,
   cost REAL, error BLOB, started REAL NOT NULL, duration REAL NOT NULL, cut INTEGER NOT NULL, request BLOB NOT NULL,
-  cached INTEGER NOT NULL
+  cached INTEGER NOT NULL, block INTEGER NOT NULL
 );
 CREATE INDEX call_run ON call (run_id, purpose, turn);
 CREATE INDEX call_request ON call (request) WHERE reply IS NOT NULL AND NOT cached;
 CREATE TABLE tool (
   id TEXT PRIMARY KEY, run_id TEXT NOT NULL, turn INTEGER NOT NULL, name TEXT NOT NULL, arguments_form TEXT NOT NULL,
   arguments BLOB NOT NULL, result_form TEXT NOT NULL, result BLOB NOT NULL, error BLOB, started REAL NOT NULL,
-  duration REAL NOT NULL, cut INTEGER NOT NULL
+  duration REAL NOT NULL, cut INTEGER NOT NULL, block INTEGER NOT NULL
 );
 CREATE INDEX tool_run ON tool (run_id);
 CREATE TABLE execution (
   run_id TEXT NOT NULL, turn INTEGER NOT NULL, block INTEGER NOT NULL, code BLOB NOT NULL, head BLOB NOT NULL,
   omitted INTEGER NOT NULL, tail BLOB NOT NULL, error BLOB, notes TEXT NOT NULL, submitted INTEGER NOT NULL,
-  duration REAL NOT NULL, readings BLOB NOT NULL, PRIMARY KEY (run_id, turn, block)
+  duration REAL NOT NULL, readings BLOB NOT NULL, variables BLOB NOT NULL, more_variables INTEGER NOT NULL,
+  PRIMARY KEY (run_id, turn, block)
 ) WITHOUT ROWID;
 CREATE TABLE event (
   number INTEGER PRIMARY KEY, run_id TEXT NOT NULL, kind TEXT NOT NULL, subject TEXT, data BLOB
@@ -351,12 +353,14 @@ class _Writer:
     def _started(self, event: RunStarted) -> None:
         self.connection.execute(
             "INSERT INTO run (id, parent_id, depth, question, model, sub_model, isolation, started, strategy, reason, "
-            "settings) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET ended = NULL, "
-            "error = NULL, stop_reason = NULL, answer_form = NULL, answer = NULL, settings = excluded.settings",
+            "settings, limits, turn, block, number) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
+            "ON CONFLICT (id) DO UPDATE SET ended = NULL, error = NULL, stop_reason = NULL, answer_form = NULL, "
+            "answer = NULL, settings = excluded.settings, limits = excluded.limits",
             (
                 event.run_id, event.parent_id, event.depth, pack(event.question), _label(event.model),
                 _label(event.sub_model), _json(event.isolation), event.time, event.strategy,
-                pack(event.reason), pack(dumps(event.settings)),
+                pack(event.reason), pack(dumps(event.settings)), dumps(event.limits), event.turn, event.block,
+                event.number,
             ),
         )  # fmt: skip
         if event.resumed:
@@ -380,14 +384,14 @@ class _Writer:
             reply and reply.raw and pack(dumps(reply.raw)), reply and _label(reply.model),
             reply and _label(reply.finish_reason), reply and _json(reply.usage), reply and reply.cost,
             event.error and pack(event.error), event.time, event.duration, event.cut, bytes.fromhex(event.request),
-            reply is not None and reply.cached,
+            reply is not None and reply.cached, event.block,
         )  # fmt: skip
 
     def _used(self, event: ToolCalled) -> None:
         self._insert(
             "tool", event.call_id, event.run_id, event.turn, _label(event.name),
             *pack_value((event.args, dict(event.kwargs))), *pack_value(event.result),
-            event.error and pack(event.error), event.time, event.duration, event.cut,
+            event.error and pack(event.error), event.time, event.duration, event.cut, event.block,
         )  # fmt: skip
 
     def _leaf(self, messages: tuple[Message, ...]) -> bytes:
@@ -422,7 +426,7 @@ class _Writer:
             "execution", event.run_id, event.turn, event.block, pack(execution.code), pack(output.head),
             output.omitted, pack(output.tail), None if execution.error is None else pack(execution.error),
             json.dumps(execution.notes), execution.submission is not None, execution.duration,
-            pack(json.dumps(execution.readings)),
+            pack(json.dumps(execution.readings)), pack(_json(execution.variables)), execution.more_variables,
         )  # fmt: skip
 
     def _ended(self, event: RunEnded) -> None:

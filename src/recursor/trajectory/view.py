@@ -25,6 +25,7 @@ from recursor.types import (
     StopReason,
     ToolCalled,
     Usage,
+    Variable,
 )
 
 
@@ -67,13 +68,21 @@ class RecordedRun:
     replayed: int
     """Model calls whose replies were recorded before it was resumed."""
     diverged_at: int | None
+    limits: Mapping[str, Any]
+    turn: int
+    """The turn of its parent that asked for it; 0 where it has none."""
+    block: int
+    """The block of that turn."""
+    number: int
+    """Its place among the children that its parent asked for, from 1."""
 
     def start(self) -> RunStarted:
         """The event that it began with."""
         infos = tuple(context.info for context in self.contexts)
         return RunStarted(
             self.id, self.parent_id, self.depth, self.question, infos, self.model, self.sub_model, self.isolation,
-            self.started, self.strategy, self.reason, self.settings,
+            self.started, self.strategy, self.reason, self.settings, limits=self.limits, turn=self.turn,
+            block=self.block, number=self.number,
         )  # fmt: skip
 
 
@@ -101,6 +110,8 @@ class RecordedCall:
     cut: bool
     cached: bool
     request: str
+    block: int
+    """The block that made it, counted from 1 within the turn; 0 for what no code asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,10 +181,10 @@ class Trajectories:
         raise TrajectoryError(f"more than one run begins with {run_id!r}: {ids}")
 
     def children(self, run_id: str) -> list[RecordedRun]:
-        """Return the runs that a run started, in order."""
+        """Return the runs that a run started, in the order in which its code asked for them."""
         return [
             self._run(row)
-            for row in self.rows("SELECT * FROM run WHERE parent_id = ? ORDER BY started", run_id)
+            for row in self.rows("SELECT * FROM run WHERE parent_id = ? ORDER BY number, started", run_id)
         ]
 
     def calls(self, run_id: str) -> list[RecordedCall]:
@@ -227,6 +238,7 @@ class Trajectories:
             error=unpack(row["error"]) if row["error"] else None, turns=row["turns"], duration=row["duration"],
             usage=_typed(row["usage"], Usage) if row["usage"] else None, cost=row["cost"],
             replayed=row["replayed"] or 0, diverged_at=row["diverged_at"],
+            limits=json.loads(row["limits"]), turn=row["turn"], block=row["block"], number=row["number"],
         )  # fmt: skip
 
     def row(self, query: str, *arguments: Any) -> sqlite3.Row | None:
@@ -286,7 +298,7 @@ def _call(row: sqlite3.Row) -> RecordedCall:
         usage=_typed(row["usage"], Usage) if row["usage"] else None, cost=row["cost"],
         error=unpack(row["error"]) if row["error"] else None, started=row["started"], duration=row["duration"],
         reply_model=row["reply_model"] or "", cut=bool(row["cut"]), cached=bool(row["cached"]),
-        request=row["request"].hex(),
+        request=row["request"].hex(), block=row["block"],
     )  # fmt: skip
 
 
@@ -295,7 +307,7 @@ def _tool(row: sqlite3.Row) -> ToolCalled:
     return ToolCalled(
         row["run_id"], row["id"], row["turn"], row["name"], args, kwargs,
         unpack_value(row["result_form"], row["result"]), unpack(row["error"]) if row["error"] else None,
-        row["started"], row["duration"], bool(row["cut"]),
+        row["started"], row["duration"], bool(row["cut"]), row["block"],
     )  # fmt: skip
 
 
@@ -310,6 +322,8 @@ def _execution(row: sqlite3.Row) -> RecordedExecution:
         None,
         row["duration"],
         tuple(json.loads(unpack(row["readings"]))),
+        _typed(unpack(row["variables"]), tuple[Variable, ...]),
+        row["more_variables"],
     )
     return RecordedExecution(row["run_id"], row["turn"], row["block"], execution, bool(row["submitted"]))
 

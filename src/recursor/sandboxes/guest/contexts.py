@@ -45,9 +45,14 @@ def load(descriptor: int, form: str, size: int) -> Any:
         os.close(descriptor)
 
 
+def kind_of(value: Any) -> str:
+    """The name of a value's type, as a person knows it."""
+    return _KINDS.get(type(value), type(value).__name__)
+
+
 def describe(value: Any) -> dict[str, str]:
     """Return type, size and a short preview; constant in length whatever the value."""
-    kind = _KINDS.get(type(value), type(value).__name__)
+    kind = kind_of(value)
     if isinstance(value, str | Text):
         return {"type": kind, "size": f"{len(value):,} characters", "preview": _ends(value)}
     if isinstance(value, bytes):

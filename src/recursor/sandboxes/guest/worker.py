@@ -25,6 +25,7 @@ from typing import Any, NoReturn
 
 from . import contexts, mapped, memory, replay
 from .capture import KEEP, Capture
+from .changes import Variables
 from .channel import Channel, Duplex, leave
 from .hints import hint
 from .mapped import MappedStr
@@ -62,6 +63,7 @@ class Worker:
         self._module = make_module("__main__")
         self._namespace = self._module.__dict__
         self._names = Names(self._namespace, channel, self._submit, self._draft_set)
+        self._variables = Variables()
         self._kept_at = 0.0
         self._submission: dict[str, Any] | None = None
         self._submitting = threading.Lock()
@@ -150,21 +152,23 @@ class Worker:
         except BaseException as raised:  # noqa: BLE001 - the model reads it; the REPL goes on
             error = _explain(raised)
         readings = self._clocks.end() if self._clocks is not None else []
-        notes += [*self._names.restore(), *self._never_awaited()]
+        notes += self._names.restore()
+        variables = self._names.variables()
+        notes += self._never_awaited(variables)
         if self._submission is None:
             self._keep_draft()
         head, omitted, tail = self._capture.take()
         done = {
             "op": "done", "re": self._number, "error": error and _printable(error), "notes": notes,
             "head": _printable(head), "omitted": omitted, "tail": _printable(tail),
-            "answer": self._submission, "readings": readings,
+            "answer": self._submission, "readings": readings, **self._variables.changes(variables),
         }  # fmt: skip
         self._channel.send(done)
 
-    def _never_awaited(self) -> list[str]:
+    def _never_awaited(self, variables: dict[str, Any]) -> list[str]:
         """Notes on variables that hold calls which were made and never begun."""
         notes = []
-        for name, value in [("_", self._namespace.get("_")), *self._names.variables().items()]:
+        for name, value in [("_", self._namespace.get("_")), *variables.items()]:
             held = value[0] if type(value) in (list, tuple) and value else value
             if not inspect.iscoroutine(held) or held in self._unawaited:
                 continue
