@@ -10,10 +10,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from conftest import Bench
 from recursor import RLM, plugins
-from recursor.sandboxes.process import ProcessSandbox, WeakProcessSandbox
+from recursor.cli import doctor
+from recursor.sandboxes.process import ProcessSandbox, WeakProcessSandbox, tried_tiers
 from recursor.sandboxes.template import Tier
 from recursor.testing import ATTACKS, Finding, ScriptedModel, check_sandbox, run_attacks
 from recursor.testing.programs import QUICK
@@ -216,3 +218,14 @@ def test_where_nothing_can_be_had_every_attempt_is_named_with_its_reason() -> No
         'sandbox="inprocess"',
     ):
         assert line in told
+
+
+def test_the_doctor_says_which_ways_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+    found = tried_tiers()
+    assert list(found) == ["namespaces", "bubblewrap", "landlock"]
+    assert found["namespaces"] == found["landlock"] == ""
+    assert found["bubblewrap"] == "bubblewrap (bwrap) is not installed"
+    report = CliRunner().invoke(doctor.command)
+    assert "namespaces  " in report.output
+    assert "bubblewrap (bwrap) is not installed" in report.output

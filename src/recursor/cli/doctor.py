@@ -13,9 +13,16 @@ from recursor import config, plugins
 from recursor.cli import endpoints, exits
 from recursor.cli.text import clean, preview, to_json
 from recursor.errors import ConfigError, SandboxError
+from recursor.sandboxes.process import tried_tiers
 from recursor.testing import Finding, run_attacks
 from recursor.testing.programs import QUICK
 from recursor.types import Isolation
+
+_USED = {
+    "namespaces": 'sandbox="process", and "process:weak" where it works',
+    "bubblewrap": '"process:weak" where namespaces do not work',
+    "landlock": '"process:weak" where neither does',
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +35,8 @@ class Report:
     isolation: Isolation | None
     error: str
     """Why there is no sandbox; empty when there is one."""
+    tiers: dict[str, str]
+    """Ways to isolate a process, strongest first, and why each cannot be had here; empty where it can."""
     servers: tuple[endpoints.Endpoint, ...]
     keys: dict[str, str]
     keys_error: str
@@ -74,8 +83,8 @@ def examine() -> Report:
     return Report(
         python=f"{platform.python_implementation()} {platform.python_version()} at {sys.executable}",
         platform=f"{platform.system()} {platform.release()} on {platform.machine()}",
-        findings=findings, isolation=isolation, error=error, servers=endpoints.detect_endpoints(),
-        keys=keys, keys_error=keys_error, store=store,
+        findings=findings, isolation=isolation, error=error,
+        tiers={str(tier): why for tier, why in tried_tiers().items()}, servers=endpoints.detect_endpoints(), keys=keys, keys_error=keys_error, store=store,
     )  # fmt: skip
 
 
@@ -101,6 +110,8 @@ def _lines(report: Report) -> list[str]:
         lines.append(f"  none: {report.error}")
     if report.isolation is not None:
         lines += ["", str(report.isolation)]
+    lines += ["", "Ways to isolate a process here, strongest first"]
+    lines += [f"  {tier:<10}  {_USED[tier]}: {why or 'works'}" for tier, why in report.tiers.items()]
     lines += ["", "Model servers on this machine"]
     servers = [f"  {each.provider} at {each.base_url}: {_some(each.models)}" for each in report.servers]
     keys = [f"  {provider}: {where}" for provider, where in report.keys.items()]

@@ -5,6 +5,7 @@ See `recursor.sandboxes.jail` for what is locked and `docs/sandbox.md` for what 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Final
@@ -14,7 +15,7 @@ from recursor.protocols import Repl
 from recursor.sandboxes import jail
 from recursor.sandboxes.link import Worker
 from recursor.sandboxes.mounts import Mounts, checked
-from recursor.sandboxes.remedies import explain_tiers
+from recursor.sandboxes.remedies import explain_tiers, reason
 from recursor.sandboxes.repl import opened
 from recursor.sandboxes.template import Tier
 from recursor.threads import in_thread
@@ -113,11 +114,42 @@ class ProcessSandbox:
         return self._own[tier]
 
 
+def tried_tiers() -> dict[Tier, str]:
+    """Try every tier on this machine, and return for each what keeps it from working: nothing where it works."""
+    found: dict[Tier, str] = {}
+    for tier in WEAK:
+        templates = jail.Templates(tier)
+        try:
+            templates.spawn(memory=_TRIAL, scratch=_TRIAL).close()
+            found[tier] = ""
+        except SandboxError as failure:
+            found[tier] = reason(failure)
+        finally:
+            templates.close()
+    return found
+
+
 class WeakProcessSandbox(ProcessSandbox):
     """The strongest of what this machine can do: as `ProcessSandbox`, or else without namespaces.
 
     Where namespaces cannot be had, not even by bubblewrap, Landlock and seccomp hold the code in by
-    themselves. `Isolation.weaknesses` says what that lacks. Mounts need namespaces.
+    themselves; on macOS Seatbelt does. `Isolation.weaknesses` says what that lacks. Mounts need namespaces.
     """
 
     _tiers = WEAK
+
+    async def open(
+        self,
+        *,
+        tools: Sequence[str] = (),
+        context_size: int = 0,
+        seed: int = 0,
+        calls: CallStyle = "plain",
+    ) -> Repl:
+        if sys.platform != "darwin":
+            return await super().open(tools=tools, context_size=context_size, seed=seed, calls=calls)
+        from recursor.sandboxes.seatbelt import SeatbeltSandbox  # noqa: PLC0415 - a way in a thousand
+
+        if self.mounts:
+            raise IsolationUnavailable("Seatbelt mounts nothing: pass the folder as the context")
+        return await SeatbeltSandbox().open(tools=tools, context_size=context_size, seed=seed, calls=calls)

@@ -22,9 +22,14 @@ _OTHERWISE = (
 
 
 def explain_platform(platform: str) -> str:
+    ways = {
+        "darwin": 'What macOS itself can do is weaker, and asked for by name: sandbox="process:weak" (Seatbelt). ',
+        "win32": "In WSL 2 it works as it is. ",
+    }
     return (
-        f"The process sandbox is made of Linux system calls, and this is {platform}. "
-        f"Run recursor in Linux: in a container, a virtual machine, or WSL 2. {_OTHERWISE}"
+        f"The process sandbox is made of Linux system calls, and this is {platform}. {ways.get(platform, '')}"
+        'Or run the code in a container (sandbox="docker"), in a virtual machine (CommandSandbox), or at a service '
+        f'(sandbox="modal"); or run all of recursor in Linux. {_UNISOLATED}'
     )
 
 
@@ -40,12 +45,14 @@ def explain_step(step: str, number: int, error: str) -> str:
     return "\n".join([*lines, _OTHERWISE])
 
 
+def reason(failure: SandboxError) -> str:
+    """The step that failed, in one line, without what would help."""
+    return str(failure).partition("\n")[0].removeprefix(f"{_CANNOT}: ")
+
+
 def explain_tiers(failures: Mapping[Tier, SandboxError]) -> str:
     """Say why none of several ways was to be had."""
-    first = {
-        name: str(error).partition("\n")[0].removeprefix(f"{_CANNOT}: ") for name, error in failures.items()
-    }
-    tried = [f"- {name}: {why}" for name, why in first.items()]
+    tried = [f"- {name}: {reason(error)}" for name, error in failures.items()]
     return "\n".join(
         [
             f"{_CANNOT}, not even weakly.",
