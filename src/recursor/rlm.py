@@ -8,6 +8,7 @@ and `stream` wait for them from the caller's own loop.
 from __future__ import annotations
 
 import asyncio
+import copy
 import inspect
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
@@ -132,6 +133,23 @@ class RLM:
                 "instruction": instruction, "compact_at": compact_at,
             },
         )  # fmt: skip
+
+    @property
+    def limits(self) -> Limits:
+        """Bounds of each run."""
+        return self._engine.limits
+
+    def with_changes(self, *, limits: Limits | None = None, instruction: str | None = None) -> RLM:
+        """The same RLM, connections and store shared, with other limits or another instruction; None keeps them."""
+        other = copy.copy(self)
+        if limits is not None:
+            settings = {**self._engine.settings, "limits": asdict(limits)}
+            other._engine = replace(self._engine, limits=limits, settings=settings)
+        if instruction is not None:
+            other._instruction = instruction
+            settings = {**other._engine.settings, "instruction": instruction}
+            other._engine = replace(other._engine, settings=settings)
+        return other
 
     def completion(
         self,

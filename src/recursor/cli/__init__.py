@@ -19,6 +19,7 @@ COMMANDS = {
     "doctor": "Check this machine: sandbox, endpoints, keys, store.",
     "resume": "Go on with a run that was cut off, or that a limit ended.",
     "runs": "List, show and export recorded runs.",
+    "serve": "An OpenAI-compatible server: unlimited context for any client.",
     "view": "Show recorded runs in the browser.",
 }
 """Name -> what `recursor --help` says; the command lies in the module of that name."""
