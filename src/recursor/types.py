@@ -151,6 +151,8 @@ class Execution:
     """What it did to variables: 50 at most. Empty when the REPL died in it."""
     more_variables: int = 0
     """How many others it has changed."""
+    started: float = 0.0
+    """Seconds since the epoch; 0 where that is not known."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,7 +98,7 @@ class WireRepl:
         max_wall: float | None = None,
         readings: Sequence[float] = (),
     ) -> Execution:
-        started = time.monotonic()
+        began, started = time.time(), time.monotonic()
         link = await self._alive()
         link.subcalls, link.clock = subcalls, Clock()
         header = {"op": "run", "readings": [float(reading) for reading in readings[: wire.MAX_READINGS]]}
@@ -109,7 +109,7 @@ class WireRepl:
             await self.close()
             raise
         await link.end_calls()
-        return replace(execution, duration=time.monotonic() - started)
+        return replace(execution, duration=time.monotonic() - started, started=began)
 
     async def draft(self) -> Any:
         link = self._link

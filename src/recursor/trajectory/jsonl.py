@@ -186,7 +186,7 @@ def _executed(event: BlockExecuted) -> dict[str, Any]:
         "output": asdict(execution.output), "error": execution.error, "notes": list(execution.notes),
         "submitted": execution.submission is not None, "duration": execution.duration,
         "readings": list(execution.readings), "variables": [asdict(each) for each in execution.variables],
-        "more_variables": execution.more_variables,
+        "more_variables": execution.more_variables, "started": execution.started,
     }  # fmt: skip
 
 

@@ -82,7 +82,7 @@ CREATE TABLE execution (
   run_id TEXT NOT NULL, turn INTEGER NOT NULL, block INTEGER NOT NULL, code BLOB NOT NULL, head BLOB NOT NULL,
   omitted INTEGER NOT NULL, tail BLOB NOT NULL, error BLOB, notes TEXT NOT NULL, submitted INTEGER NOT NULL,
   duration REAL NOT NULL, readings BLOB NOT NULL, variables BLOB NOT NULL, more_variables INTEGER NOT NULL,
-  PRIMARY KEY (run_id, turn, block)
+  started REAL NOT NULL, PRIMARY KEY (run_id, turn, block)
 ) WITHOUT ROWID;
 CREATE TABLE event (
   number INTEGER PRIMARY KEY, run_id TEXT NOT NULL, kind TEXT NOT NULL, subject TEXT, data BLOB
@@ -427,6 +427,7 @@ class _Writer:
             output.omitted, pack(output.tail), None if execution.error is None else pack(execution.error),
             json.dumps(execution.notes), execution.submission is not None, execution.duration,
             pack(json.dumps(execution.readings)), pack(_json(execution.variables)), execution.more_variables,
+            execution.started,
         )  # fmt: skip
 
     def _ended(self, event: RunEnded) -> None:

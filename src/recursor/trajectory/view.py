@@ -324,6 +324,7 @@ def _execution(row: sqlite3.Row) -> RecordedExecution:
         tuple(json.loads(unpack(row["readings"]))),
         _typed(unpack(row["variables"]), tuple[Variable, ...]),
         row["more_variables"],
+        row["started"],
     )
     return RecordedExecution(row["run_id"], row["turn"], row["block"], execution, bool(row["submitted"]))
 
