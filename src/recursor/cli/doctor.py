@@ -84,7 +84,8 @@ def examine() -> Report:
         python=f"{platform.python_implementation()} {platform.python_version()} at {sys.executable}",
         platform=f"{platform.system()} {platform.release()} on {platform.machine()}",
         findings=findings, isolation=isolation, error=error,
-        tiers={str(tier): why for tier, why in tried_tiers().items()}, servers=endpoints.detect_endpoints(), keys=keys, keys_error=keys_error, store=store,
+        tiers={str(tier): why for tier, why in tried_tiers().items()}, servers=endpoints.detect_endpoints(),
+        keys=keys, keys_error=keys_error, store=store,
     )  # fmt: skip
 
 

@@ -12,9 +12,11 @@ import errno
 import os
 
 from . import linux, seccomp
-from .locks import THREADS, Locks, limit
+from .locks import Locks, limit
 from .namespaces import DEVICES, NOBODY, Proc, step, visible
 
+THREADS = 1000
+"""More than a user may have had when the template process began."""
 _CAP_SETGID, _CAP_SETUID = 1 << 6, 1 << 7
 
 
@@ -35,14 +37,16 @@ class LocksAlone(Locks):
         paths = [path for path in [*visible(), *mounts] if not os.path.islink(path)]
         _become_nobody(proc, paths)
         super().__init__(proc)
+        # Without a user namespace it is all threads of the user that count, and others come and go.
+        self._most = THREADS + _threads_of(os.getuid(), proc)
+        self.threads = THREADS if self.threads else 0
         self._rules = {path: _access(path) for path in paths}
 
     def lock_in(self, memory: int, scratch: int, *, last: int) -> None:
         self._leave_the_group()
         os.chdir("/")
         with step("setrlimit"):
-            # Without a user namespace it is all threads of the user that count.
-            limit(self._baseline + memory, scratch, THREADS + _threads_of(os.getuid(), self._proc))
+            limit(self._baseline + memory, scratch, self._most)
         self._give_up()
         with step("landlock"):
             linux.landlock(self.landlock, self._rules)
