@@ -87,6 +87,13 @@ class Source(Protocol):
         """Return a new descriptor at offset 0 that the caller owns. Blocks; call it in a thread."""
 
 
+class Snapshot(Protocol):
+    """A state of a REPL, to go back to. It holds memory until it is closed, or the REPL is."""
+
+    async def close(self) -> None:
+        """Free it. May be called twice."""
+
+
 class Repl(Protocol):
     """A persistent Python namespace in an isolated place. One execution at a time."""
 
@@ -127,6 +134,35 @@ class Repl(Protocol):
 
     async def close(self) -> None:
         """Kill what runs and free everything. May be called twice."""
+
+
+@runtime_checkable
+class CopyableRepl(Repl, Protocol):
+    """A REPL whose state can be copied, or which says why it cannot: an ability that sandboxes need not have.
+
+    A copy has every variable, and what else there is in the process, its randomness included; it does
+    not have threads. Copying waits for no block: it is done between two of them.
+    """
+
+    async def fork(self) -> CopyableRepl:
+        """Return a REPL of its own that begins as this one is now.
+
+        Raises:
+            SandboxError: it cannot be copied, or not now (threads are running); the text says what to do.
+        """
+
+    async def snapshot(self) -> Snapshot:
+        """Keep the state as it is now. Raises SandboxError as `fork` does."""
+
+    async def restore(self, snapshot: Snapshot) -> None:
+        """Go back to a state, as often as wanted. Raises SandboxError when it is there no more."""
+
+    def checkpoint(self) -> None:
+        """Begin to keep the state as it is now, so that a block that has to be killed costs what it did, and
+        not all. Returns at once; does nothing where it cannot."""
+
+    async def become(self, *, tools: Sequence[str], seed: int, calls: CallStyle) -> None:
+        """Be the REPL of another run: with an answer that is not set, these tools, randomness of its own."""
 
 
 class Sandbox(Protocol):

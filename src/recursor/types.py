@@ -273,6 +273,8 @@ class RlmQuery:
     """Added to what the child's root LM is told."""
     limits: Mapping[str, Any] | None = None
     """Fields of `Limits` for the child; it draws from its parent's in any case."""
+    fork: Any = None
+    """A copy of the REPL that asks, a `Repl` that the child starts from and that ends with the call."""
 
 
 @dataclass(frozen=True, slots=True)

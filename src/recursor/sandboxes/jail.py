@@ -56,6 +56,7 @@ class _Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ready: Facts | None = None
     failed: _Step | None = None
     spawned: int | None = None
+    forking: bool = False
     status: int | None = None
 
 
@@ -82,6 +83,14 @@ class Spawned:
     _zygote: Zygote = field(repr=False)
     _ending: str | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def fork(self) -> Birth:
+        """Let it fork once, and prepare what the new process is to have.
+
+        Raises:
+            SandboxError: it may not, or there are as many as there may be.
+        """
+        return self._zygote.begin_fork(self._number)
 
     def interrupt(self) -> None:
         """Raise KeyboardInterrupt in what runs."""
@@ -129,6 +138,74 @@ class Spawned:
                     self._ending = self._zygote.ending(self._number)
                     os.close(self._pidfd)
         return self._ending
+
+
+@dataclass(eq=False)
+class _Ends:
+    """What a worker and its host talk by: the host's ends, and the worker's."""
+
+    rpc: socket.socket
+    aux: socket.socket
+    output: int
+    inside: list[int]
+
+    @classmethod
+    def make(cls) -> _Ends:
+        rpc, worker_rpc = socket.socketpair()
+        aux, worker_aux = socket.socketpair()
+        output, worker_output = os.pipe()
+        os.set_blocking(output, False)
+        return cls(rpc, aux, output, [worker_rpc.detach(), worker_aux.detach(), worker_output])
+
+    def close_inside(self) -> None:
+        while self.inside:
+            os.close(self.inside.pop())
+
+    def close(self) -> None:
+        self.close_inside()
+        self.rpc.close()
+        self.aux.close()
+        os.close(self.output)
+
+
+class Birth:
+    """A worker that is about to fork. `end` or `drop` it, whatever comes of it."""
+
+    def __init__(self, zygote: Zygote, parent: int, ends: _Ends) -> None:
+        self._zygote = zygote
+        self._parent = parent
+        self._ends = ends
+
+    @property
+    def rpc(self) -> socket.socket:
+        """Becomes readable when the new process serves."""
+        return self._ends.rpc
+
+    @property
+    def inside(self) -> tuple[int, ...]:
+        """What the worker has to be given for the new process, in this order."""
+        return tuple(self._ends.inside)
+
+    def given(self) -> None:
+        """Let go of that: the worker has it."""
+        self._ends.close_inside()
+
+    def end(self) -> Spawned:
+        """Return the new process, which serves; nothing more comes of this fork.
+
+        Raises:
+            SandboxError: there is none. Had the worker forked all the same, it and all its kin are ended.
+        """
+        try:
+            return self._zygote.end_fork(self._parent, self._ends)
+        except BaseException:
+            self._ends.close()
+            raise
+
+    def drop(self) -> None:
+        """End it, and the new process where there is one."""
+        with suppress(SandboxError):
+            self.end().close()
 
 
 class Zygote:
@@ -197,28 +274,45 @@ class Zygote:
         """
         if memory < _SMALLEST or scratch < _SMALLEST:
             raise ConfigError(f"a sandbox needs at least {_SMALLEST:,} bytes of memory and of scratch space")
-        rpc, worker_rpc = socket.socketpair()
-        aux, worker_aux = socket.socketpair()
-        output, worker_output = os.pipe()
-        os.set_blocking(output, False)
-        message = {"spawn": {"memory": memory, "scratch": scratch}}
+        ends = _Ends.make()
         try:
-            given = (worker_rpc.fileno(), worker_aux.fileno(), worker_output)
-            answer, received = self._ask(message, given)
+            answer, received = self._ask({"spawn": {"memory": memory, "scratch": scratch}}, ends.inside)
             if answer.failed is not None:
                 raise IsolationUnavailable(_explain(answer.failed))
-            if answer.spawned is None or len(received) != 1:
-                raise self._lost("it gave no worker", received)
+            spawned = self._spawned(answer, received, ends)
         except BaseException:
-            rpc.close()
-            aux.close()
-            os.close(output)
+            ends.close()
             raise
-        finally:
-            worker_rpc.close()
-            worker_aux.close()
-            os.close(worker_output)
-        return Spawned(_pid_of(received[0]), rpc, aux, output, received[0], answer.spawned, self)
+        ends.close_inside()
+        return spawned
+
+    def begin_fork(self, number: int) -> Birth:
+        """See `Spawned.fork`."""
+        ends = _Ends.make()
+        outside, inside = socket.socketpair()
+        ends.inside.append(inside.detach())
+        try:
+            with outside:
+                answer, _ = self._ask({"fork": number}, [outside.fileno()])
+            if not answer.forking:
+                raise SandboxError(f"the REPL cannot be forked: {_why(answer)}")
+        except BaseException:
+            ends.close()
+            raise
+        return Birth(self, number, ends)
+
+    def end_fork(self, parent: int, ends: _Ends) -> Spawned:
+        """See `Birth.end`."""
+        answer, received = self._ask({"born": parent})
+        if answer.failed is not None:
+            raise SandboxError(f"the REPL was not forked: {_why(answer)}")
+        return self._spawned(answer, received, ends)
+
+    def _spawned(self, answer: _Answer, received: list[int], ends: _Ends) -> Spawned:
+        if answer.spawned is None or len(received) != 1:
+            raise self._lost("it gave no worker", received)
+        pidfd = received[0]
+        return Spawned(_pid_of(pidfd), ends.rpc, ends.aux, ends.output, pidfd, answer.spawned, self)
 
     def ending(self, number: int) -> str:
         """Say how a worker that has ended did so."""
@@ -281,7 +375,7 @@ class Zygote:
             raise IsolationUnavailable(explain_step(step, 0, "it had no effect"))
         return answer.ready
 
-    def _ask(self, message: object, descriptors: tuple[int, ...] = ()) -> tuple[_Answer, list[int]]:
+    def _ask(self, message: object, descriptors: Sequence[int] = ()) -> tuple[_Answer, list[int]]:
         with self._lock:
             if self._broken:
                 raise _ZygoteLost("the sandbox's template process is gone")
@@ -421,7 +515,13 @@ def _explain(failed: _Step) -> str:
     return explain_step(failed.step, failed.errno, failed.error)
 
 
+def _why(answer: _Answer) -> str:
+    return answer.failed.error if answer.failed is not None else "the template process does not say why"
+
+
 def _describe(status: int) -> str:
+    if status < 0:  # a copy of a worker is no child of the template
+        return "ended"
     code = os.waitstatus_to_exitcode(status)
     if code >= 0:
         return f"exited with status {code}"

@@ -11,13 +11,13 @@ import itertools
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from recursor.errors import RLMError, SandboxError
-from recursor.protocols import Source, Subcalls
+from recursor.protocols import Repl, Source, Subcalls
 from recursor.sandboxes import wire
 from recursor.sandboxes.guest import values
 from recursor.sandboxes.handed import CAN_LEND, HandedSource, Rooms
@@ -98,6 +98,8 @@ class Link(asyncio.Protocol):
         lost: set when the worker is gone, with what it did wrong (None: it just went).
         clock: of the block that runs.
         subcalls: who answers calls; None while no block runs.
+        sources: what was loaded into it, by name.
+        branch: makes a fork that the running block asks for by a number; None where there are none.
         kept: form and bytes of the last small draft of the answer.
     """
 
@@ -115,6 +117,9 @@ class Link(asyncio.Protocol):
         self.clock = Clock()
         self.subcalls: Subcalls | None = None
         self.kept: tuple[str, bytes] | None = None
+        self.branch: Callable[[int], Awaitable[Repl]] | None = None
+        self._forks: dict[int, Repl] = {}
+        """Copies of the REPL that no call has taken yet."""
         self._decoder = wire.Decoder()
         self._transport: asyncio.Transport | None = None
         self._ready: asyncio.Future[wire.Facts | None] = loop.create_future()
@@ -123,8 +128,9 @@ class Link(asyncio.Protocol):
         self._parts: dict[int, bytearray] = {}
         self._parts_size = 0
         self._calls: dict[int, asyncio.Task[None]] = {}
+        self._branches: dict[int, asyncio.Task[None]] = {}
         self._bytes_in_flight = 0
-        self._sources = sources
+        self.sources = sources
         self._rooms = Rooms(self._hand_room, self._refuse)
         self._outgoing: list[bytes] = []
         self._outgoing_size = 0
@@ -254,6 +260,7 @@ class Link(asyncio.Protocol):
             self._bytes_in_flight = 0
             if self._transport is not None:
                 self._transport.resume_reading()
+        await self._end_branches()
         await self._rooms.free_all()
         self._parts.clear()
         self._parts_size = 0
@@ -327,6 +334,8 @@ class Link(asyncio.Protocol):
                     raise wire.ProtocolError("more value than may leave the REPL")
             case wire.CallLlm() | wire.CallRlm() | wire.CallTool() | wire.CallBatch():
                 self._begin_call(frame, body)
+            case wire.Branch(id=number):
+                self._begin_branch(number)
             case wire.AskRoom() | wire.Fill():
                 self._take_room(frame, body)
             case wire.Cancel(ids=numbers):
@@ -342,10 +351,10 @@ class Link(asyncio.Protocol):
             case _:
                 self._take_answer(frame, body)
 
-    def _take_answer(self, frame: wire.Loaded | wire.Failed | wire.Done | wire.Drafted, body: bytes) -> None:
+    def _take_answer(self, frame: wire.Answered, body: bytes) -> None:
         """What answers a command."""
         kind, future = self._expected.pop(frame.re, (None, None))
-        if isinstance(frame, wire.Failed) and kind is wire.Loaded:
+        if isinstance(frame, wire.Failed) and kind in (wire.Loaded, wire.Forked):
             kind = wire.Failed
         if kind is not type(frame) or future is None or future.done():
             raise wire.ProtocolError(f"an answer to a question that was not asked ({frame.re})")
@@ -366,6 +375,42 @@ class Link(asyncio.Protocol):
             if not data:
                 asyncio.get_running_loop().remove_reader(output)
         self._printed = (self._printed + data)[-2000:]
+
+    # Forks --------------------------------------------------------------------------------------
+
+    def _begin_branch(self, number: int) -> None:
+        if number in self._branches or number in self._forks or number in self._calls:
+            raise wire.ProtocolError("a fork number twice")
+        if self.subcalls is None or self.branch is None:
+            self._refuse(number, "no block is running: calls from threads end with their block")
+            return
+        self.clock.stop()
+        task = asyncio.get_running_loop().create_task(self._make_branch(number, self.branch))
+        self._branches[number] = task
+
+    async def _make_branch(self, number: int, branch: Callable[[int], Awaitable[Repl]]) -> None:
+        try:
+            self._forks[number] = await branch(number)
+        except RLMError as error:
+            self._refuse(number, str(error))
+        finally:
+            del self._branches[number]
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """Let the clock of the block run where it waits for nothing."""
+        if not self._calls and not self._branches:
+            self.clock.start()
+
+    async def _end_branches(self) -> None:
+        tasks = list(self._branches.values())
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=ENDING)
+        while self._forks:
+            _, repl = self._forks.popitem()
+            await repl.close()
 
     # Calls --------------------------------------------------------------------------------------
 
@@ -400,8 +445,13 @@ class Link(asyncio.Protocol):
         return body
 
     async def _answer(self, frame: wire.Call, body: bytes, subcalls: Subcalls) -> None:
+        fork: Repl | None = None
         try:
-            value = await subcalls.answer(await self._subcall(frame, body))
+            if isinstance(frame, wire.CallRlm) and frame.fork is not None:
+                fork = self._forks.pop(frame.fork, None)
+                if fork is None:
+                    raise SandboxError("there is no such copy of the REPL to start a child from")
+            value = await subcalls.answer(await self._subcall(frame, body, fork))
             form, data = values.encode(value)
             if len(data) > MAX_RESULT:
                 raise SandboxError(
@@ -416,8 +466,11 @@ class Link(asyncio.Protocol):
         else:
             await self._drained(READING)
             self.send({"op": "reply", "re": frame.id, "ok": True, "form": form}, data)
+        finally:
+            if fork is not None:
+                await fork.close()
 
-    async def _subcall(self, frame: wire.Call, body: bytes) -> Subcall:
+    async def _subcall(self, frame: wire.Call, body: bytes, fork: Repl | None) -> Subcall:
         match frame:
             case wire.CallLlm():
                 return LlmQuery(body.decode("utf-8", "replace"), frame.model, frame.schema)
@@ -436,6 +489,7 @@ class Link(asyncio.Protocol):
                     tuple(frame.tools),
                     frame.instruction,
                     frame.limits,
+                    fork,
                 )
 
     async def _context(self, frame: wire.CallRlm, body: bytes) -> Source | None:
@@ -443,9 +497,9 @@ class Link(asyncio.Protocol):
             case None:
                 return None
             case wire.Same(name=name):
-                if name not in self._sources:
+                if name not in self.sources:
                     raise SandboxError(f"there is no context {name[:100]!r} to hand on")
-                return self._sources[name]
+                return self.sources[name]
             case wire.InRoom(form=form, room=number):
                 room = self._rooms.get(number)
                 await in_thread(room.seal, form)
@@ -515,8 +569,7 @@ class Link(asyncio.Protocol):
             return  # given up before, with all others of its block
         del self._calls[frame.id]
         self._bytes_in_flight -= size
-        if not self._calls:
-            self.clock.start()
+        self._go_on()
         if len(self._calls) < MAX_CALLS_IN_FLIGHT and self._bytes_in_flight < MAX_BYTES_IN_FLIGHT:
             assert self._transport is not None
             self._transport.resume_reading()

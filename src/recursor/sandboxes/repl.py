@@ -10,13 +10,13 @@ import asyncio
 import itertools
 import os
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from recursor.errors import RLMError, SandboxError
-from recursor.protocols import Source, Subcalls
-from recursor.sandboxes import wire
+from recursor.protocols import Snapshot, Source, Subcalls
+from recursor.sandboxes import branches, wire
 from recursor.sandboxes.folders import FolderSource
 from recursor.sandboxes.link import Clock, Link, Worker, decoded
 from recursor.threads import in_thread
@@ -33,6 +33,24 @@ LOAD_RATE = 1e7
 MAX_ERROR = 8_000
 MAX_NOTES = 20
 LOST = "the REPL is started anew: your variables are lost, the given ones are loaded again"
+BACK = "the REPL went back to what it was before {}: your variables of then are there, what came after is undone"
+
+
+class Kept:
+    """A state of a REPL that can be gone back to: implements `Snapshot`.
+
+    Args:
+        repl: a copy of it, which runs nothing.
+        among: the others of the REPL.
+    """
+
+    def __init__(self, repl: WireRepl, among: set[Kept]) -> None:
+        self.repl = repl
+        self._among = among
+
+    async def close(self) -> None:
+        self._among.discard(self)
+        await self.repl.close()
 
 
 class WireRepl:
@@ -67,10 +85,19 @@ class WireRepl:
         self._draft: tuple[str, bytes] | None = None
         """The last draft that was small, as its worker encoded it: it outlives the worker."""
         self._closed = False
+        self._rescue: Link | None = None
+        """A copy of the worker, to go on with should it die."""
+        self._since = 0
+        """Blocks that have run since that was made, or since there was anything to lose."""
+        self._keeping: asyncio.Task[None] | None = None
+        self._kept: set[Kept] = set()
+        self._told: tuple[str, ...] = ()
+        """What is to be noted beside the next block."""
 
     async def start(self) -> None:
         """Start a worker, wait until it is ready, and load what earlier ones had."""
         self._link = Link(await self._spawn(), self._sources)
+        self._link.branch = self._branch
         facts = await self._link.open(START)
         try:
             self.isolation = self._found(facts) if callable(self._found) else self._found
@@ -80,11 +107,13 @@ class WireRepl:
         # A worker that is born again does not repeat the randomness of the one that died.
         seed = None if self._seed is None else f"{self._seed}/{next(self._births)}"
         setup = {"op": "setup", "tools": self._tools, "calls": self._style, "seed": seed}
+        setup["forks"] = branches.no_forks(self._link.worker)
         self._link.send(setup)
         for name, source in self._sources.items():
             await self._load(self._link, name, source)
 
     async def load(self, name: str, source: Source) -> ContextInfo:
+        await self._settled()
         info = await self._load(await self._alive(), name, source)
         self._sources[name] = source
         return info
@@ -98,8 +127,10 @@ class WireRepl:
         max_wall: float | None = None,
         readings: Sequence[float] = (),
     ) -> Execution:
+        await self._settled()
         began, started = time.time(), time.monotonic()
         link = await self._alive()
+        self._since += 1
         link.subcalls, link.clock = subcalls, Clock()
         header = {"op": "run", "readings": [float(reading) for reading in readings[: wire.MAX_READINGS]]}
         done = link.expect(header, wire.Done, code.encode("utf-8", "surrogatepass"))
@@ -121,16 +152,108 @@ class WireRepl:
                     value = await decoded(frame.answer.form, body) if frame.answer else None
                     if value is not None:
                         return value
-            kept = link.kept if link is not None and link.kept else self._draft
+            kept = (link.kept if link is not None else None) or self._draft
             return None if kept is None else await decoded(*kept)
         except ValueError:
             return None
 
     async def close(self) -> None:
         self._closed = True
+        await self._settled(cancel=True)
+        links = (self._link, self._rescue)
+        self._link = self._rescue = None
+        for link in links:
+            if link is not None:
+                await link.bury(None)
+        for kept in list(self._kept):
+            await kept.close()
+
+    # Copies ------------------------------------------------------------------------------------
+
+    async def fork(self) -> WireRepl:
+        await self._settled()
+        return await self._copy(await self._alive(), None)
+
+    async def snapshot(self) -> Kept:
+        kept = Kept(await self.fork(), self._kept)
+        self._kept.add(kept)
+        return kept
+
+    async def restore(self, snapshot: Snapshot) -> None:
+        if not isinstance(snapshot, Kept):
+            raise SandboxError("a REPL goes back only to a snapshot that was taken of one of its sandbox")
+        copy = await snapshot.repl.fork()
+        await self._settled()
+        if self._link is not None:
+            await self._bury(self._link, None)
+        self._draft = copy._draft
+        self._adopt(copy._release(), copy._sources)
+
+    async def become(self, *, tools: Sequence[str], seed: int, calls: CallStyle) -> None:
+        link = await self._alive()
+        self._tools, self._style = list(tools), calls
+        self._seed, self._births = (None if self._seed is None else seed), itertools.count(1)
+        self._draft = link.kept = None
+        link.send({"op": "become", "tools": self._tools, "calls": calls, "seed": self._seed and f"{seed}/0"})
+
+    def checkpoint(self) -> None:
+        if self._closed or self._keeping is not None or self._link is None or not self._since:
+            return
+        if not branches.no_forks(self._link.worker):
+            self._keeping = asyncio.ensure_future(self._keep(self._link))
+
+    async def _keep(self, link: Link) -> None:
+        """Make a copy of the worker, in the place of an earlier one."""
+        rescue, self._rescue = self._rescue, None
+        if rescue is not None:
+            await rescue.bury(None)
+        try:
+            self._rescue = await branches.fork(link, self._sources)
+        except SandboxError:
+            return  # threads that its code has left behind; should it die, it is started anew
+        self._since = 0
+
+    async def _settled(self, *, cancel: bool = False) -> None:
+        """Wait until a copy that is being made is there."""
+        keeping, self._keeping = self._keeping, None
+        if keeping is not None:
+            if cancel:
+                keeping.cancel()
+            await asyncio.wait([keeping])
+
+    async def _branch(self, asked: int) -> WireRepl:
+        """Make a copy that the running block asks for."""
+        assert self._link is not None
+        return await self._copy(self._link, asked)
+
+    async def _copy(self, link: Link, asked: int | None) -> WireRepl:
+        copy = WireRepl(self._spawn, self._found, self._tools, calls=self._style, seed=self._seed)
+        copy.isolation, copy._draft = self.isolation, link.kept or self._draft
+        copy._adopt(await branches.fork(link, copy._sources, asked), self._sources)
+        return copy
+
+    def _adopt(self, link: Link, sources: Mapping[str, Source]) -> None:
+        """Go on with a worker that was another's, and has what was loaded there."""
+        self._link, self._since = link, 1
+        link.branch = self._branch
+        link.sources = self._sources
+        if sources is not self._sources:
+            self._sources.clear()
+            self._sources.update(sources)
+
+    def _release(self) -> Link:
         link, self._link = self._link, None
-        if link is not None:
-            await link.bury(None)
+        assert link is not None
+        return link
+
+    def _fall_back(self) -> str:
+        """Go on with the copy, where there is one, after the worker has died; return what to tell of it."""
+        rescue, self._rescue = self._rescue, None
+        since, self._since = self._since, 0
+        if rescue is None or rescue.lost.done():
+            return LOST
+        self._adopt(rescue, self._sources)
+        return BACK.format("this block" if since <= 1 else f"the last {since} blocks")
 
     # Inside ------------------------------------------------------------------------------------
 
@@ -139,7 +262,8 @@ class WireRepl:
         if self._closed:
             raise SandboxError("the REPL is closed")
         if self._link is not None and self._link.lost.done():
-            await self._bury(self._link, None)
+            how = await self._bury(self._link, None)
+            self._told = (f"the REPL died after the block before: {how}", self._fall_back())
         if self._link is None:
             await self.start()
         assert self._link is not None
@@ -161,10 +285,11 @@ class WireRepl:
         stopped = await self._watch(link, done, max_time, max_wall)
         if not done.done():
             how = await self._bury(link, stopped)
-            return Execution(code, error=f"The REPL died in this block: {how}", notes=(LOST,))
+            return Execution(code, error=f"The REPL died in this block: {how}", notes=(self._fall_back(),))
         frame, body = done.result()
         error = frame.error and _clipped(frame.error, MAX_ERROR)
-        notes = tuple(_clipped(note, 500) for note in frame.notes[:MAX_NOTES])
+        notes = (*self._told, *(_clipped(note, 500) for note in frame.notes[:MAX_NOTES]))
+        self._told = ()
         if stopped and error:
             notes = (*notes, f"the block was interrupted: {stopped}")
         submission = None

@@ -87,6 +87,12 @@ class Failed(_Frame, frozen=True, tag="failed"):
     error: str
 
 
+class Forked(_Frame, frozen=True, tag="forked"):
+    """The worker is two now."""
+
+    re: Number
+
+
 class Changed(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
     """What a block did to a variable."""
 
@@ -163,6 +169,14 @@ class CallRlm(_Frame, frozen=True, tag="rlm_query"):
     question: Size
     """Bytes of the body that are the question."""
     context: Inline | InRoom | InParts | Same | None
+    fork: Number | None = None
+    """The copy of the REPL that the child starts from."""
+
+
+class Branch(_Frame, frozen=True, tag="branch"):
+    """Asks for what it takes to fork within a block."""
+
+    id: Number
 
 
 class CallTool(_Frame, frozen=True, tag="tool"):
@@ -200,7 +214,9 @@ class Cancel(_Frame, frozen=True, tag="cancel"):
 
 
 Call: TypeAlias = CallLlm | CallRlm | CallTool | CallBatch
-Frame: TypeAlias = Ready | Part | Loaded | Failed | Done | Drafted | Kept | Call | AskRoom | Fill | Cancel
+Answered: TypeAlias = Loaded | Failed | Forked | Done | Drafted
+Asked: TypeAlias = Call | Branch | AskRoom | Fill | Cancel
+Frame: TypeAlias = Ready | Part | Kept | Answered | Asked
 _decoder: msgspec.json.Decoder[Frame] = msgspec.json.Decoder(Frame)
 _encode = msgspec.json.Encoder().encode
 

@@ -42,7 +42,7 @@ class LocksAlone(Locks):
         self.threads = THREADS if self.threads else 0
         self._rules = {path: _access(path) for path in paths}
 
-    def lock_in(self, memory: int, scratch: int, *, last: int) -> None:
+    def lock_in(self, memory: int, scratch: int, *, last: int) -> int:
         self._leave_the_group()
         os.chdir("/")
         with step("setrlimit"):
@@ -54,7 +54,7 @@ class LocksAlone(Locks):
             linux.close_from(last + 1)
         with step("seccomp"):
             changes = seccomp.alone(os.getpid(), self.landlock)
-            seccomp.Filter(os.uname().machine, changes).install()
+            return seccomp.Filter(os.uname().machine, changes).install()
 
 
 def _access(path: str) -> int:

@@ -15,6 +15,8 @@ from .channel import Channel, SubcallError, header_start, post
 
 WINDOW = 2048
 """Calls of one batch in flight at once, as far as this side is concerned."""
+FORKS = 16
+"""The same where each is a fork of the REPL: a process that is there as long as its call."""
 REFILL = 256
 """Calls of a full window that end before more are sent: those then go out together."""
 TOGETHER = 1 << 16
@@ -43,6 +45,7 @@ class Batch:
         make: turns an item into a call.
         recursive: whether the items are child runs.
         dedupe: whether identical items share one call; they must be texts.
+        window: calls in flight at once.
     """
 
     def __init__(
@@ -54,8 +57,11 @@ class Batch:
         model: str | None,
         recursive: bool = False,
         dedupe: bool = False,
+        window: int = WINDOW,
     ) -> None:
         _check(items)
+        self._window = window
+        self._refill = min(REFILL, window // 4)
         self._channel = channel
         self._make = make
         self._announced = {"op": "batch", "recursive": recursive, "model": model}
@@ -92,7 +98,7 @@ class Batch:
             for item in self._items:
                 self._add(item)
                 if self._full:
-                    self._aim(self._sent - WINDOW + REFILL)
+                    self._aim(self._sent - self._window + self._refill)
                     while self._settled < self._target:
                         woken.get()
             self._aim(self._sent)
@@ -114,7 +120,7 @@ class Batch:
             for item in self._items:
                 self._add(item)
                 if self._full:
-                    await self._reach(woken, self._sent - WINDOW + REFILL)
+                    await self._reach(woken, self._sent - self._window + self._refill)
                 elif self._sent % REFILL == 0:
                     await asyncio.sleep(0)  # others of this event loop may go on
             await self._reach(woken, self._sent)
@@ -132,7 +138,7 @@ class Batch:
 
     @property
     def _full(self) -> bool:
-        return self._sent - self._settled >= WINDOW
+        return self._sent - self._settled >= self._window
 
     def _announcement(self) -> bytes | None:
         """Says how many calls will follow, where that is known and more than one."""

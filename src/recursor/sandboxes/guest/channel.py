@@ -33,6 +33,8 @@ AHEAD = 1 << 18
 """Bytes that are read from the socket at once."""
 IN_PARTS = -1
 """In place of a descriptor: memory of the host's that is filled by frames."""
+FORKED = 4
+"""Descriptors that a forked child is to have: both sockets, its output, and where it shows itself."""
 _HEAD = struct.Struct("<II")
 _dumps = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 _loads = json.JSONDecoder().decode
@@ -99,6 +101,8 @@ class Channel:
         self._waiting: dict[int, Settle] = {}
         self._owner = 0
         """The thread that interrupts reach."""
+        self._incoming = _Incoming(rpc)
+        self._reader: threading.Thread | None = None
         self._sending = False
         self._interrupted = False
         self.commands: queue.SimpleQueue[tuple[dict[str, Any], bytes]] = queue.SimpleQueue()
@@ -106,7 +110,25 @@ class Channel:
     def start(self) -> None:
         """Begin to read. Call it in the thread that runs the blocks."""
         self._owner = threading.get_ident()
-        threading.Thread(target=self._read, daemon=True, name="channel").start()
+        self._reader = threading.Thread(target=self._read, daemon=True, name="channel")
+        self._reader.start()
+
+    @property
+    def reader(self) -> threading.Thread | None:
+        """The thread that reads, once it was begun. It ends by itself when a fork is to be made: see `forking`."""
+        return self._reader
+
+    def move(self, rpc: int, aux: int) -> None:
+        """In a forked child: go on with sockets of its own, in the place of those that are its parent's."""
+        assert isinstance(self._socket, socket.socket)
+        assert self._aux is not None
+        os.dup2(rpc, self._socket.fileno(), inheritable=False)
+        os.dup2(aux, self._aux.fileno(), inheritable=False)
+        self._incoming = _Incoming(self._socket)
+        self._write_lock = threading.Lock()
+        self._sending = self._interrupted = False
+        self._waiting.clear()
+        self.commands = queue.SimpleQueue()
 
     def interrupt(self) -> None:
         """Raise KeyboardInterrupt: here, or after the frame that is being sent, since half of one ends the REPL."""
@@ -216,7 +238,7 @@ class Channel:
     # The thread that reads ----------------------------------------------------------------------
 
     def _read(self) -> None:
-        incoming = _Incoming(self._socket)
+        incoming = self._incoming
         try:
             while True:
                 head, body = _HEAD.unpack(incoming.take(_HEAD.size))
@@ -230,6 +252,10 @@ class Channel:
                     self._put(header["of"], data)
                 elif header["op"] == "interrupt":
                     _signal(self._owner, signal.SIGINT)
+                elif header["op"] == "fork":
+                    header["descriptors"] = [self._descriptor() for _ in range(FORKED)]
+                    if self._take_fork(header):
+                        return  # a process with one thread forks; it then begins to read again
                 else:
                     if header["op"] == "load":
                         # Taken here, in the order in which they come: a room may be on its way too.
@@ -240,6 +266,20 @@ class Channel:
             self._hang_up()
         except (OSError, EOFError):
             self._hang_up()
+
+    def _take_fork(self, header: dict[str, Any]) -> bool:
+        """Hand what a forked child is to have to who asked for it; return whether anybody did."""
+        if "re" not in header:
+            self.commands.put((header, b""))
+            return True
+        settle = self._waiting.pop(header["re"], None)
+        if settle is not None:
+            settle(header["descriptors"])
+            return True
+        for descriptor in header["descriptors"]:
+            if descriptor >= 0:
+                os.close(descriptor)
+        return False
 
     def _settle(self, header: dict[str, Any], data: bytes) -> None:
         settle = self._waiting.pop(header["re"], None)

@@ -34,8 +34,11 @@ class Locks:
         self._filter = _filter()
         self.syscalls = self._filter.allowed + self._filter.conditional
 
-    def lock_in(self, memory: int, scratch: int, *, last: int) -> None:
-        """Make this process a worker's, for good.
+    def lock_in(self, memory: int, scratch: int, *, last: int) -> int:
+        """Make this process a worker's, for good, but for the descriptor of its filter.
+
+        That is returned (-1 where there is none). The template takes it out of this process, which has
+        to close it then, and to make itself undumpable, before it serves anybody.
 
         Args:
             memory: bytes of address space beyond what the process had when it was a template's.
@@ -66,7 +69,7 @@ class Locks:
         with step("close_range"):
             linux.close_from(last + 1)
         with step("seccomp"):
-            self._filter.install()
+            return self._filter.install()
 
     def _leave_the_group(self) -> None:
         with step("setsid"):
@@ -79,13 +82,13 @@ class Locks:
         with step("drop capabilities"):
             linux.drop_capabilities()
             linux.set_no_new_privileges()
-            linux.set_dumpable(False)
             linux.die_with_parent()
+            linux.set_dumpable(True)  # until the template has taken the filter's descriptor out of it
 
 
 def _filter() -> seccomp.Filter:
     with step("seccomp filter"):
-        return seccomp.Filter(os.uname().machine)
+        return seccomp.Filter(os.uname().machine, forks=True)
 
 
 def _threads_are_counted() -> bool:

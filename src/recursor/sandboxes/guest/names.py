@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from .arguments import llm_header, pairs_of, rlm_fields, text_of, tool_names
-from .batches import Batch
+from .batches import FORKS, WINDOW, Batch
 from .channel import MAX_BODY, Channel, SubcallError, header_start
 from .handover import INLINE, Handover
 from .helpers import chunk, grep
@@ -92,6 +92,7 @@ class Names:
         channel: where sub-calls go.
         submit: called with a value that was submitted; raises `NotPlain` when it cannot leave.
         on_draft: called when the code has set a draft of the answer.
+        branch: forks this REPL for a child; returns the number of the fork.
     """
 
     def __init__(
@@ -100,10 +101,12 @@ class Names:
         channel: Channel,
         submit: Callable[[Any], None],
         on_draft: Callable[[], None],
+        branch: Callable[[], int],
     ) -> None:
         self._namespace = namespace
         self._channel = channel
         self._submit = submit
+        self._branch = branch
         self._handover = Handover(channel)
         self._tools: dict[str, Callable[..., Any]] = {}
         self.answer = Answer(submit, on_draft)
@@ -136,6 +139,17 @@ class Names:
     def reserve(self, name: str, value: Any) -> None:
         """Bind a name that every block finds as it was."""
         self._reserved[name] = self._namespace[name] = value
+
+    def begin_anew(self, tools: Sequence[str]) -> None:
+        """Be the names of another run, whose tools these are, and whose answer is not there yet."""
+        self.restore()
+        for name in self._tools.keys() - set(tools):
+            del self._tools[name], self._reserved[name]
+            self._namespace.pop(name, None)
+        self.answer.clear()
+        self.answer.begin_block()
+        self.answer.keep(None)
+        self.answer.drafted = False
 
     def reserve_tool(self, name: str) -> None:
         def tool(*args: Any, **kwargs: Any) -> Any:
@@ -259,10 +273,11 @@ class Names:
         tools: Sequence[Callable[..., Any] | str] | None = None,
         instruction: str | None = None,
         limits: Mapping[str, float | None] | None = None,
+        fork: bool = False,
     ) -> Any:
-        """Ask a child RLM with its own REPL, in which `context` is a variable."""
+        """Ask a child RLM with its own REPL, in which `context` is a variable; with `fork=True` a copy of this one."""
         fields = self._rlm_fields(model, schema, tools, instruction, limits)
-        return self._channel.ask(*self._rlm_call(fields, question, context))
+        return self._channel.ask(*self._rlm_call(fields, question, context, fork))
 
     async def arlm_query(
         self,
@@ -274,10 +289,11 @@ class Names:
         tools: Sequence[Callable[..., Any] | str] | None = None,
         instruction: str | None = None,
         limits: Mapping[str, float | None] | None = None,
+        fork: bool = False,
     ) -> Any:
         """`rlm_query` for `await`."""
         fields = self._rlm_fields(model, schema, tools, instruction, limits)
-        return await self._channel.ask_async(*self._rlm_call(fields, question, context))
+        return await self._channel.ask_async(*self._rlm_call(fields, question, context, fork))
 
     def rlm_query_batched(
         self,
@@ -289,11 +305,12 @@ class Names:
         tools: Sequence[Callable[..., Any] | str] | None = None,
         instruction: str | None = None,
         limits: Mapping[str, float | None] | None = None,
+        fork: bool = False,
         return_exceptions: bool = False,
     ) -> list[Any]:
         """Ask many child RLMs at once, one for each question and its context; return the results in order."""
         fields = self._rlm_fields(model, schema, tools, instruction, limits)
-        return self._rlm_batch(questions, contexts, fields).gather(return_exceptions)
+        return self._rlm_batch(questions, contexts, fields, fork).gather(return_exceptions)
 
     async def arlm_query_batched(
         self,
@@ -305,11 +322,12 @@ class Names:
         tools: Sequence[Callable[..., Any] | str] | None = None,
         instruction: str | None = None,
         limits: Mapping[str, float | None] | None = None,
+        fork: bool = False,
         return_exceptions: bool = False,
     ) -> list[Any]:
         """`rlm_query_batched` for `await`."""
         fields = self._rlm_fields(model, schema, tools, instruction, limits)
-        return await self._rlm_batch(questions, contexts, fields).gather_async(return_exceptions)
+        return await self._rlm_batch(questions, contexts, fields, fork).gather_async(return_exceptions)
 
     def _reference_query(self, prompt: str, model: str | None = None, **more: Any) -> Any:
         """Ask a child RLM with its own REPL."""
@@ -357,20 +375,24 @@ class Names:
         return Batch(self._channel, prompts, make, model=model, dedupe=dedupe)
 
     def _rlm_batch(
-        self, questions: Iterable[str], contexts: Iterable[Any] | None, fields: dict[str, Any]
+        self, questions: Iterable[str], contexts: Iterable[Any] | None, fields: dict[str, Any], fork: bool
     ) -> Batch:
         def make(pair: tuple[str, Any]) -> tuple[bytes, bytes, int]:
-            return self._rlm_call(fields, *pair)
+            return self._rlm_call(fields, *pair, fork)
 
         pairs = pairs_of(questions, contexts)
-        return Batch(self._channel, pairs, make, model=fields["model"], recursive=True)
+        window = FORKS if fork else WINDOW
+        return Batch(self._channel, pairs, make, model=fields["model"], recursive=True, window=window)
 
-    def _rlm_call(self, fields: dict[str, Any], question: str, context: Any) -> tuple[bytes, bytes, int]:
+    def _rlm_call(
+        self, fields: dict[str, Any], question: str, context: Any, fork: bool
+    ) -> tuple[bytes, bytes, int]:
         asked = text_of("question", question, MAX_BODY - INLINE)
         header_start(fields)  # what cannot be sent is refused before the context is handed over
         number = self._channel.next_number()
         told, inline = self._handover.give(number, context)
-        start = header_start({**fields, "question": len(asked), "context": told})
+        forked = self._branch() if fork else None
+        start = header_start({**fields, "question": len(asked), "context": told, "fork": forked})
         return start, asked + inline, number
 
     def _rlm_fields(

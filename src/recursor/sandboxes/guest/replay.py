@@ -31,9 +31,23 @@ Clock: TypeAlias = str | tuple[str, int]
 _STEADY = ("monotonic", "perf_counter", "process_time", "thread_time")
 
 
+_streams: list[random.Random] = []
+"""Where randomness comes from, once it is seeded."""
+
+
 def seed(key: str) -> None:
-    """Make all randomness a function of the key."""
-    stream = random.Random(int.from_bytes(hashlib.sha256(key.encode()).digest()))  # noqa: S311 - is to repeat itself
+    """Make all randomness a function of the key; also of a process that had another before."""
+    number = int.from_bytes(hashlib.sha256(key.encode()).digest())
+    if _streams:
+        _streams[0].seed(number)
+    else:
+        _streams.append(random.Random(number))  # noqa: S311 - is to repeat itself
+        _install(_streams[0])
+    random.seed()
+    _set(uuid, _node=_streams[0].getrandbits(48) | 1 << 40)
+
+
+def _install(stream: random.Random) -> None:
     own_seed = random.Random.seed
 
     def urandom(size: int, /) -> bytes:
@@ -54,9 +68,8 @@ def seed(key: str) -> None:
     _set(random, _urandom=urandom)
     _set(random.Random, seed=reseed)
     _set(random, seed=random._inst.seed)
-    random.seed()
     # Their fallbacks take the time and the randomness from above; the library and the hardware do not.
-    _set(uuid, _generate_time_safe=None, _UuidCreate=None, _node=stream.getrandbits(48) | 1 << 40)
+    _set(uuid, _generate_time_safe=None, _UuidCreate=None)
 
 
 class Clocks:

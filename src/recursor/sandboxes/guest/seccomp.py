@@ -17,6 +17,7 @@ import errno
 import os
 import struct
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from . import linux
@@ -193,11 +194,14 @@ _GETSOCKOPTS = [3, 4, 38, 39]
 """TYPE, ERROR, PROTOCOL, DOMAIN: not PEERPIDFD, which is a handle of the host."""
 _SETSOCKOPTS = [9, 20, 21, 66, 67]
 """KEEPALIVE and time-outs: no buffer sizes, which are kernel memory, and no filters."""
+_SET_DUMPABLE = 4
 _PRCTLS = [3, 15, 16, 23, 0x53564D41]
 """GET_DUMPABLE, SET_NAME, GET_NAME, CAPBSET_READ, SET_VMA (names of maps, by malloc)."""
+_FORK = 0x1200011
+"""SIGCHLD, CHILD_SETTID and CHILD_CLEARTID: what the C library's fork asks of clone, and nothing else."""
 
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _AND, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x54, 0x06
-_ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
+_ALLOW, _KILL, _ERRNO, _NOTIFY = 0x7FFF0000, 0x80000000, 0x00050000, 0x7FC00000
 _EPERM, _ENOSYS = _ERRNO | errno.EPERM, _ERRNO | errno.ENOSYS
 _ENOTTY, _ENOTSUP = _ERRNO | errno.ENOTTY, _ERRNO | errno.ENOTSUP
 _NUMBER, _ARCH = 0, 4
@@ -263,11 +267,32 @@ _CONDITIONAL: dict[str, list[bytes]] = {
     ],
     "ioctl": _one_of(1, _IOCTLS, _ENOTTY),
     "fcntl": _one_of(1, _FCNTLS, _EPERM),
-    "prctl": _one_of(0, _PRCTLS, _EPERM),
+    # Beside those a process may make itself less open to others: not dumpable.
+    "prctl": [
+        _op(_LOAD, _low(0)),
+        _op(_EQUAL, _SET_DUMPABLE, 0, 3),
+        _op(_LOAD, _low(1)),
+        _op(_EQUAL, 0, len(_PRCTLS) + 3, 0),
+        _op(_RETURN, _EPERM),
+        *_one_of(0, _PRCTLS, _EPERM),
+    ],
     "getsockopt": _one_of(2, _GETSOCKOPTS, _EPERM),
     "setsockopt": _one_of(2, _SETSOCKOPTS, _EPERM),
-    # Of itself: pid 0, or 1, which every worker is in its own namespace. Hard limits only go down.
-    "prlimit64": _one_of(0, [0, 1], _EPERM),
+    # Of itself. Hard limits only go down.
+    "prlimit64": _one_of(0, [0], _EPERM),
+}
+
+_FORKS: dict[str, list[bytes]] = {
+    # A process, too, where who holds the filter's descriptor says so: see `families`.
+    "clone": [
+        _op(_LOAD, _low(0)),
+        _op(_ANY_BIT, _NAMESPACES, 4, 0),
+        _op(_ANY_BIT, _CLONE_THREAD, 0, 1),
+        _op(_RETURN, _ALLOW),
+        _op(_EQUAL, _FORK, 0, 1),
+        _op(_RETURN, _NOTIFY),
+        _op(_RETURN, _EPERM),
+    ],
 }
 
 
@@ -317,31 +342,51 @@ class Filter:
 
     Args:
         rules: by the name of a call, in place of those of the jail.
+        forks: whether to ask who holds the descriptor of the filter when a process wants to fork.
 
     Raises:
         OSError: (ENOSYS) there is no table for this architecture.
     """
 
-    def __init__(self, machine: str, rules: Mapping[str, list[bytes]] | None = None) -> None:
+    def __init__(
+        self, machine: str, rules: Mapping[str, list[bytes]] | None = None, *, forks: bool = False
+    ) -> None:
         if machine not in ARCHITECTURES:
             known = ", ".join(ARCHITECTURES)
             raise OSError(errno.ENOSYS, f"no table of system calls for {machine}; there is one for {known}")
         self._architecture = ARCHITECTURES[machine]
         rules = {**_CONDITIONAL, **(rules or {})}
-        program = _assemble(self._architecture, rules)
-        self._program = ctypes.create_string_buffer(program, len(program))
-        # struct sock_fprog: a count, padding, the address of the program.
-        self._header = struct.pack("=HxxxxxxQ", len(program) // 8, ctypes.addressof(self._program))
+        self._program = _Program(_assemble(self._architecture, rules))
+        self._asking = _Program(_assemble(self._architecture, {**rules, **_FORKS})) if forks else None
         numbers = self._architecture.numbers
         self.allowed = sum(name in numbers for name in ALLOWED if name not in rules)
         """System calls that are allowed whatever their arguments."""
         self.conditional = sum(name in numbers for name in rules) - 1
         """System calls that are allowed with some arguments; clone3 never is."""
 
-    def install(self) -> None:
-        """Bind this process to the filter for the rest of its life. Needs no_new_privs."""
-        set_mode_filter = 1
-        linux.syscall("seccomp", self._architecture.seccomp, set_mode_filter, 0, self._header)
+    def install(self) -> int:
+        """Bind this process to the filter for the rest of its life. Needs no_new_privs.
+
+        Returns:
+            The descriptor whose holder is asked about forks; -1 where nobody is, and none are allowed:
+            by choice, or since another filter that asks is in force already.
+        """
+        set_mode_filter, new_listener = 1, 8
+        number = self._architecture.seccomp
+        if self._asking is not None:
+            with suppress(OSError):
+                return linux.syscall("seccomp", number, set_mode_filter, new_listener, self._asking.header)
+        linux.syscall("seccomp", number, set_mode_filter, 0, self._program.header)
+        return -1
+
+
+class _Program:
+    """A filter as the kernel takes it."""
+
+    def __init__(self, program: bytes) -> None:
+        self._memory = ctypes.create_string_buffer(program, len(program))
+        # struct sock_fprog: a count, padding, the address of the program.
+        self.header = struct.pack("=HxxxxxxQ", len(program) // 8, ctypes.addressof(self._memory))
 
 
 def _assemble(architecture: Architecture, rules: Mapping[str, list[bytes]]) -> bytes:

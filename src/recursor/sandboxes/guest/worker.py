@@ -20,13 +20,13 @@ import threading
 import time
 import traceback
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from . import contexts, mapped, memory, replay
+from . import contexts, forking, mapped, memory, replay
 from .capture import KEEP, Capture
 from .changes import Variables
-from .channel import Channel, Duplex, leave
+from .channel import Channel, Duplex, SubcallError, header_start, leave
 from .hints import hint
 from .mapped import MappedStr
 from .names import Names, Submitted, make_module
@@ -62,8 +62,10 @@ class Worker:
         self._end_block = end_block
         self._module = make_module("__main__")
         self._namespace = self._module.__dict__
-        self._names = Names(self._namespace, channel, self._submit, self._draft_set)
+        self._names = Names(self._namespace, channel, self._submit, self._draft_set, self._branch)
         self._variables = Variables()
+        self._no_forks = ""
+        """Why there are none here, where there are none."""
         self._kept_at = 0.0
         self._submission: dict[str, Any] | None = None
         self._submitting = threading.Lock()
@@ -82,6 +84,7 @@ class Worker:
         """Answer commands until the channel closes."""
         commands: dict[str, Callable[[dict[str, Any], bytes], None]] = {
             "run": self._run, "load": self._load, "draft": self._draft, "setup": self._setup,
+            "fork": self._fork, "become": self._become,
         }  # fmt: skip
         while True:
             try:
@@ -100,10 +103,88 @@ class Worker:
         for name in header["tools"]:
             self._names.reserve_tool(name)
         self._names.call_in_style(header["calls"])
+        self._no_forks = header["forks"]
         if header["seed"] is not None:
             replay.seed(header["seed"])
             self._clocks = replay.Clocks()
             self._clocks.install()
+
+    # Forks --------------------------------------------------------------------------------------
+
+    def _fork(self, header: dict[str, Any], _body: bytes) -> None:
+        """Fork between blocks: the child goes on with the commands of its own host."""
+        number, child = header["id"], False
+        try:
+            refused = forking.refusal(self._channel, self._loop, inside=False)
+            child = self._forked(header["descriptors"], refused)
+        except forking.NotForked as failed:
+            self._channel.send({"op": "failed", "re": number, "error": str(failed)})
+        else:
+            if not child:
+                self._channel.send({"op": "forked", "re": number})
+
+    def _branch(self) -> int:
+        """Fork within a block; return the number of the child, which never comes back from here.
+
+        Raises:
+            SubcallError: that is not possible here, or now.
+        """
+        refused = self._no_forks or forking.refusal(self._channel, self._loop, inside=True)
+        if refused:
+            raise SubcallError(f"fork=True: {refused}")
+        number = self._channel.next_number()
+        with forking.Undisturbed():
+            descriptors = self._channel.ask(header_start({"op": "branch"}), number=number)
+            try:
+                child = self._forked(descriptors, None)
+            except forking.NotForked as failed:
+                self._channel.send({"op": "failed", "re": number, "error": str(failed)})
+                raise SubcallError(f"fork=True: {failed}") from None
+            if not child:
+                self._channel.send({"op": "forked", "re": number})
+                return number
+        # Below lie the frames of the block that asked: they are never returned to.
+        self.serve()
+        leave()
+        raise AssertionError("unreachable")
+
+    def _forked(self, descriptors: Sequence[int], refused: str | None) -> bool:
+        """Fork, and begin to read again; return whether this is the child."""
+        child = False
+        try:
+            if refused:
+                for descriptor in descriptors:
+                    if descriptor >= 0:
+                        os.close(descriptor)
+                raise forking.NotForked(refused)
+            child = forking.fork(self._channel, descriptors)
+            if child:
+                self._begin_as_copy()
+        finally:
+            reader = self._channel.reader
+            if reader is not None:
+                reader.join()
+            self._channel.start()
+        if child:
+            self._channel.send({"op": "ready", "facts": None})
+        return child
+
+    def _begin_as_copy(self) -> None:
+        self.running = False
+        self._end_block()
+        self._capture.take()
+        forking.abandon(self._loop)
+        self._loop = None
+        if self._clocks is not None:
+            self._clocks.end()
+
+    def _become(self, header: dict[str, Any], _body: bytes) -> None:
+        """Be the REPL of another run: with its tools, an answer of its own, and its own randomness."""
+        self._names.begin_anew(header["tools"])
+        self._names.call_in_style(header["calls"])
+        self._submission = None
+        if header["seed"] is not None:
+            replay.seed(header["seed"])
 
     def _load(self, header: dict[str, Any], _body: bytes) -> None:
         number = header["id"]

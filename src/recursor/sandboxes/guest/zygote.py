@@ -10,8 +10,12 @@ Control socket (SEQPACKET, JSON), one request at a time:
   -> {"ready": {...}} or {"failed": step} once, then
   <- {"spawn": {"memory": bytes, "scratch": bytes}} with descriptors rpc, aux, output
   -> {"spawned": number} with a pidfd, or {"failed": step}
+  <- {"fork": number} with an end of a socket: the worker may fork once
+  -> {"forking": true}, or {"failed": step}
+  <- {"born": number}      it has forked, or will not
+  -> {"spawned": number} of the new process, with a pidfd, or {"failed": step}
   <- {"reap": number}      the process has ended, or is about to
-  -> {"status": wait status}
+  -> {"status": wait status; -1 of one that was forked from a worker}
 A step is {"step": name, "errno": number, "error": text}. The end of the socket ends the zygote.
 """
 
@@ -22,6 +26,7 @@ import gc
 import importlib
 import json
 import os
+import select
 import signal
 import socket
 import sys
@@ -31,6 +36,7 @@ from typing import Any, NoReturn
 
 from . import linux, worker
 from .alone import LocksAlone
+from .families import Family
 from .locks import OPEN_FILES, Locks
 from .namespaces import SCRATCH, Proc, StepFailed, enter_jail, step
 
@@ -111,9 +117,14 @@ class _Zygote:
         self._own_pids = proc.namespace("pid") if own_pids else None
         self._number = 0
         self._alive: dict[int, int] = {}
-        """Numbers of workers by pid."""
+        """Numbers by pid of workers that are children of this process."""
         self._ended: dict[int, int] = {}
         """Wait statuses by number, until the host asks."""
+        self._families: dict[int, Family] = {}
+        """By number of a member."""
+        self._listeners: dict[int, Family] = {}
+        self._poll = select.epoll()
+        self._poll.register(control, select.EPOLLIN)
 
     def serve(self, namespaces: list[str]) -> NoReturn:
         facts = {
@@ -124,16 +135,34 @@ class _Zygote:
             "open_files": OPEN_FILES,
         }
         self._answer({"ready": facts})
-        operations: dict[str, Callable[[Any, list[int]], None]] = {"spawn": self._spawn, "reap": self._reap}
         while True:
-            message, descriptors, _, _ = socket.recv_fds(self._control, 4096, 3)
-            if not message:
-                os._exit(0)
-            self._collect()
-            ((operation, argument),) = json.loads(message).items()
+            for descriptor, events in self._poll.poll():
+                if descriptor == self._control.fileno():
+                    self._serve_host()
+                elif descriptor in self._listeners:  # else its family has just ended
+                    self._serve_family(descriptor, events)
+
+    def _serve_host(self) -> None:
+        message, descriptors, _, _ = socket.recv_fds(self._control, 4096, 3)
+        if not message:
+            os._exit(0)
+        self._collect()
+        operations: dict[str, Callable[[Any, list[int]], None]] = {
+            "spawn": self._spawn, "reap": self._reap, "fork": self._fork_worker, "born": self._born,
+        }  # fmt: skip
+        ((operation, argument),) = json.loads(message).items()
+        try:
             operations[operation](argument, descriptors)
-            for descriptor in descriptors:
-                os.close(descriptor)
+        except StepFailed as failed:
+            self._answer({"failed": failed.report})
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+    def _serve_family(self, listener: int, events: int) -> None:
+        if events & select.EPOLLIN:
+            self._listeners[listener].judge()
+        else:  # none of its processes is left
+            self._poll.unregister(listener)
 
     def _answer(self, message: dict[str, Any], descriptors: tuple[int, ...] = ()) -> None:
         try:
@@ -147,43 +176,95 @@ class _Zygote:
             pid, status = os.waitpid(-1, os.WNOHANG)
             if not pid:
                 return
+            if pid in self._alive:
+                self._ended[self._alive.pop(pid)] = status
+            for family in {*self._families.values()}:
+                if family.first == pid:  # killed by somebody else, and all of its family with it
+                    self._forget(family)
+
+    def _wait(self, pid: int) -> None:
+        if pid in self._alive:
+            try:
+                status = os.waitpid(pid, 0)[1]
+            except ChildProcessError:  # it ended in a moment in which statuses are not kept
+                status = -1
             self._ended[self._alive.pop(pid)] = status
 
     def _reap(self, number: int, _descriptors: list[int]) -> None:
-        for pid, candidate in list(self._alive.items()):
-            if candidate == number:
-                self._ended[number] = os.waitpid(pid, 0)[1]
-                del self._alive[pid]
-        self._answer({"status": self._ended.pop(number)})
+        family = self._families.pop(number)
+        pid = next(pid for pid, candidate in family.members.items() if candidate == number)
+        del family.members[pid]
+        self._wait(pid)
+        if not family.members:
+            self._end(family)
+        self._answer({"status": self._ended.pop(number, -1)})
+
+    def _end(self, family: Family) -> None:
+        family.kill()
+        for pid in family.members:
+            self._wait(pid)
+        self._listeners.pop(family.listener, None)
+        family.end()
+
+    def _forget(self, family: Family) -> None:
+        self._listeners.pop(family.listener, None)
+        family.forget()
 
     def _spawn(self, request: dict[str, int], descriptors: list[int]) -> None:
-        report, write_report = os.pipe2(os.O_CLOEXEC)
-        try:
-            pid = self._fork(lambda: self._become_worker(request, descriptors, write_report))
-        except StepFailed as step:
-            os.close(report)
-            self._answer({"failed": step.report})
-            return
-        finally:
-            os.close(write_report)
+        report, inside = socket.socketpair()
+        family = Family(namespace=self._own_pids is not None)
+        with report:
+            try:
+                with inside:
+                    pid = self._fork(family, lambda: self._become_worker(request, descriptors, inside.fileno()))
+                said = json.loads(report.recv(4096) or b"{}")
+                if "listener" not in said:
+                    os.waitpid(pid, 0)
+                    raise _Unborn(said)
+            except (StepFailed, _Unborn) as failed:
+                self._end(family)
+                died = {"step": "lock in", "errno": 0, "error": "the worker ended"}
+                self._answer({"failed": failed.report or died})
+                return
+            family.take_listener(pid, said["listener"])
+        if family.listener >= 0:
+            self._listeners[family.listener] = family
+            self._poll.register(family.listener, select.EPOLLIN)
+        self._number += 1
+        self._alive[pid] = self._number
+        self._welcome(family, pid)
+
+    def _welcome(self, family: Family, pid: int) -> None:
         pidfd = linux.pidfd_open(pid)
-        with open(report, "rb") as file:
-            failed = file.read()
-        if failed:
-            os.waitpid(pid, 0)
-            self._answer({"failed": json.loads(failed)})
-        else:
-            self._number += 1
-            self._alive[pid] = self._number
-            self._answer({"spawned": self._number}, (pidfd,))
+        family.members[pid] = self._number
+        self._families[self._number] = family
+        self._answer({"spawned": self._number}, (pidfd,))
         os.close(pidfd)
 
-    def _fork(self, child: Callable[[], NoReturn]) -> int:
-        """Fork; where there are namespaces, into a new one of pids, and come back to our own."""
+    def _fork_worker(self, number: int, descriptors: list[int]) -> None:
+        family = self._families[number]
+        pid = next(pid for pid, candidate in family.members.items() if candidate == number)
+        family.begin_fork(pid, descriptors[0])
+        self._answer({"forking": True})
+
+    def _born(self, number: int, _descriptors: list[int]) -> None:
+        family = self._families[number]
+        try:
+            pid = family.end_fork()
+        except StepFailed:
+            self._end(family)  # among its processes is one that is not known
+            raise
+        if pid is None:
+            self._answer({"failed": {"step": "fork a REPL", "errno": 0, "error": "it did not fork"}})
+            return
+        self._number += 1
+        self._welcome(family, pid)
+
+    def _fork(self, family: Family, child: Callable[[], NoReturn]) -> int:
+        """Fork; where there are namespaces, into those of a family, and come back to our own."""
         if self._own_pids is None:
             return _forked(child)
-        with step("unshare(pid) for a worker"):
-            linux.unshare(linux.NEWPID)
+        family.enter()
         try:
             return _forked(child)
         finally:
@@ -192,7 +273,7 @@ class _Zygote:
     def _become_worker(self, request: dict[str, int], descriptors: list[int], report: int) -> NoReturn:
         try:
             _place_descriptors(descriptors, report)
-            self._locks.lock_in(request["memory"], request["scratch"], last=REPORT)
+            listener = self._locks.lock_in(request["memory"], request["scratch"], last=REPORT)
         except StepFailed as failed:
             os.write(REPORT, json.dumps(failed.report).encode())
             os._exit(1)
@@ -200,6 +281,11 @@ class _Zygote:
             os.write(REPORT, json.dumps({"step": "lock in", "errno": 0, "error": repr(error)}).encode())
             os._exit(1)
         try:
+            os.write(REPORT, json.dumps({"listener": listener}).encode())
+            os.read(REPORT, 1)  # until the template has taken it
+            linux.set_dumpable(False)
+            if listener >= 0:
+                os.close(listener)
             os.close(REPORT)
             worker.serve(RPC, AUX)
         finally:
@@ -213,6 +299,14 @@ def _forked(child: Callable[[], NoReturn]) -> int:
     if not pid:
         child()
     return pid
+
+
+class _Unborn(Exception):
+    """A worker ended before it served."""
+
+    def __init__(self, report: dict[str, Any]) -> None:
+        super().__init__(report)
+        self.report = report
 
 
 def _place_descriptors(descriptors: list[int], report: int) -> None:

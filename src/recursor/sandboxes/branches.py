@@ -1,0 +1,124 @@
+"""Forks of a REPL, as the host has them made: a worker becomes two, and the new one gets a link of its own.
+
+Nothing waits for a worker longer than `BIRTH`: one that does not fork, or whose child does not show
+itself, is what the template process ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Mapping, Sequence
+from typing import Protocol, runtime_checkable
+
+from recursor.errors import SandboxError
+from recursor.protocols import Source
+from recursor.sandboxes import wire
+from recursor.sandboxes.link import Link, Worker
+from recursor.threads import in_thread
+
+BIRTH = 5.0
+"""Seconds within which a worker must have forked."""
+
+
+class Copied(Worker, Protocol):
+    """A worker that was forked from another."""
+
+    def close(self) -> None:
+        """Kill it and free everything; for one that no link has taken over."""
+
+
+class Birth(Protocol):
+    """A worker that is about to fork."""
+
+    @property
+    def rpc(self) -> socket.socket:
+        """Becomes readable when the new worker is ready."""
+
+    @property
+    def inside(self) -> Sequence[int]:
+        """Descriptors that the new worker is to have."""
+
+    def given(self) -> None:
+        """Close those."""
+
+    def end(self) -> Copied:
+        """Return the new worker. Raises SandboxError when there is none."""
+
+    def drop(self) -> None:
+        """Do without it. One of these two is to be called."""
+
+
+@runtime_checkable
+class Forkable(Protocol):
+    """A worker that can be forked."""
+
+    def fork(self) -> Birth:
+        """Let it fork once. Raises SandboxError when it may not."""
+
+
+def no_forks(worker: Worker) -> str:
+    """Why a worker cannot be forked; empty when it can."""
+    if isinstance(worker, Forkable):
+        return ""
+    return 'this sandbox cannot copy a REPL that runs; sandbox="process" can, on Linux'
+
+
+async def fork(link: Link, sources: Mapping[str, Source], asked: int | None = None) -> Link:
+    """Fork a worker; return the link to the copy.
+
+    Args:
+        sources: what was loaded into it, as the copy's REPL holds it.
+        asked: the number under which its code asked for it; None forks it between blocks.
+
+    Raises:
+        SandboxError: that is not possible here, or now; the text says what to do.
+    """
+    worker = link.worker
+    if not isinstance(worker, Forkable):
+        raise SandboxError(f"a REPL cannot be forked: {no_forks(worker)}")
+    birth = await in_thread(worker.fork, discard=lambda birth: birth.drop())
+    try:
+        refused = await _told(link, birth, asked)
+    except BaseException:
+        await in_thread(birth.drop)
+        raise
+    if refused:
+        await in_thread(birth.drop)
+        raise SandboxError(refused)
+    new = await in_thread(birth.end, discard=lambda worker: worker.close())
+    copy = Link(new, sources)
+    try:
+        await copy.open(BIRTH)
+    except BaseException:
+        await copy.bury("it is not needed")
+        raise
+    return copy
+
+
+async def _told(link: Link, birth: Birth, asked: int | None) -> str:
+    """Have the worker fork; return why it did not, or nothing when it may have."""
+    loop = asyncio.get_running_loop()
+    born: asyncio.Future[None] = loop.create_future()
+    loop.add_reader(birth.rpc, lambda: born.done() or born.set_result(None))
+    try:
+        assert link.worker.aux is not None
+        for descriptor in birth.inside:
+            socket.send_fds(link.worker.aux, [b"."], [descriptor])
+        header = {"op": "fork"} if asked is None else {"op": "fork", "re": asked}
+        told = link.expect(header, wire.Forked, number=asked)
+        if not await link.first(told, BIRTH):
+            link.give_up("does not fork when it is told to")
+            return "the REPL cannot be forked: it does not answer"
+        frame: wire.Forked | wire.Failed
+        frame, _ = told.result()
+        if isinstance(frame, wire.Failed):
+            return f"the REPL was not forked: {frame.error[:1000]}"
+        birth.given()
+        await link.first(born, BIRTH)
+        return ""
+    except OSError:
+        return "the REPL cannot be forked: it does not take what it is given"
+    finally:
+        birth.given()
+        loop.remove_reader(birth.rpc)

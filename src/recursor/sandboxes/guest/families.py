@@ -1,0 +1,177 @@
+"""The processes of one REPL: a worker, and what was forked from it.
+
+They share a pid namespace. Its first process shares the memory of the template and waits in the C
+library for ever: it runs nothing and costs nothing, is no child of any of them, so that each may end
+before the others, and all end with it.
+
+A worker's filter stops it when it wants to fork, and asks who holds the filter's descriptor: this
+file, which says yes to the one process that the host has named, once for each time that it has, and
+no to everything else. The process that comes of it holds an end of a socket that the host has made
+for it, on which the kernel says who it is. One that does not show itself there ends the family.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import signal
+import socket
+import struct
+from contextlib import suppress
+
+from . import linux
+from .namespaces import StepFailed, step
+
+MOST = 80
+"""Processes of one family: children of a run that start from its REPL, and the states that are kept of each."""
+_STACK = 1 << 14
+_WITH_TEMPLATE = 0x100 | 0x400
+"""CLONE_VM and CLONE_FILES: no copy of either is made, and no descriptor is held open by one."""
+_RECEIVE, _SEND, _CONTINUE = 0xC0502100, 0xC0182101, 1
+_REQUEST, _HEAD, _ANSWER = 80, struct.Struct("=QI"), struct.Struct("=QqiI")
+_CREDENTIALS = struct.Struct("=iII")
+_PIDFD_GETFD = 438
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Family:
+    """One REPL's processes, as their template holds them.
+
+    Args:
+        namespace: whether they have one of their own; without it there is one process, which cannot fork.
+
+    Attributes:
+        first: the pid of the first process; 0 when all has ended, or without a namespace.
+        listener: of the filter of all of them; -1 where it is not to be had, and nothing forks.
+        members: numbers, by pid, of those that the host has not asked to reap.
+    """
+
+    def __init__(self, *, namespace: bool) -> None:
+        self._stack = ctypes.create_string_buffer(_STACK)
+        self.first = 0
+        if namespace:
+            with step("clone the first process of a pid namespace"):
+                self.first = self._wait_for_ever()
+        self.listener = -1
+        self.members: dict[int, int] = {}
+        self._may_fork = 0
+        """The pid of who may, until it has."""
+        self._parent = 0
+        self._birth: socket.socket | None = None
+
+    def _wait_for_ever(self) -> int:
+        top = (ctypes.addressof(self._stack) + _STACK) & ~15
+        wait = ctypes.cast(_libc.pause, ctypes.c_void_p)
+        before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # it inherits that: orphans leave nothing behind
+        flags = _WITH_TEMPLATE | linux.NEWPID | signal.SIGCHLD
+        pid: int = _libc.clone(wait, ctypes.c_void_p(top), flags, None)
+        signal.signal(signal.SIGCHLD, before)
+        if pid < 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+        return pid
+
+    def enter(self) -> None:
+        """Let children of this process be born into the namespace."""
+        place = linux.pidfd_open(self.first)
+        try:
+            with step("setns(pid) for a worker"):
+                linux.setns(place, linux.NEWPID)
+        finally:
+            os.close(place)
+
+    def take_listener(self, pid: int, descriptor: int) -> None:
+        """Take the descriptor of its filter from a worker that has not begun to serve."""
+        if descriptor < 0:
+            return
+        pidfd = linux.pidfd_open(pid)
+        try:
+            with suppress(OSError):  # the machine forbids it, and nothing forks
+                self.listener = linux.syscall("pidfd_getfd", _PIDFD_GETFD, pidfd, descriptor, 0)
+        finally:
+            os.close(pidfd)
+
+    def judge(self) -> None:
+        """Answer a process that wants to fork."""
+        request = bytearray(_REQUEST)
+        try:
+            fcntl.ioctl(self.listener, _RECEIVE, request)
+            number, caller = _HEAD.unpack_from(request)
+            allowed = caller == self._may_fork
+            answer = (0, _CONTINUE) if allowed else (-errno.EPERM, 0)
+            fcntl.ioctl(self.listener, _SEND, _ANSWER.pack(number, 0, *answer))
+        except OSError:
+            return  # it has ended, or was interrupted and asks again
+        if allowed:
+            self._may_fork = 0
+
+    def begin_fork(self, pid: int, birth: int) -> None:
+        """Allow a member to fork once; its child is to show itself at the other end of `birth`.
+
+        Raises:
+            StepFailed: there can be no more.
+        """
+        if self.listener < 0:
+            raise _refused("the kernel, or who runs this program, gives no say over a worker's filter")
+        if self._birth is not None:
+            raise _refused("another fork of the same REPL is under way")
+        if len(self.members) >= MOST:
+            raise _refused(f"{MOST} processes were forked from the same REPL; close some of them")
+        self._birth = socket.socket(fileno=os.dup(birth))
+        self._birth.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        self._birth.setblocking(False)
+        self._may_fork = self._parent = pid
+
+    def end_fork(self) -> int | None:
+        """Take the permission back; return the pid of the child that came of it, None when none did.
+
+        Raises:
+            StepFailed: the member has forked, and the child does not show itself.
+        """
+        forked, self._may_fork = self._may_fork == 0, 0
+        birth, self._birth = self._birth, None
+        if birth is None:
+            return None
+        with birth:
+            try:
+                said, ancillary, _, _ = birth.recvmsg(1, socket.CMSG_SPACE(_CREDENTIALS.size))
+            except OSError:
+                said, ancillary = b"", []
+        found = [
+            _CREDENTIALS.unpack(data)[0]
+            for level, kind, data in ancillary
+            if said and (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS)
+        ]
+        if not forked:
+            return None
+        if not found or found[0] <= 0 or found[0] in self.members:
+            raise _refused("the new process did not show itself")
+        return found[0]
+
+    def kill(self) -> None:
+        """End all of it. Members that are children of this process are then to be waited for, and `end` called."""
+        if self.first:
+            os.kill(self.first, signal.SIGKILL)
+
+    def end(self) -> None:
+        """Wait until none of it is left."""
+        if self.first:
+            os.waitpid(self.first, 0)
+        self.forget()
+
+    def forget(self) -> None:
+        """Note that its first process has ended, and was waited for."""
+        self.first, self._may_fork = 0, 0
+        if self.listener >= 0:
+            os.close(self.listener)
+            self.listener = -1
+        if self._birth is not None:
+            self._birth.close()
+            self._birth = None
+
+
+def _refused(why: str) -> StepFailed:
+    return StepFailed("fork a REPL", OSError(0, why))
