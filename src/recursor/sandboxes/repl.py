@@ -33,7 +33,9 @@ LOAD_RATE = 1e7
 MAX_ERROR = 8_000
 MAX_NOTES = 20
 LOST = "the REPL is started anew: your variables are lost, the given ones are loaded again"
-BACK = "the REPL went back to what it was before {}: your variables of then are there, what came after is undone"
+BACK = (
+    "the REPL went back to what it was before {}: your variables of then are there, what came after is undone"
+)
 
 
 class Kept:

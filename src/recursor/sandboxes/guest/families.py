@@ -65,7 +65,9 @@ class Family:
     def _wait_for_ever(self) -> int:
         top = (ctypes.addressof(self._stack) + _STACK) & ~15
         wait = ctypes.cast(_libc.pause, ctypes.c_void_p)
-        before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # it inherits that: orphans leave nothing behind
+        before = signal.signal(
+            signal.SIGCHLD, signal.SIG_IGN
+        )  # it inherits that: orphans leave nothing behind
         flags = _WITH_TEMPLATE | linux.NEWPID | signal.SIGCHLD
         pid: int = _libc.clone(wait, ctypes.c_void_p(top), flags, None)
         signal.signal(signal.SIGCHLD, before)

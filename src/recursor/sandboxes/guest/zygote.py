@@ -216,7 +216,9 @@ class _Zygote:
         with report:
             try:
                 with inside:
-                    pid = self._fork(family, lambda: self._become_worker(request, descriptors, inside.fileno()))
+                    pid = self._fork(
+                        family, lambda: self._become_worker(request, descriptors, inside.fileno())
+                    )
                 said = json.loads(report.recv(4096) or b"{}")
                 if "listener" not in said:
                     os.waitpid(pid, 0)
