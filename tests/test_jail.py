@@ -383,9 +383,11 @@ async def test_ended_at_its_time_is_code_that(inside: Bench, attack: str) -> Non
 
 
 async def test_a_process_cannot_stop_or_kill_itself_into_a_state_that_nobody_ends(inside: Bench) -> None:
-    await inside.shown(
-        "for number in (signal.SIGSTOP, signal.SIGTSTP, signal.SIGKILL): os.kill(os.getpid(), number)"
-    )
+    await inside.shown("os.kill(os.getpid(), signal.SIGTSTP)")
+    await inside.shown("attempt('stop', os.kill, os.getpid(), signal.SIGSTOP)")
+    await inside.shown("attempt('stop', signal.pthread_kill, threading.get_ident(), signal.SIGSTOP)")
+    killed = await inside.run("os.kill(os.getpid(), signal.SIGKILL)")
+    assert "SIGKILL" in str(killed.error)
     assert await inside.shown("6 * 7") == "42\n"
 
 
@@ -446,7 +448,7 @@ async def test_sessions_see_neither_files_nor_processes_of_each_other() -> None:
         await first.shown("open('/tmp/note', 'w').write('x')")
         assert (
             await second.shown("import os\nprint(os.listdir('/tmp'), os.getpid(), os.getppid())")
-            == "[] 1 0\n"
+            == "[] 2 0\n"
         )
     finally:
         await first.repl.close()

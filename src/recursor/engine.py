@@ -19,7 +19,7 @@ from recursor.ledger import Call, Ledger
 from recursor.limits import Limits
 from recursor.models.retry import Retries, RetryBudget
 from recursor.policy import Kind, Policy, Request
-from recursor.protocols import Cache, Model, Repl, Sandbox, Sink
+from recursor.protocols import Cache, CopyableRepl, Model, Repl, Sandbox, Sink
 from recursor.replay import Past, Replay, ReplayedRepl
 from recursor.routing import Routes
 from recursor.schema import shape
@@ -133,10 +133,7 @@ class Engine:
 
     async def _answer_in_a_repl(self, run: Run, reason: str) -> Completion:
         task = run.task
-        size = sum(source.size for source in task.contexts.values())
-        repl = await self.sandbox.open(
-            tools=list(self.tools), context_size=size, seed=run.seed, calls=self.dialect.calls
-        )
+        repl = await self._repl(run)
 
         async def remember(name: str, messages: Sequence[Message]) -> None:
             rows = [{"role": message.role, "content": message.content} for message in messages]
@@ -144,20 +141,34 @@ class Engine:
 
         try:
             governance.demand(self.policy, repl.isolation)
-            infos = [await repl.load(name, source) for name, source in task.contexts.items()]
+            infos = run.infos
+            for name, source in task.contexts.items():
+                infos[name] = task.known.get(name) or await repl.load(name, source)
+            copied = await run.variables(repl) if task.start is not None else ""
             opening = prompt.opening(
-                self.dialect, task.question, infos, tools=run.offers(),
-                recursive=run.may_recurse, expected=task.expected.text, instruction=task.instruction,
+                self.dialect, task.question, list(infos.values()), tools=run.offers(),
+                recursive=run.may_recurse, expected=task.expected.text,
+                instruction="\n\n".join(filter(None, (task.instruction, copied))),
             )  # fmt: skip
             parts = loop.Parts(
                 run.id, run.metered(run.model, "root"), run.replayed(repl), run, run.ledger, self.sink, self.dialect,
                 task.expected.accept, run.metered(run.model, "compaction"), remember, repl, run.replay.prompt_end,
                 self.compact_at or int(COMPACT_AT * (run.window or WINDOW)),
+                repl.checkpoint if isinstance(repl, CopyableRepl) else lambda: None,
             )  # fmt: skip
-            started = run.started(infos, repl.isolation, "rlm", reason)
+            started = run.started(list(infos.values()), repl.isolation, "rlm", reason)
             return await run.recorded(started, lambda: loop.run(opening, parts))
         finally:
             await repl.close()
+
+    async def _repl(self, run: Run) -> Repl:
+        """The REPL of a run: a new one, or the copy of its parent's that it is to start from."""
+        tools, calls, start = list(self.tools), self.dialect.calls, run.task.start
+        if start is None:
+            size = sum(source.size for source in run.task.contexts.values())
+            return await self.sandbox.open(tools=tools, context_size=size, seed=run.seed, calls=calls)
+        await start.become(tools=tools, seed=run.seed, calls=calls)
+        return start
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +211,8 @@ class Run:
         self._permitted: set[tuple[str, str]] = set()
         self.decisions: list[Decided] = []
         """On what it is to use, made before it began."""
+        self.infos: dict[str, ContextInfo] = {}
+        """Of what was loaded into its REPL."""
         self.model = self.choose("root", wanted=task.wanted)
 
     @property
@@ -248,6 +261,13 @@ class Run:
 
     def replayed(self, repl: Repl) -> Repl:
         return ReplayedRepl(repl, self.replay, self.ledger) if self.replay.active else repl
+
+    async def variables(self, repl: Repl) -> str:
+        """What the root LM is told of a REPL that is a copy."""
+        seen = await repl.execute(
+            prompt.VARIABLES, self, max_time=loop.LOOK, max_wall=self.ledger.time_left()
+        )
+        return prompt.copied(seen.output)
 
     async def refuse_cycle(self) -> None:
         """Raise SubcallError when an ancestor has the same model, question and contexts: it would never end."""
@@ -307,6 +327,8 @@ class Run:
         )
         await self._permit("model", self.choose("root", depth=self.depth + 1, wanted=query.model).name)
         task = await in_thread(of_child, query)
+        if query.fork is not None:
+            task = task.beginning_as(query.fork, self.task, self.infos)
         child_id = self.caller.place(await in_thread(task.identity, engine.tools, query.limits))
         child = self.replay.child(child_id, self.ledger.turns)
         if child is not None:
@@ -413,13 +435,18 @@ class Run:
         strategy: Literal["rlm", "direct"],
         reason: str,
     ) -> RunStarted:
-        engine, parent = self.engine, self.at.parent
+        parent = self.at.parent
         return RunStarted(
             self.id, parent.id if parent else None, self.depth, self.task.question, tuple(infos), self.model.name,
             self.choose("sub").name, isolation, time.time(), strategy, reason, resumed=self.replay.active,
-            limits=asdict(engine.limits), turn=self.at.turn, block=self.at.block, number=self.at.number,
-            settings={} if parent else {**engine.settings, "schema": self.task.expected.json_schema},
+            limits=asdict(self.engine.limits), turn=self.at.turn, block=self.at.block, number=self.at.number,
+            settings=self._settings(),
         )  # fmt: skip
+
+    def _settings(self) -> dict[str, Any]:
+        if self.at.parent is None:
+            return {**self.engine.settings, "schema": self.task.expected.json_schema}
+        return {"fork": True} if self.task.start is not None else {}
 
     async def recorded(self, started: RunStarted, work: Callable[[], Awaitable[Completion]]) -> Completion:
         async def replayed() -> Completion:

@@ -57,6 +57,8 @@ class Parts:
     """What the prompt of a turn ended in when it was recorded by an earlier attempt at the run."""
     compact_at: int | None = None
     """Tokens of a prompt beyond which old turns give way to a summary; None: when a prompt was refused."""
+    checkpoint: Callable[[], None] = lambda: None
+    """Begins to keep the state of the REPL, for a block that has to be killed; waits for nothing."""
 
 
 async def run(opening: Sequence[Message], parts: Parts) -> Completion:
@@ -90,6 +92,7 @@ async def run(opening: Sequence[Message], parts: Parts) -> Completion:
 async def take_turn(history: History, parts: Parts) -> tuple[History, Turn]:
     """One reply and what its code did."""
     number = parts.ledger.turns
+    parts.checkpoint()  # while the model thinks
     history, reply = await ask(history, parts)
     dialect, cut = parts.dialect, reply.finish_reason == "length"
     textual = textual_counts(parts)
@@ -97,6 +100,7 @@ async def take_turn(history: History, parts: Parts) -> tuple[History, Turn]:
     executions: list[Execution] = []
     for index, code in enumerate(codes, 1):
         parts.ledger.blocks = index
+        parts.checkpoint()
         execution = await execute(code, parts)
         parts.sink.emit(BlockExecuted(parts.run_id, number, index, execution))
         executions.append(execution)

@@ -20,6 +20,8 @@ MAX_OUTPUT = 10_000
 MAX_ERROR = 6_000
 MAX_NOTE = 1_000
 MAX_PATH = 300
+VARIABLES = "print(SHOW_VARS())"
+"""Code that prints the variables of a REPL."""
 MAX_QUESTION = 4_000
 """Characters shown of the question; a longer one is whole in `question`."""
 
@@ -132,6 +134,18 @@ def observation(
         texts = [before + said]
     reply = Message("assistant", turn.reply.text or "(empty reply)")
     return reply, *(Message("user", printable(text)) for text in texts)
+
+
+def copied(variables: Output) -> str:
+    """What is said of a REPL that begins as a copy of another.
+
+    Args:
+        variables: what `VARIABLES` has printed there.
+    """
+    return (
+        "Your REPL begins as a copy of the REPL of whoever asks; what you change, only you see. "
+        f"Its variables:\n{clip(variables, MAX_NOTE).strip()}"
+    )
 
 
 def direct(question: str, data: str, expected: str = "", instruction: str = "") -> tuple[Message, ...]:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from recursor import prompt
 from recursor.calls import digest
 from recursor.context import Source, prepare, same
 from recursor.errors import SubcallError
+from recursor.protocols import CopyableRepl
 from recursor.schema import ANYTHING, Shape, shape
-from recursor.types import LlmQuery, RlmQuery
+from recursor.types import ContextInfo, LlmQuery, RlmQuery
 
 MAX_FLATTENED = 1 << 24
 """Bytes of a context that fit into the prompt of a plain call."""
@@ -31,6 +32,10 @@ class Task:
     """Added to what the root LM is told."""
     wanted: str | None = None
     """The model or capability that code asked for; None takes the route's."""
+    start: CopyableRepl | None = None
+    """A copy of the REPL of the run that asks, to begin in; None takes a new one."""
+    known: Mapping[str, ContextInfo] = field(default_factory=dict)
+    """Of the contexts that are in it already."""
 
     @property
     def size(self) -> int:
@@ -49,9 +54,20 @@ class Task:
         """A digest of what a child is asked, and with what. Blocks; call it in a thread."""
         parts = [self.wanted or "", self.question, self.instruction, self.expected.text, ",".join(tools)]
         parts.append(json.dumps(limits, sort_keys=True, default=repr))
+        parts += ["fork"] if self.start is not None else []
         for source in self.contexts.values():
             parts += [source.form, str(source.size), source.digest() if source.size <= DIGEST_AHEAD else ""]
         return digest("child", *parts)
+
+    def beginning_as(self, start: CopyableRepl, asking: Task, infos: Mapping[str, ContextInfo]) -> Task:
+        """This task, to be done in a copy of the REPL of the run that asks: with its contexts, but for their own.
+
+        Args:
+            infos: of the contexts that are there.
+        """
+        theirs = {name: asking.contexts[name] for name in infos if name not in (*self.contexts, "question")}
+        known = {name: infos[name] for name in theirs}
+        return replace(self, contexts={**theirs, **self.contexts}, start=start, known=known)
 
 
 def of_child(query: RlmQuery) -> Task:
@@ -71,8 +87,13 @@ def flattened(query: RlmQuery) -> LlmQuery:
     """A child at the depth limit: one prompt with the context in it. Blocks; call it in a thread.
 
     Raises:
-        SubcallError: the context is too large for that.
+        SubcallError: the context is too large for that, or variables were to go with it.
     """
+    if query.fork is not None:
+        raise SubcallError(
+            "fork=True: at the depth limit this is a plain call, which has no variables: put what it needs "
+            "into the question or the context"
+        )
     parts, context = [query.instruction, query.question], query.context
     if isinstance(context, Source):
         if context.size > MAX_FLATTENED:

@@ -100,7 +100,7 @@ async def _told(link: Link, birth: Birth, asked: int | None) -> str:
     """Have the worker fork; return why it did not, or nothing when it may have."""
     loop = asyncio.get_running_loop()
     born: asyncio.Future[None] = loop.create_future()
-    loop.add_reader(birth.rpc, lambda: born.done() or born.set_result(None))
+    loop.add_reader(birth.rpc, _settle, born)
     try:
         assert link.worker.aux is not None
         for descriptor in birth.inside:
@@ -122,3 +122,8 @@ async def _told(link: Link, birth: Birth, asked: int | None) -> str:
     finally:
         birth.given()
         loop.remove_reader(birth.rpc)
+
+
+def _settle(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

@@ -334,10 +334,8 @@ class Link(asyncio.Protocol):
                     raise wire.ProtocolError("more value than may leave the REPL")
             case wire.CallLlm() | wire.CallRlm() | wire.CallTool() | wire.CallBatch():
                 self._begin_call(frame, body)
-            case wire.Branch(id=number):
-                self._begin_branch(number)
-            case wire.AskRoom() | wire.Fill():
-                self._take_room(frame, body)
+            case wire.Branch() | wire.AskRoom() | wire.Fill():
+                self._take_request(frame, body)
             case wire.Cancel(ids=numbers):
                 self._cancel(numbers)
             case wire.Kept(form=form):
@@ -508,11 +506,14 @@ class Link(asyncio.Protocol):
                 data = body[frame.question :]
                 return HandedSource(form, data, len(data))
 
-    def _take_room(self, frame: wire.AskRoom | wire.Fill, body: bytes) -> None:
-        if isinstance(frame, wire.Fill):
-            self._fill_room(frame.room, body)
-        else:
-            self._ask_room(frame)
+    def _take_request(self, frame: wire.Branch | wire.AskRoom | wire.Fill, body: bytes) -> None:
+        match frame:
+            case wire.Branch(id=number):
+                self._begin_branch(number)
+            case wire.Fill(room=number):
+                self._fill_room(number, body)
+            case wire.AskRoom():
+                self._ask_room(frame)
 
     def _ask_room(self, frame: wire.AskRoom) -> None:
         if frame.id in self._rooms or len(self._rooms) >= MAX_CALLS_IN_FLIGHT:

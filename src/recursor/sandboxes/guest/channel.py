@@ -240,35 +240,42 @@ class Channel:
     def _read(self) -> None:
         incoming = self._incoming
         try:
-            while True:
+            reads = True
+            while reads:
                 head, body = _HEAD.unpack(incoming.take(_HEAD.size))
                 header = _loads(incoming.take(head).decode("utf-8"))
                 data = incoming.take(body)
                 if header["op"] == "reply":
                     self._settle(header, data)
-                elif header["op"] == "room":
-                    self._settle_room(header["re"])
-                elif header["op"] == "part":
-                    self._put(header["of"], data)
-                elif header["op"] == "interrupt":
-                    _signal(self._owner, signal.SIGINT)
                 elif header["op"] == "fork":
-                    header["descriptors"] = [self._descriptor() for _ in range(FORKED)]
-                    if self._take_fork(header):
-                        return  # a process with one thread forks; it then begins to read again
+                    reads = not self._take_fork(header)
                 else:
-                    if header["op"] == "load":
-                        # Taken here, in the order in which they come: a room may be on its way too.
-                        header["descriptor"] = self._loaded(header["id"])
-                    self.commands.put((header, data))
+                    self._take(header, data)
         except MemoryError:
             os.write(2, b"the memory is full, and what the host sent found no place\n")
             self._hang_up()
         except (OSError, EOFError):
             self._hang_up()
 
+    def _take(self, header: dict[str, Any], data: bytes) -> None:
+        if header["op"] == "room":
+            self._settle_room(header["re"])
+        elif header["op"] == "part":
+            self._put(header["of"], data)
+        elif header["op"] == "interrupt":
+            _signal(self._owner, signal.SIGINT)
+        else:
+            if header["op"] == "load":
+                # Taken here, in the order in which they come: a room may be on its way too.
+                header["descriptor"] = self._loaded(header["id"])
+            self.commands.put((header, data))
+
     def _take_fork(self, header: dict[str, Any]) -> bool:
-        """Hand what a forked child is to have to who asked for it; return whether anybody did."""
+        """Hand what a forked child is to have to who asked for it; return whether anybody did.
+
+        Then nothing more is read here: a process with one thread forks, and it begins to read again.
+        """
+        header["descriptors"] = [self._descriptor() for _ in range(FORKED)]
         if "re" not in header:
             self.commands.put((header, b""))
             return True

@@ -142,7 +142,7 @@ class Family:
                 said, ancillary, _, _ = birth.recvmsg(1, socket.CMSG_SPACE(_CREDENTIALS.size))
             except OSError:
                 said, ancillary = b"", []
-        found = [
+        found: list[int] = [
             _CREDENTIALS.unpack(data)[0]
             for level, kind, data in ancillary
             if said and (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import signal
 import sys
 import threading
@@ -68,10 +69,12 @@ def fork(channel: Channel, descriptors: Sequence[int]) -> bool:
             with suppress(Exception):
                 stream.flush()  # type: ignore[union-attr]  # what is in it would be written twice
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nothing is left of a child that ends
+        chance = random.getstate()
         try:
             child = _fork() == 0
         except OSError as error:
             raise NotForked(f"the REPL cannot be forked: {error.strerror}") from None
+        random.setstate(chance)  # the library seeds anew in a child, and not as we do
         if child:
             rpc, aux, output, birth = descriptors
             channel.move(rpc, aux)

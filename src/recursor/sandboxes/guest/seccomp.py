@@ -197,6 +197,7 @@ _SETSOCKOPTS = [9, 20, 21, 66, 67]
 _SET_DUMPABLE = 4
 _PRCTLS = [3, 15, 16, 23, 0x53564D41]
 """GET_DUMPABLE, SET_NAME, GET_NAME, CAPBSET_READ, SET_VMA (names of maps, by malloc)."""
+_SIGSTOP = 19
 _FORK = 0x1200011
 """SIGCHLD, CHILD_SETTID and CHILD_CLEARTID: what the C library's fork asks of clone, and nothing else."""
 
@@ -222,6 +223,12 @@ def _one_of(argument: int, values: list[int], otherwise: int) -> list[bytes]:
     """Allow when the argument is one of the values."""
     tests = [_op(_EQUAL, value, len(values) - index, 0) for index, value in enumerate(values)]
     return [_op(_LOAD, _low(argument)), *tests, _op(_RETURN, otherwise), _op(_RETURN, _ALLOW)]
+
+
+def _unless(argument: int, value: int) -> list[bytes]:
+    """Allow when the argument is not the value."""
+    test = [_op(_LOAD, _low(argument)), _op(_EQUAL, value, 0, 1)]
+    return [*test, _op(_RETURN, _EPERM), _op(_RETURN, _ALLOW)]
 
 
 _CONDITIONAL: dict[str, list[bytes]] = {
@@ -283,6 +290,10 @@ _CONDITIONAL: dict[str, list[bytes]] = {
 }
 
 _FORKS: dict[str, list[bytes]] = {
+    # Not to stop a process: nobody inside would let it go on.
+    "kill": _unless(1, _SIGSTOP),
+    "tkill": _unless(1, _SIGSTOP),
+    "tgkill": _unless(2, _SIGSTOP),
     # A process, too, where who holds the filter's descriptor says so: see `families`.
     "clone": [
         _op(_LOAD, _low(0)),

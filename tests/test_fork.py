@@ -1,0 +1,231 @@
+"""Copies of a REPL that runs: forks, snapshots, what a killed block costs, children that begin as a copy."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import Bench
+from recursor.context import prepare
+from recursor.errors import SandboxError
+from recursor.protocols import CopyableRepl, Repl
+from recursor.sandboxes.inprocess import InProcessSandbox
+from recursor.sandboxes.process import ProcessSandbox
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the process sandbox is made of Linux")
+
+STUBBORN = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\nwhile True: pass"
+
+
+def copyable(repl: Repl) -> CopyableRepl:
+    assert isinstance(repl, CopyableRepl)
+    return repl
+
+
+@pytest.fixture
+async def repl() -> AsyncIterator[CopyableRepl]:
+    opened = copyable(await ProcessSandbox(memory=512 << 20, scratch=8 << 20).open(tools=["lookup"], seed=1))
+    yield opened
+    await opened.close()
+
+
+def processes() -> set[int]:
+    """Those that descend from this process."""
+    found: dict[int, int] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            try:
+                stat = (entry / "stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            found[int(entry.name)] = int(stat[1])
+    ours = {os.getpid()}
+    while more := {pid for pid, parent in found.items() if parent in ours} - ours:
+        ours |= more
+    return ours
+
+
+# Forks ------------------------------------------------------------------------------------------
+
+
+async def test_a_fork_has_every_variable_and_changes_none_of_the_others(repl: CopyableRepl) -> None:
+    code = "def f(): return n\nclass A: pass\nn, a, gen = 1, A(), iter([1, 2, 3])\na.x = [next(gen)]"
+    await Bench(repl).shown(code)
+    fork = await repl.fork()
+    assert await Bench(fork).shown("a.x.append(next(gen)); n = 2; f(), a.x") == "(2, [1, 2])\n"
+    assert await Bench(repl).shown("f(), a.x, next(gen)") == "(1, [1], 2)\n"
+    await repl.close()
+    assert await Bench(fork).shown("f(), a.x, next(gen)") == "(2, [1, 2], 3)\n"
+    await fork.close()
+
+
+async def test_a_fork_is_a_repl_like_any_other(repl: CopyableRepl) -> None:
+    await repl.load("context", prepare("given" * 1000))
+    async with asyncio.timeout(30):
+        fork = await repl.fork()
+        bench = Bench(fork)
+        assert (
+            await bench.shown("len(context), llm_query('a'), await allm_query('b')") == "(5000, 'A', 'B')\n"
+        )
+        assert await bench.shown("lookup(1)") == "['lookup', (1,), {}]\n"
+        assert await bench.shown("llm_query_batched(['x', 'y'])") == "['X', 'Y']\n"
+        await fork.load("context", prepare([1, 2]))
+        assert await bench.shown("context") == "[1, 2]\n"
+        assert (await bench.run("while True: pass", max_time=0.2)).error is not None
+        grandchild = await fork.fork()
+        assert await Bench(grandchild).answered("FINAL(context)") == [1, 2]
+        await bench.run("import os; os._exit(1)")
+        assert await bench.shown("context") == "[1, 2]\n"  # started anew, with what was loaded
+        assert await Bench(grandchild).shown("context") == "[1, 2]\n"
+        assert await Bench(repl).shown("len(context)") == "5000\n"
+        await grandchild.close()
+        await fork.close()
+
+
+async def test_forks_run_at_once_and_are_told_apart(repl: CopyableRepl) -> None:
+    await Bench(repl).shown("x = 1")
+    forks = [await repl.fork() for _ in range(5)]
+    shown = await asyncio.gather(*(Bench(each).shown(f"x += {n}; x") for n, each in enumerate(forks)))
+    assert shown == [f"{1 + n}\n" for n in range(5)]
+    await asyncio.gather(*(each.close() for each in forks))
+
+
+async def test_after_a_fork_the_event_loops_of_both_go_on(repl: CopyableRepl) -> None:
+    wait = "import asyncio\nawait asyncio.sleep(0.001)\nawait allm_query('a')"
+    await Bench(repl).shown(wait)
+    fork = await repl.fork()
+    for each in (fork, repl, fork, repl):
+        assert await Bench(each).shown(wait) == "'A'\n"
+    await fork.close()
+
+
+async def test_a_repl_with_threads_says_that_it_cannot_be_forked_and_goes_on(repl: CopyableRepl) -> None:
+    bench = Bench(repl)
+    code = "import threading\nend = threading.Event()\nt = threading.Thread(target=end.wait, name='busy')\nt.start()"
+    await bench.shown(code)
+    with pytest.raises(SandboxError, match=r"threads are running \(busy\).*end them first"):
+        await repl.fork()
+    assert await bench.shown("end.set(); t.join(); llm_query('a')") == "'A'\n"
+    await (await repl.fork()).close()
+
+
+async def test_a_sandbox_that_cannot_copy_a_repl_says_so() -> None:
+    opened = copyable(await InProcessSandbox().open())
+    try:
+        for attempt in (opened.fork, opened.snapshot):
+            with pytest.raises(SandboxError, match='sandbox="process"'):
+                await attempt()
+        opened.checkpoint()
+        code = "try: rlm_query('q', fork=True)\nexcept SubcallError as error: print(error)"
+        assert 'sandbox="process"' in await Bench(opened).shown(code)
+    finally:
+        await opened.close()
+
+
+async def test_forks_leave_no_process_and_no_descriptor_behind(repl: CopyableRepl) -> None:
+    await Bench(repl).shown("x = 1")
+    before, descriptors = processes(), len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        forks = [await repl.fork() for _ in range(3)]
+        kept = await forks[0].snapshot()
+        await forks[0].restore(kept)
+        forks[1].checkpoint()
+        await Bench(forks[1]).run("import os; os._exit(0)")
+        for fork in forks:
+            await fork.close()
+    assert processes() == before
+    assert len(os.listdir("/proc/self/fd")) == descriptors
+    assert await Bench(repl).shown("x") == "1\n"
+    await repl.close()
+    assert len(processes()) < len(before)
+
+
+# Snapshots --------------------------------------------------------------------------------------
+
+
+async def test_a_snapshot_is_gone_back_to_as_often_as_wanted(repl: CopyableRepl) -> None:
+    bench = Bench(repl)
+    await bench.shown("x = [1]")
+    kept = await repl.snapshot()
+    for number in range(3):
+        assert await bench.shown(f"x.append({number}); y = 1; x") == f"[1, {number}]\n"
+        await repl.restore(kept)
+        assert await bench.shown("x, 'y' in globals()") == "([1], False)\n"
+    await bench.run("import os; os._exit(0)")
+    await repl.restore(kept)
+    assert await bench.shown("x") == "[1]\n"
+    await kept.close()
+    await kept.close()
+    with pytest.raises(SandboxError, match="closed"):
+        await repl.restore(kept)
+
+
+async def test_randomness_goes_on_in_a_copy_as_it_would_have_gone_on(repl: CopyableRepl) -> None:
+    await Bench(repl).shown("import random, uuid; random.random()")
+    kept = await repl.snapshot()
+    draw = "random.random(), uuid.uuid4()"
+    first = await Bench(repl).shown(draw)
+    await repl.restore(kept)
+    assert await Bench(repl).shown(draw) == first
+    await Bench(repl).shown("random.seed(42)")
+    fork = await repl.fork()
+    assert await Bench(fork).shown("random.random()") == "0.6394267984578837\n"
+    await fork.close()
+
+
+# What a killed block costs ----------------------------------------------------------------------
+
+
+async def test_a_block_that_has_to_be_killed_costs_what_it_did_and_not_all(repl: CopyableRepl) -> None:
+    bench = Bench(repl)
+    await bench.shown("results = ['paid for']")
+    repl.checkpoint()
+    killed = await bench.run("results.append('half')\n" + STUBBORN, max_time=0.2)
+    assert "0.2 s" in str(killed.error)
+    assert "went back to what it was before this block" in killed.notes[-1]
+    assert await bench.shown("results") == "['paid for']\n"
+    repl.checkpoint()
+    died = await bench.run("import os; results.clear(); os.abort()")
+    assert "went back" in died.notes[-1]
+    assert await bench.shown("results") == "['paid for']\n"
+
+
+async def test_the_note_says_how_many_blocks_are_undone(repl: CopyableRepl) -> None:
+    bench = Bench(repl)
+    await bench.shown("x = 1")
+    repl.checkpoint()
+    await bench.shown("x = 2")
+    killed = await bench.run("x = 3; import os; os._exit(0)")
+    assert "before the last 2 blocks" in killed.notes[-1]
+    assert await bench.shown("x") == "1\n"
+    lost = await bench.run("import os; os._exit(0)")
+    assert "variables are lost" in lost.notes[-1]
+
+
+async def test_a_draft_that_was_set_by_the_killed_block_is_not_lost(repl: CopyableRepl) -> None:
+    bench = Bench(repl)
+    await bench.shown("answer['content'] = 'old'")
+    repl.checkpoint()
+    await bench.run("answer['content'] = 'new'; import os; os._exit(0)")
+    assert await repl.draft() in ("old", "new")
+
+
+async def test_a_repl_that_died_between_blocks_tells_it_beside_the_next(repl: CopyableRepl) -> None:
+    bench = Bench(repl)
+    await bench.shown("x = 1")
+    repl.checkpoint()
+    code = "import os, threading\nthreading.Timer(0.05, os._exit, (3,)).start()\nx = 2"
+    await bench.shown(code)
+    link: Any = repl
+    async with asyncio.timeout(10):
+        await asyncio.wait([link._link.lost])
+    found = await bench.run("x")
+    assert found.output.head == "1\n"
+    assert any("died after the block before" in note for note in found.notes)
+    assert any("went back" in note for note in found.notes)
