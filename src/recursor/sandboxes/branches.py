@@ -77,6 +77,18 @@ async def fork(link: Link, sources: Mapping[str, Source], asked: int | None = No
     worker = link.worker
     if not isinstance(worker, Forkable):
         raise SandboxError(f"a REPL cannot be forked: {no_forks(worker)}")
+    async with link.forking:
+        new = await _forked(worker, link, asked)
+    copy = Link(new, sources)
+    try:
+        await copy.open(BIRTH)
+    except BaseException:
+        await copy.bury("it is not needed")
+        raise
+    return copy
+
+
+async def _forked(worker: Forkable, link: Link, asked: int | None) -> Copied:
     birth = await in_thread(worker.fork, discard=lambda birth: birth.drop())
     try:
         refused = await _told(link, birth, asked)
@@ -86,14 +98,7 @@ async def fork(link: Link, sources: Mapping[str, Source], asked: int | None = No
     if refused:
         await in_thread(birth.drop)
         raise SandboxError(refused)
-    new = await in_thread(birth.end, discard=lambda worker: worker.close())
-    copy = Link(new, sources)
-    try:
-        await copy.open(BIRTH)
-    except BaseException:
-        await copy.bury("it is not needed")
-        raise
-    return copy
+    return await in_thread(birth.end, discard=lambda worker: worker.close())
 
 
 async def _told(link: Link, birth: Birth, asked: int | None) -> str:

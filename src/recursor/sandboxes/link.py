@@ -118,6 +118,8 @@ class Link(asyncio.Protocol):
         self.subcalls: Subcalls | None = None
         self.kept: tuple[str, bytes] | None = None
         self.branch: Callable[[int], Awaitable[Repl]] | None = None
+        self.forking = asyncio.Lock()
+        """Held by who has the worker forked."""
         self._forks: dict[int, Repl] = {}
         """Copies of the REPL that no call has taken yet."""
         self._decoder = wire.Decoder()
@@ -395,6 +397,15 @@ class Link(asyncio.Protocol):
             del self._branches[number]
             self._go_on()
 
+    async def _taken(self, number: int) -> Repl:
+        """The copy of a number, for the call that it was made for."""
+        making = self._branches.get(number)
+        if making is not None:
+            await asyncio.wait([making])
+        if number not in self._forks:
+            raise SandboxError("there is no such copy of the REPL for a child to begin in")
+        return self._forks.pop(number)
+
     def _go_on(self) -> None:
         """Let the clock of the block run where it waits for nothing."""
         if not self._calls and not self._branches:
@@ -446,9 +457,7 @@ class Link(asyncio.Protocol):
         fork: Repl | None = None
         try:
             if isinstance(frame, wire.CallRlm) and frame.fork is not None:
-                fork = self._forks.pop(frame.fork, None)
-                if fork is None:
-                    raise SandboxError("there is no such copy of the REPL to start a child from")
+                fork = await self._taken(frame.fork)
             value = await subcalls.answer(await self._subcall(frame, body, fork))
             form, data = values.encode(value)
             if len(data) > MAX_RESULT:

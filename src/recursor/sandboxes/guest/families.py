@@ -57,10 +57,10 @@ class Family:
                 self.first = self._wait_for_ever()
         self.listener = -1
         self.members: dict[int, int] = {}
-        self._may_fork = 0
-        """The pid of who may, until it has."""
-        self._parent = 0
-        self._birth: socket.socket | None = None
+        self._births: dict[int, socket.socket] = {}
+        """Where the child of a member is to show itself, by the member's pid."""
+        self._allowed: set[int] = set()
+        """Those of them that may fork, until they have."""
 
     def _wait_for_ever(self) -> int:
         top = (ctypes.addressof(self._stack) + _STACK) & ~15
@@ -96,19 +96,22 @@ class Family:
         finally:
             os.close(pidfd)
 
+    def pid(self, number: int) -> int:
+        return next(pid for pid, candidate in self.members.items() if candidate == number)
+
     def judge(self) -> None:
         """Answer a process that wants to fork."""
         request = bytearray(_REQUEST)
         try:
             fcntl.ioctl(self.listener, _RECEIVE, request)
             number, caller = _HEAD.unpack_from(request)
-            allowed = caller == self._may_fork
+            allowed = caller in self._allowed
             answer = (0, _CONTINUE) if allowed else (-errno.EPERM, 0)
             fcntl.ioctl(self.listener, _SEND, _ANSWER.pack(number, 0, *answer))
         except OSError:
             return  # it has ended, or was interrupted and asks again
         if allowed:
-            self._may_fork = 0
+            self._allowed.remove(caller)
 
     def begin_fork(self, pid: int, birth: int) -> None:
         """Allow a member to fork once; its child is to show itself at the other end of `birth`.
@@ -118,28 +121,28 @@ class Family:
         """
         if self.listener < 0:
             raise _refused("the kernel, or who runs this program, gives no say over a worker's filter")
-        if self._birth is not None:
-            raise _refused("another fork of the same REPL is under way")
+        if pid in self._births:
+            raise _refused("it is being forked already")
         if len(self.members) >= MOST:
             raise _refused(f"{MOST} processes were forked from the same REPL; close some of them")
-        self._birth = socket.socket(fileno=os.dup(birth))
-        self._birth.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-        self._birth.setblocking(False)
-        self._may_fork = self._parent = pid
+        self._births[pid] = end = socket.socket(fileno=os.dup(birth))
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        end.setblocking(False)
+        self._allowed.add(pid)
 
-    def end_fork(self) -> int | None:
+    def end_fork(self, pid: int) -> int | None:
         """Take the permission back; return the pid of the child that came of it, None when none did.
 
         Raises:
             StepFailed: the member has forked, and the child does not show itself.
         """
-        forked, self._may_fork = self._may_fork == 0, 0
-        birth, self._birth = self._birth, None
-        if birth is None:
+        if pid not in self._births:
             return None
-        with birth:
+        forked = pid not in self._allowed
+        self._allowed.discard(pid)
+        with self._births.pop(pid) as end:
             try:
-                said, ancillary, _, _ = birth.recvmsg(1, socket.CMSG_SPACE(_CREDENTIALS.size))
+                said, ancillary, _, _ = end.recvmsg(1, socket.CMSG_SPACE(_CREDENTIALS.size))
             except OSError:
                 said, ancillary = b"", []
         found: list[int] = [
@@ -166,13 +169,14 @@ class Family:
 
     def forget(self) -> None:
         """Note that its first process has ended, and was waited for."""
-        self.first, self._may_fork = 0, 0
+        self.first = 0
+        self._allowed.clear()
         if self.listener >= 0:
             os.close(self.listener)
             self.listener = -1
-        if self._birth is not None:
-            self._birth.close()
-            self._birth = None
+        for end in self._births.values():
+            end.close()
+        self._births.clear()
 
 
 def _refused(why: str) -> StepFailed:

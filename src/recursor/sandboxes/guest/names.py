@@ -147,8 +147,8 @@ class Names:
             del self._tools[name], self._reserved[name]
             self._namespace.pop(name, None)
         self.answer.clear()
-        self.answer.begin_block()
         self.answer.keep(None)
+        self.answer.begin_block()
         self.answer.drafted = False
 
     def reserve_tool(self, name: str) -> None:

@@ -192,7 +192,7 @@ class _Zygote:
 
     def _reap(self, number: int, _descriptors: list[int]) -> None:
         family = self._families.pop(number)
-        pid = next(pid for pid, candidate in family.members.items() if candidate == number)
+        pid = family.pid(number)
         del family.members[pid]
         self._wait(pid)
         if not family.members:
@@ -245,14 +245,13 @@ class _Zygote:
 
     def _fork_worker(self, number: int, descriptors: list[int]) -> None:
         family = self._families[number]
-        pid = next(pid for pid, candidate in family.members.items() if candidate == number)
-        family.begin_fork(pid, descriptors[0])
+        family.begin_fork(family.pid(number), descriptors[0])
         self._answer({"forking": True})
 
     def _born(self, number: int, _descriptors: list[int]) -> None:
         family = self._families[number]
         try:
-            pid = family.end_fork()
+            pid = family.end_fork(family.pid(number))
         except StepFailed:
             self._end(family)  # among its processes is one that is not known
             raise
