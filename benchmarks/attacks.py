@@ -43,6 +43,7 @@ def main() -> None:
         root = os.geteuid() == 0
         if root:
             columns["recursor, as root"] = attacked(Path(home), ["recursor"], None)
+            columns["process:weak by Landlock, as root"] = attacked(Path(home), ["weak"], None)
             if sandbox.can_contain():
                 sandbox.put_engine(Path(home))
                 columns["recursor, in a container"] = attacked(Path(home), ["container", sandbox.IMAGE], None)
@@ -50,6 +51,7 @@ def main() -> None:
         python = python_for_users(Path(home)) if root else sys.executable
         if python:
             columns["recursor, as a user"] = attacked(Path(home), ["recursor"], user, python)
+            columns["process:weak by Landlock, as a user"] = attacked(Path(home), ["weak"], user, python)
             if options.rlms == RLMS.python:
                 environments.ensure(RLMS)
             packages = next(options.rlms.parent.parent.glob("lib/python*/site-packages"))
@@ -140,7 +142,8 @@ def table(facts: Mapping[str, str], columns: Mapping[str, list[dict[str, Any]]])
             "and its REPL goes on. ended: it ended in an error, or with its REPL, and the host is well. OPEN: it "
             "reached its goal, which for the local REPL of rlms may be that the program that uses it hangs or "
             "dies. unclear: it failed before it tried. not tried: it could harm the machine, and others had "
-            "reached their goals. Empty: it is about something that this REPL does not have.",
+            "reached their goals. Empty: it is about something that this REPL does not have, or, for process:weak, "
+            "what is known to be open without namespaces.",
             tables.table(["", *names], totals),
             tables.table(["group", "", *names], rows),
         ]

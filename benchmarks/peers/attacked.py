@@ -1,6 +1,7 @@
 """Attacks one sandbox with `recursor.testing.ATTACKS`, and prints what became of each as JSON.
 
     python attacked.py recursor
+    python attacked.py weak             without namespaces, and without the attack that is known to succeed then
     python attacked.py container IMAGE  by the `docker` that is found
     python attacked.py rlms PYTHON      the local REPL of rlms, which that Python can import
 
@@ -23,12 +24,22 @@ from typing import Any
 from recursor.protocols import Sandbox, Source, Subcalls
 from recursor.sandboxes.container import DockerSandbox
 from recursor.sandboxes.process import ProcessSandbox
+from recursor.sandboxes.template import Tier
 from recursor.testing import ATTACKS, run_attacks
 from recursor.types import ContextInfo, Execution, Isolation, Output
 
 OURS_ALONE = ("channel", "values")
 """Groups of attacks on what only a REPL in another process has."""
 NONE = Isolation("rlms", "the host's", "the host's", "the host's", "the host's", "the host's", "no limit")
+
+
+ORACLE = "asks what is in the home directory"
+
+
+class Weak(ProcessSandbox):
+    """Landlock and seccomp alone, also where more is to be had."""
+
+    _tiers: tuple[Tier, ...] = ("landlock",)
 
 
 class Rlms:
@@ -100,6 +111,9 @@ def main() -> None:
     """Attack the sandbox that the command line names."""
     sandbox: Sandbox = ProcessSandbox(memory=256 << 20, scratch=8 << 20)
     attacks = ATTACKS
+    if sys.argv[1] == "weak":
+        sandbox = Weak(memory=256 << 20, scratch=8 << 20)
+        attacks = tuple(attack for attack in ATTACKS if attack.name != ORACLE)
     if sys.argv[1] == "container":
         sandbox = DockerSandbox(sys.argv[2], memory=256 << 20, scratch=8 << 20)
     if sys.argv[1] == "rlms":
