@@ -337,9 +337,11 @@ async def test_a_context_that_has_changed_is_said_to_be_unknown(reader: Path, tm
         async with viewer.serving(), aiohttp.ClientSession(viewer.address, cookie_jar=jar) as client:
             await (await client.get(viewer.link().removeprefix(viewer.address))).read()
             run_id = await the_run(client)
-            async with client.get(f"/api/runs/{run_id}/coverage") as response:
+            covered = await told(client, f"/api/runs/{run_id}/coverage")
+            assert "context" in covered["unknown"]
+            assert covered["documents"] == []
+            async with client.get(f"/api/runs/{run_id}/passage?document=0") as response:
                 assert response.status == 404
-                assert "context" in (await response.json())["error"]
             found = await told(client, f"/api/runs/{run_id}/evidence")
             assert found["unknown"]
     finally:

@@ -96,6 +96,8 @@ export interface Run extends RunSummary {
   isolation: Isolation | null
   contexts: ContextInfo[]
   settings: Record<string, unknown>
+  /** Bounds that were set. */
+  limits: Record<string, number>
   answer: Answer | null
   usage: Usage | null
   shares: Share[]
@@ -142,6 +144,7 @@ export interface ToolRow {
   id: string
   run: number
   turn: number
+  block: number
   name: string
   start: number
   duration: number
@@ -152,8 +155,9 @@ export interface RunRow {
   id: string
   /** Index of the parent; -1 for the first. */
   parent: number
-  /** The parent's turn that started it; 0 where it is not known. */
+  /** The parent's turn that started it, and the block of that; 0 where it is not known. */
   turn: number
+  block: number
   depth: number
   question: string
   model: string
@@ -191,6 +195,8 @@ export interface Execution {
   duration: number
   submitted: boolean
   variables: Variable[]
+  /** How many others were changed. */
+  more_variables: number
 }
 
 export interface Turn {
@@ -250,6 +256,8 @@ export type ReadSpan = [number, number, number[], boolean]
 
 /** What was read of a context. Offsets count characters as Python does, and not as JavaScript. */
 export interface Coverage {
+  /** Why nothing is known, and there are no documents; null where it is. */
+  unknown: string | null
   length: number
   read: number
   ambiguous: number

@@ -9,6 +9,8 @@ export interface TurnSpan {
   replies: number[]
   blocks: BlockRow[]
   subs: number[]
+  /** The same by the block that asked; 0 where that is not known. */
+  subsOf: Map<number, number[]>
   tools: ToolRow[]
   /** Runs that it started. */
   children: number[]
@@ -103,12 +105,12 @@ export class Trace {
 
   /** Of a turn, the children that it started included. */
   ofTurn(turn: TurnSpan): Sums {
-    return this.kept(turn, () => total([this.sums(turn.replies), this.ofSubs(turn), ...turn.children.map((child) => this.ofRun(child))]))
+    return this.kept(turn, () => total([this.sums(turn.replies), this.ofSubs(turn.subs), ...turn.children.map((child) => this.ofRun(child))]))
   }
 
-  /** Of the plain sub-calls of a turn. */
-  ofSubs(turn: TurnSpan): Sums {
-    return this.kept(turn.subs, () => this.sums(turn.subs))
+  /** Of plain sub-calls: those of a turn, or of a block. */
+  ofSubs(subs: number[]): Sums {
+    return this.kept(subs, () => this.sums(subs))
   }
 
   private kept(key: unknown, make: () => Sums): Sums {
@@ -125,7 +127,11 @@ export class Trace {
     if (known !== undefined) return
     this.place.set(from.id[index], at)
     const turn = this.turn(from.run[index], from.turn[index])
-    ;(from.purpose[index] === 'sub' ? turn.subs : turn.replies).push(at)
+    if (from.purpose[index] !== 'sub') return void turn.replies.push(at)
+    turn.subs.push(at)
+    const group = turn.subsOf.get(from.block[index])
+    if (group) group.push(at)
+    else turn.subsOf.set(from.block[index], [at])
   }
 
   private addBlock(block: BlockRow): void {
@@ -141,7 +147,7 @@ export class Trace {
     let at = turns.length
     while (at > 0 && turns[at - 1].number > number) at--
     if (at > 0 && turns[at - 1].number === number) return turns[at - 1]
-    const made: TurnSpan = { run, number, replies: [], blocks: [], subs: [], tools: [], children: [] }
+    const made: TurnSpan = { run, number, replies: [], blocks: [], subs: [], subsOf: new Map(), tools: [], children: [] }
     turns.splice(at, 0, made)
     return made
   }

@@ -134,7 +134,9 @@ def large(path: Path, calls: int = 100_000) -> list[str]:
             error = "429 too many requests" if failed else None
             started = now + 2 + (number // 200) * 0.5 + (number % 200) * 0.0002
             store.emit(
-                ModelCalled(run_id, f"s{number}", 1, "sub", "test/sub", asked, said, error, started, 0.3)
+                ModelCalled(
+                    run_id, f"s{number}", 1, "sub", "test/sub", asked, said, error, started, 0.3, block=1
+                )
             )
         block = Execution("many()", Output(f"{calls}\n"), duration=calls / 400)
         store.emit(BlockExecuted(run_id, 1, 1, block))

@@ -77,6 +77,7 @@ def run(recorded: Trajectories, store: Path, run_id: str) -> dict[str, Any]:
         "isolation": found.isolation and asdict(found.isolation),
         "contexts": [{**asdict(each.info), "digest": each.digest} for each in found.contexts],
         "settings": found.settings,
+        "limits": {name: value for name, value in found.limits.items() if value is not None},
         "answer": answer(found),
         "usage": found.usage and asdict(found.usage),
         "shares": _shares(recorded, found.id),
@@ -144,7 +145,8 @@ def spans(recorded: Trajectories, run_id: str, since: int = 0) -> dict[str, Any]
         "blocks": _blocks(block_rows, places, origin, turns),
         "tools": [
             {
-                "id": row["id"], "run": places[row["run_id"]], "turn": row["turn"], "name": row["name"],
+                "id": row["id"], "run": places[row["run_id"]], "turn": row["turn"], "block": row["block"],
+                "name": row["name"],
                 "start": row["started"] - origin, "duration": row["duration"], "failed": row["error"] is not None,
             }
             for row in tool_rows
@@ -179,7 +181,8 @@ def turn(recorded: Trajectories, run_id: str, number: int) -> dict[str, Any]:
                 "notes": each.execution.notes,
                 "duration": each.execution.duration,
                 "submitted": each.submitted,
-                "variables": [asdict(variable) for variable in getattr(each.execution, "variables", ())],
+                "variables": [asdict(variable) for variable in each.execution.variables],
+                "more_variables": each.execution.more_variables,
             }
             for each in executions
         ],
@@ -339,7 +342,8 @@ def _run_row(row: sqlite3.Row, places: Mapping[str, int], origin: float, turns: 
     parent = row["parent_id"] if row["parent_id"] in places else None
     began = [number for number, start, _ in turns.get(parent or "", ()) if start <= row["started"]]
     return {
-        "id": row["id"], "parent": places[parent] if parent else -1, "turn": max(began, default=0),
+        "id": row["id"], "parent": places[parent] if parent else -1,
+        "turn": row["turn"] or max(began, default=0), "block": row["block"],
         "depth": row["depth"], "question": _line(unpack(row["question"])), "model": row["model"],
         "start": row["started"] - origin, "duration": row["ended"] - row["started"] if row["ended"] else None,
         "state": _state(row["error"], row["stop_reason"]) or "open",
@@ -354,7 +358,7 @@ def _columns(rows: Sequence[sqlite3.Row], places: Mapping[str, int], origin: flo
         "id": [row["id"] for row in rows],
         "run": [places[row["run_id"]] for row in rows],
         "turn": [row["turn"] for row in rows],
-        "block": [0] * len(rows),
+        "block": [row["block"] for row in rows],
         "purpose": [row["purpose"] for row in rows],
         "model": [row["model"] for row in rows],
         "start": [round(row["started"] - origin, 6) for row in rows],

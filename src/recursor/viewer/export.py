@@ -10,12 +10,10 @@ import base64
 import gzip
 import hashlib
 import json
-from contextlib import suppress
 from importlib import resources
 from pathlib import Path
 from typing import Any, TextIO
 
-from recursor.errors import TrajectoryError
 from recursor.trajectory.view import Trajectories
 from recursor.viewer import data, reading
 
@@ -65,8 +63,7 @@ def _responses(recorded: Trajectories, store: Path, run_id: str) -> dict[str, An
     }
     found = reading.read(recorded, run_id)
     responses[f"runs/{run_id}/evidence"] = reading.evidence(found)
-    with suppress(TrajectoryError):  # without the context nothing is known of it
-        responses[f"runs/{run_id}/coverage"] = reading.coverage(found)
+    responses[f"runs/{run_id}/coverage"] = reading.coverage(found)
     numbers: set[tuple[int, int]] = {(block["run"], block["turn"]) for block in spans["blocks"]}
     calls = spans["calls"]
     of_root = [index for index, purpose in enumerate(calls["purpose"]) if purpose != "sub"]

@@ -51,8 +51,9 @@ def read(recorded: Trajectories, run_id: str) -> Reading:
 
 
 def coverage(found: Reading) -> dict[str, Any]:
-    """The coverage with all its spans. Raises TrajectoryError where it is not known."""
-    return _covered(found).to_json()
+    """The coverage with all its spans; or why it is not known, with no documents."""
+    covered = found.evidence.coverage
+    return {"unknown": _why(found) if covered is None else None, **(covered or Coverage(())).to_json()}
 
 
 def passage(found: Reading, number: int, start: int) -> dict[str, Any]:
@@ -61,7 +62,9 @@ def passage(found: Reading, number: int, start: int) -> dict[str, Any]:
     Raises:
         TrajectoryError: there is no such document, or its text is not known.
     """
-    covered = _covered(found)
+    covered = found.evidence.coverage
+    if covered is None:
+        raise TrajectoryError(_why(found))
     text = found.documents[number].text if number < len(found.documents) else None
     if text is None:
         raise TrajectoryError(f"there is no text of document {number}")
@@ -105,7 +108,5 @@ def _item(item: dict[str, Any], text: str | None) -> dict[str, Any]:
     return {"path": item["path"], "text": text and text[:PASSAGE], "parts": parts}
 
 
-def _covered(found: Reading) -> Coverage:
-    if found.evidence.coverage is None:
-        raise TrajectoryError(found.evidence.unknown or "there was no context")
-    return found.evidence.coverage
+def _why(found: Reading) -> str:
+    return found.evidence.unknown or "there was no context"

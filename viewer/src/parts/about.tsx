@@ -40,6 +40,7 @@ export function About({ run }: { run: Run }) {
           <div><dt>strategy</dt><dd>{run.strategy}: {clean(run.reason)}</dd></div>
           {run.replayed > 0 && <div><dt>resumed</dt><dd>{counted(run.replayed, 'call')} had been recorded{run.diverged_at ? `; it went another way at turn ${run.diverged_at}` : ''}</dd></div>}
         </dl>
+        {Object.keys(run.limits).length > 0 && <p class="limits">Limits: {Object.entries(run.limits).map(([name, value]) => `${name.replace('max_', '').replaceAll('_', ' ')} ${name === 'max_cost' ? money(value) : count(value)}`).join(', ')}</p>}
         <Text text={JSON.stringify(run.settings, null, 2)} kind="mono" />
       </section>
       {run.events.length > 0 && (

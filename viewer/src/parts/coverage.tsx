@@ -26,8 +26,9 @@ export function Coverage({ source, root, rest }: { source: Source; root: string;
     j: () => look(listed[Math.min(listed.indexOf(chosen) + 1, listed.length - 1)]), ArrowDown: () => look(listed[Math.min(listed.indexOf(chosen) + 1, listed.length - 1)]),
     k: () => look(listed[Math.max(listed.indexOf(chosen) - 1, 0)]), ArrowUp: () => look(listed[Math.max(listed.indexOf(chosen) - 1, 0)]),
   })
-  if (error) return <Notice kind="empty" title="It is not known what was read">{error.message}</Notice>
+  if (error) return <Notice kind="error" title="What was read cannot be shown">{error.message}</Notice>
   if (!value) return <Notice kind="loading" title="Comparing the context with all that models read" />
+  if (value.unknown !== null) return <Notice kind="empty" title="It is not known what was read">{clean(value.unknown)}</Notice>
   if (value.documents.length === 0) return <Notice kind="empty" title="There was no context" />
   return (
     <section class="coverage">

@@ -109,7 +109,7 @@ function Cell({ execution }: { execution: Execution }) {
           {!printed && !error && execution.notes.length === 0 && <p class="faint">It printed nothing.</p>}
         </div>
       </div>
-      {execution.variables.length > 0 && <Variables variables={execution.variables} />}
+      {execution.variables.length > 0 && <Variables variables={execution.variables} more={execution.more_variables} />}
     </article>
   )
 }

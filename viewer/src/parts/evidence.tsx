@@ -14,7 +14,7 @@ const PLACES: Record<Found['in'], string> = {
 
 export function Evidence({ source, root }: { source: Source; root: string }) {
   const { value, error } = useLoaded(() => source.evidence(root), [root])
-  const covered = useLoaded(() => source.coverage(root).catch(() => undefined), [root])
+  const covered = useLoaded(() => source.coverage(root), [root])
   if (error) return <Notice kind="empty" title="It is not known where it came from">{error.message}</Notice>
   if (!value) return <Notice kind="loading" title="Looking for the answer in all that was read and said" />
   const known = value.items.filter((item) => item.parts.length > 0)

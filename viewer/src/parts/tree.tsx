@@ -11,7 +11,8 @@ import { Virtual } from './virtual'
 /** A row before it is in sight: there may be a hundred thousand. */
 type Row = { level: number; key?: string; open?: boolean } & (
   | { kind: 'run'; run: number }
-  | { kind: 'turn' | 'group'; turn: TurnSpan }
+  | { kind: 'turn'; turn: TurnSpan }
+  | { kind: 'group'; turn: TurnSpan; subs: number[] }
   | { kind: 'block'; turn: TurnSpan; block: BlockRow }
   | { kind: 'tool'; turn: TurnSpan; tool: ToolRow }
   | { kind: 'call'; call: number; place: number }
@@ -94,30 +95,42 @@ function rowsOf(trace: Trace, toggled: ReadonlySet<string>): Row[] {
     rows.push({ kind: 'turn', turn: each, level, key, open })
     if (!open) return
     for (const call of each.replies) rows.push({ kind: 'call', call, place: 0, level: level + 1 })
-    for (const block of each.blocks) rows.push({ kind: 'block', turn: each, block, level: level + 1 })
-    for (const tool of each.tools) rows.push({ kind: 'tool', turn: each, tool, level: level + 1 })
-    subs(each, level + 1)
-    for (const child of each.children) run(child, level + 1)
+    for (const block of blocksOf(trace, each)) inBlock(each, block, level + 1)
   }
-  const subs = (each: TurnSpan, level: number): void => {
-    if (each.subs.length === 1) rows.push({ kind: 'call', call: each.subs[0], place: 0, level })
-    if (each.subs.length < 2) return
-    const key = groupKey(each.run, each.number)
+  const inBlock = (each: TurnSpan, number: number, level: number): void => {
+    const block = each.blocks.find((row) => row.block === number)
+    if (block) rows.push({ kind: 'block', turn: each, block, level })
+    for (const tool of each.tools) if (tool.block === number) rows.push({ kind: 'tool', turn: each, tool, level: level + 1 })
+    subs(each, number, level + 1)
+    for (const child of each.children) if (trace.runs[child].block === number) run(child, level + 1)
+  }
+  const subs = (each: TurnSpan, block: number, level: number): void => {
+    const own = each.subsOf.get(block) ?? []
+    if (own.length === 1) rows.push({ kind: 'call', call: own[0], place: 0, level })
+    if (own.length < 2) return
+    const key = groupKey(each.run, each.number, block)
     const open = toggled.has(key)
-    rows.push({ kind: 'group', turn: each, level, key, open })
-    if (open) each.subs.forEach((call, at) => rows.push({ kind: 'call', call, place: at + 1, level: level + 1 }))
+    rows.push({ kind: 'group', turn: each, subs: own, level, key, open })
+    if (open) own.forEach((call, at) => rows.push({ kind: 'call', call, place: at + 1, level: level + 1 }))
   }
   run(0, 0)
   return rows
 }
 
-const groupKey = (run: number, turn: number): string => `subs ${run} ${turn}`
+const groupKey = (run: number, turn: number, block: number): string => `subs ${run} ${turn} ${block}`
+
+/** Numbers of the blocks of a turn: of those that ran, and of one that still runs. */
+function blocksOf(trace: Trace, turn: TurnSpan): number[] {
+  const numbers = new Set([...turn.blocks.map((row) => row.block), ...turn.subsOf.keys(), ...turn.tools.map((tool) => tool.block)])
+  for (const child of turn.children) numbers.add(trace.runs[child].block)
+  return [...numbers].sort((a, b) => a - b)
+}
 
 /** The group that hides what is selected; undefined when none does. */
 function groupOf(trace: Trace, selection: Selection): string | undefined {
   const call = selection.kind === 'call' ? trace.find(selection.id) : undefined
   if (call === undefined || trace.calls.purpose[call] !== 'sub') return undefined
-  return groupKey(trace.calls.run[call], trace.calls.turn[call])
+  return groupKey(trace.calls.run[call], trace.calls.turn[call], trace.calls.block[call])
 }
 
 // What they say -------------------------------------------------------------------------------
@@ -142,7 +155,7 @@ function said(trace: Trace, row: Row): Said {
   switch (row.kind) {
     case 'run': return saidRun(trace, row.run)
     case 'turn': return saidTurn(trace, row.turn)
-    case 'group': return { icon: 'group', label: counted(row.turn.subs.length, 'sub-call'), detail: spent(trace.ofSubs(row.turn), false), failed: false }
+    case 'group': return { icon: 'group', label: counted(row.subs.length, 'sub-call'), detail: spent(trace.ofSubs(row.subs), false), failed: false }
     case 'block': return saidBlock(row.block)
     case 'tool': return { icon: 'tool', label: `${row.tool.name}()`, detail: seconds(row.tool.duration), failed: row.tool.failed }
     case 'call': return saidCall(trace, row.call, row.place)

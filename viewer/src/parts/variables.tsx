@@ -1,13 +1,13 @@
 /** What a cell did to the variables of the REPL. */
 import type { Variable } from '../api'
-import { clean, counted } from '../format'
+import { clean, count, counted } from '../format'
 
 const MARKS = { new: '+', changed: '~', gone: '−' }
 
-export function Variables({ variables }: { variables: Variable[] }) {
+export function Variables({ variables, more }: { variables: Variable[]; more: number }) {
   return (
     <details class="variables" open={variables.length <= 6}>
-      <summary>{counted(variables.length, 'variable')} changed</summary>
+      <summary>{counted(variables.length + more, 'variable')} changed</summary>
       <table>
         <tbody>
           {variables.map((variable) => (
@@ -21,6 +21,7 @@ export function Variables({ variables }: { variables: Variable[] }) {
           ))}
         </tbody>
       </table>
+      {more > 0 && <p class="faint more">and {count(more)} others</p>}
     </details>
   )
 }
