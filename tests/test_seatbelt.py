@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -114,9 +115,21 @@ async def test_it_is_what_process_weak_means_on_macos_and_the_default_is_an_erro
         await weak(mounts={"/context": tmp_path}).open()
 
 
-def test_windows_is_told_what_works(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "platform", "win32")
+def test_other_systems_are_told_what_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "freebsd14")
     with pytest.raises(IsolationUnavailable) as raised:
         jail.Zygote()
-    for way in ("WSL 2", 'sandbox="docker"', 'sandbox="modal"', 'sandbox="inprocess"'):
+    for way in ('sandbox="docker"', 'sandbox="modal"', 'sandbox="inprocess"'):
         assert way in str(raised.value)
+    assert "process:weak" not in str(raised.value)
+
+
+def test_windows_is_told_what_works_when_it_imports_recursor() -> None:
+    """Before anything is imported that Windows does not have."""
+    code = "import sys; sys.platform = 'win32'; import recursor"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert done.returncode == 1
+    assert "ImportError: recursor runs on Linux" in done.stderr
+    assert "WSL 2" in done.stderr

@@ -6,8 +6,15 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+if sys.platform == "win32":
+    raise ImportError(
+        "recursor runs on Linux, and on macOS with less isolation; Windows lacks what it is made of. On Windows, "
+        "install it in WSL 2, where everything works, or in a Linux container or virtual machine."
+    )
 
 if TYPE_CHECKING:
     from recursor.errors import ConfigError, ModelError, RLMError, SandboxError, SubcallError

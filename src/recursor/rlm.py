@@ -115,9 +115,10 @@ class RLM:
             self._store_path("coverage needs the store that records the runs") if coverage else None
         )
         self._instruction = instruction
+        made = _sandbox(sandbox, mounts)
         self._engine = Engine(
             routes=routes,
-            sandbox=_sandbox(sandbox, mounts),
+            sandbox=made,
             limits=limits,
             retries=retries,
             dialect=prompts.load(dialect),
@@ -130,6 +131,7 @@ class RLM:
             settings={
                 **routes.table(), "base_url": public_url(base_url), "dialect": dialect, "limits": asdict(limits),
                 "sandbox": sandbox if isinstance(sandbox, str) else type(sandbox).__name__, "strategy": strategy,
+                "mounts": dict(getattr(made, "mounts", {})),
                 "instruction": instruction, "compact_at": compact_at,
             },
         )  # fmt: skip

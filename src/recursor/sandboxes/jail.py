@@ -432,6 +432,8 @@ class Templates:
                 self._zygote = None
             if self._zygote is None:
                 self._zygote = Zygote(tier=self._tier, mounts=self._mounts, total_memory=self._total_memory)
+                # Not __del__: in garbage with cycles the sockets of the process might go first.
+                weakref.finalize(self, self._zygote.close).atexit = False
             return self._zygote
 
     def spawn(self, *, memory: int, scratch: int) -> Spawned:
@@ -453,9 +455,6 @@ class Templates:
         zygote, self._zygote = self._zygote, None
         if zygote is not None:
             zygote.forget()
-
-    def __del__(self) -> None:
-        self.close()
 
 
 _all: weakref.WeakSet[Templates] = weakref.WeakSet()

@@ -22,12 +22,10 @@ _OTHERWISE = (
 
 
 def explain_platform(platform: str) -> str:
-    ways = {
-        "darwin": 'What macOS itself can do is weaker, and asked for by name: sandbox="process:weak" (Seatbelt). ',
-        "win32": "In WSL 2 it works as it is. ",
-    }
+    weaker = 'What macOS itself can do is weaker, and asked for by name: sandbox="process:weak" (Seatbelt). '
     return (
-        f"The process sandbox is made of Linux system calls, and this is {platform}. {ways.get(platform, '')}"
+        f"The process sandbox is made of Linux system calls, and this is {platform}. "
+        f"{weaker if platform == 'darwin' else ''}"
         'Or run the code in a container (sandbox="docker"), in a virtual machine (CommandSandbox), or at a service '
         f'(sandbox="modal"); or run all of recursor in Linux. {_UNISOLATED}'
     )
