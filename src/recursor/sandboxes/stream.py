@@ -35,7 +35,7 @@ from recursor.types import CallStyle, Isolation
 
 ENDING = 10.0
 """Seconds within which what was killed must be gone."""
-_NOT_FOR_STREAMS = {"alone", "boot", "families", "locks", "namespaces", "zygote"}
+_NOT_FOR_STREAMS = {"alone", "boot", "families", "locks", "namespaces", "relay", "zygote"}
 _FLAGS = ("-P", "-s")
 """Neither the working directory nor a user's own packages."""
 ENVIRONMENT = {
@@ -48,10 +48,14 @@ ENVIRONMENT = {
 """Of the Python inside."""
 
 
-@functools.cache
 def boot() -> str:
     """What `python -c` runs inside."""
-    return _guest()["boot"]
+    return guest("boot")
+
+
+def guest(module: str) -> str:
+    """The source of a module of the guest."""
+    return _guest()[module]
 
 
 def python(executable: str = "python3") -> tuple[str, ...]:
