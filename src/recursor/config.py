@@ -8,6 +8,7 @@ model is called, and no error and no report shows it.
 
 from __future__ import annotations
 
+import inspect
 import os
 import shlex
 import stat
@@ -20,6 +21,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 
+from recursor import plugins
 from recursor.errors import ConfigError
 from recursor.limits import Limits
 from recursor.models import presets
@@ -159,6 +161,22 @@ def secret(variable: str, name: str = "") -> str | None:
         if key and key in keys:
             return _reveal(key, keys[key])
     return None
+
+
+def sandbox(name: str, **arguments: Any) -> Any:
+    """Make the sandbox that a name or an import path stands for, with its key where it takes one.
+
+    Raises:
+        ConfigError: nothing has that name, it does not take the arguments, or as `secret` does.
+    """
+    kind = plugins.load("recursor.sandboxes", name)
+    unknown = arguments.keys() - inspect.signature(kind).parameters.keys()
+    if unknown:
+        raise ConfigError(f"the sandbox {name!r} takes no {', '.join(sorted(unknown))}")
+    variable = getattr(kind, "key_variable", None)
+    if variable:
+        arguments["api_key"] = secret(variable, variable.removesuffix("_API_KEY").lower())
+    return kind(**arguments)
 
 
 def stored_keys() -> tuple[str, ...]:

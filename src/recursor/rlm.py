@@ -380,8 +380,7 @@ def _sandbox(sandbox: str | Sandbox, mounts: Mapping[str, str | Path] | None) ->
         if mounts is not None:
             raise ConfigError("mounts go to a sandbox by name; give them to the sandbox that you have made")
         return sandbox
-    kind = plugins.load("recursor.sandboxes", sandbox)
-    if mounts is not None and "mounts" not in inspect.signature(kind).parameters:
-        raise ConfigError(f"the sandbox {sandbox!r} takes no mounts")
-    made: Sandbox = kind() if mounts is None else kind(mounts=mounts)
+    from recursor import config  # noqa: PLC0415 - as above
+
+    made: Sandbox = config.sandbox(sandbox, **({} if mounts is None else {"mounts": mounts}))
     return made

@@ -35,6 +35,8 @@ class Machine:
         self.stalled = asyncio.Event()
         """Set: nothing that its processes print goes on."""
         self.processes: list[asyncio.subprocess.Process] = []
+        self.sessions: dict[str, Any] = {}
+        """What a service knows of its processes, by its own names for them."""
         self._lease: asyncio.TimerHandle | None = None
 
     async def run(self, words: Sequence[str], env: Mapping[str, str], **pipes: int) -> asyncio.subprocess.Process:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from aiohttp import web
@@ -29,62 +29,76 @@ async def request_of_stream(request: web.Request) -> bytes:
     return body[5:]
 
 
-async def run(
-    request: web.Request,
-    machine: Machine,
-    words: list[str],
-    env: dict[str, str],
-    event: Callable[[str, Any], bytes],
-) -> web.StreamResponse:
-    """Start a process and stream what it prints, until it or the machine ends. It outlives the stream."""
-    response = web.StreamResponse(headers={"Content-Type": request.content_type})
-    await response.prepare(request)
-    process = await machine.run(words, {**env, "MACHINE": machine.id}, stdin=PIPE, stdout=PIPE, stderr=PIPE)
-    assert process.stdout is not None
-    assert process.stderr is not None
-    lock = asyncio.Lock()
+class Session:
+    """A process in a machine, which outlives the stream that shows it. What it prints while there is none is lost.
 
-    async def send(data: bytes) -> None:
-        async with lock:
-            await response.write(enveloped(data))
+    Args:
+        event: the message that tells of a start, of bytes, or of the end.
+    """
 
-    async def pump(kind: str, stream: asyncio.StreamReader) -> None:
-        while data := await stream.read(CHUNK):
-            if machine.stalled.is_set():
-                await asyncio.Event().wait()
-            await send(event(kind, data))
+    def __init__(self, machine: Machine, event: Callable[[str, Any], bytes]) -> None:
+        self._machine = machine
+        self._event = event
+        self._stream: web.StreamResponse | None = None
+        self.dropped = asyncio.Event()
+        """Set: the stream there is breaks off, and the machine runs on."""
 
-    await send(event("start", process.pid))
-    gone = asyncio.ensure_future(machine.gone.wait())
-    pumps = asyncio.gather(pump("stdout", process.stdout), pump("stderr", process.stderr))
-    try:
-        await asyncio.wait([gone, pumps], return_when=asyncio.FIRST_COMPLETED)
-        if machine.stalled.is_set():
-            await asyncio.Event().wait()  # the line says nothing, not even that the machine is gone
-        if machine.ended:
-            error = {"code": "unavailable", "message": "the connection ended before the stream completed"}
-            await response.write(enveloped(json.dumps({"error": error}).encode(), 2))
-        else:
-            await send(event("end", await process.wait()))
-            await response.write(enveloped(b"{}", 2))
-    finally:
-        gone.cancel()
-        pumps.cancel()
-        await asyncio.gather(gone, pumps, return_exceptions=True)
-    return response
+    async def start(self, words: Sequence[str], env: Mapping[str, str]) -> None:
+        environment = {**env, "MACHINE": self._machine.id}
+        self.process = await self._machine.run(words, environment, stdin=PIPE, stdout=PIPE, stderr=PIPE)
+        assert self.process.stdout is not None
+        assert self.process.stderr is not None
+        self._pumps = asyncio.gather(
+            self._pump("stdout", self.process.stdout), self._pump("stderr", self.process.stderr)
+        )
 
+    async def _pump(self, kind: str, printed: asyncio.StreamReader) -> None:
+        while data := await printed.read(CHUNK):
+            if self._machine.stalled.is_set():
+                await self._machine.gone.wait()
+            await self._send(self._event(kind, data))
 
-async def give(machine: Machine, pid: int, data: bytes) -> web.Response | None:
-    """Write to a process, and wait until it has read most of it."""
-    process = next((each for each in machine.processes if each.pid == pid), None)
-    if process is None or process.returncode is not None:
-        return problem(404, "not_found", f"process with pid {pid} not found")
-    assert process.stdin is not None
-    try:
-        process.stdin.write(data)
-        await process.stdin.drain()
-    except ConnectionError as error:
-        return problem(500, "internal", f"error writing to stdin: {error}")
-    return None
+    async def _send(self, data: bytes, flags: int = 0) -> None:
+        if self._stream is not None:
+            try:
+                await self._stream.write(enveloped(data, flags))
+            except ConnectionError:
+                self._stream = None
 
+    async def show(self, request: web.Request) -> web.StreamResponse:
+        """Stream what it prints, until it or the machine ends."""
+        stream = web.StreamResponse(headers={"Content-Type": request.content_type})
+        await stream.prepare(request)
+        await stream.write(enveloped(self._event("start", self.process.pid)))
+        self._stream = stream
+        over = [asyncio.ensure_future(each.wait()) for each in (self._machine.gone, self.dropped)]
+        try:
+            await asyncio.wait([self._pumps, *over], return_when=asyncio.FIRST_COMPLETED)
+            if self.dropped.is_set():
+                self.dropped.clear()
+                assert request.transport is not None
+                request.transport.abort()
+            elif self._machine.stalled.is_set():
+                await asyncio.Event().wait()  # the line says nothing, not even that the machine is gone
+            elif self._machine.ended:
+                told = {"code": "unavailable", "message": "the connection ended before the stream completed"}
+                await self._send(json.dumps({"error": told}).encode(), 2)
+            else:
+                await self._send(self._event("end", await self.process.wait()))
+                await self._send(b"{}", 2)
+        finally:
+            for task in over:
+                task.cancel()
+            if self._stream is stream:
+                self._stream = None
+        return stream
 
+    async def give(self, data: bytes) -> web.Response | None:
+        """Write to it, and wait until it has read most of that."""
+        assert self.process.stdin is not None
+        try:
+            self.process.stdin.write(data)
+            await self.process.stdin.drain()
+        except ConnectionError as error:
+            return problem(500, "internal", f"error writing to stdin: {error}")
+        return None

@@ -101,16 +101,20 @@ class E2B(Service):
         assert asked["stdin"] is True
         assert "Connect-Timeout-Ms" not in request.headers, "the process would be killed then"
         process = asked["process"]
-        words = [process["cmd"], *process["args"]]
-        return await connect.run(request, machine, words, process.get("envs", {}), _event)
+        session = connect.Session(machine, _event)
+        await session.start([process["cmd"], *process["args"]], process.get("envs", {}))
+        machine.sessions[str(session.process.pid)] = session
+        return await session.show(request)
 
     async def _input(self, request: web.Request) -> web.Response:
         machine = self._inside(request)
         if isinstance(machine, web.Response):
             return machine
         asked = await request.json()
-        data = base64.b64decode(asked["input"]["stdin"])
-        return await connect.give(machine, asked["process"]["pid"], data) or web.json_response({})
+        session = machine.sessions.get(str(asked["process"]["pid"]))
+        if session is None or session.process.returncode is not None:
+            return connect.problem(404, "not_found", f"process {asked['process']} not found")
+        return await session.give(base64.b64decode(asked["input"]["stdin"])) or web.json_response({})
 
 
 def _event(kind: str, value: Any) -> bytes:

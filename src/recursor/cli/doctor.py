@@ -91,7 +91,7 @@ def examine() -> Report:
 
 async def _attack(name: str) -> tuple[Isolation, tuple[Finding, ...]]:
     """Try what the sandbox in force must refuse, against things that really exist."""
-    sandbox = plugins.load("recursor.sandboxes", name)()
+    sandbox = config.sandbox(name)
     repl = await sandbox.open()
     await repl.close()
     if not repl.isolation.isolated:

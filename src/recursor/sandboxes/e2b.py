@@ -10,7 +10,6 @@ Never run with E2B; written after the package e2b 2.63.
 from __future__ import annotations
 
 import asyncio
-import binascii
 import math
 import shlex
 from collections.abc import Sequence
@@ -18,10 +17,20 @@ from typing import Any
 
 from recursor.sandboxes import wire
 from recursor.sandboxes.process import MEMORY
-from recursor.sandboxes.remote import LEASE, LIFETIME, Inbox, Remote, ServiceSandbox, relayed, whose
+from recursor.sandboxes.remote import (
+    ENDING,
+    LEASE,
+    LIFETIME,
+    Inbox,
+    Lines,
+    Remote,
+    ServiceSandbox,
+    Words,
+    relayed,
+    whose,
+)
 from recursor.types import Isolation
 
-MAX_LINE = 1 << 20
 REQUEST = 30.0
 """Seconds that E2B has for one piece of stdin: it answers when the process has read most of it."""
 
@@ -71,25 +80,29 @@ class E2BSandbox(ServiceSandbox):
         )
 
     async def connect(self, package: Any, place: Any, command: Sequence[str]) -> Remote:
-        inbox = Inbox()
-        lines = _Lines(inbox)
+        inbox, words = Inbox(), Words()
+        lines = Lines(inbox)
+
+        async def take(text: str) -> None:
+            await inbox.put_in_turn(lines.take(text))
+
         process = await place.commands.run(
             f"exec {shlex.join(relayed(self._executable, 'text', *command))}",
             background=True,
             stdin=True,
             timeout=0,
-            on_stdout=lines.take,
-            on_stderr=lines.hear,
+            on_stdout=take,
+            on_stderr=words.hear,
             retain_output=False,
         )
-        return _Process(package, place, process, inbox, lines, self._timeout)
+        return _Process(package, place, process, inbox, words, self._timeout)
 
     async def drop(self, place: Any) -> None:
         await place.kill()
 
     @property
     def _timeout(self) -> int:
-        return max(1, math.ceil(min(self._lease, self._seconds)))
+        return max(1, math.ceil(min(self._lease, self._seconds + ENDING)))
 
     def isolation(self, facts: wire.Facts | None) -> Isolation:
         return Isolation(
@@ -105,40 +118,16 @@ class E2BSandbox(ServiceSandbox):
         )
 
 
-class _Lines:
-    """Bytes out of lines of base64, which come in pieces as E2B cuts them."""
-
-    def __init__(self, inbox: Inbox) -> None:
-        self._inbox = inbox
-        self._rest = ""
-        self.words = ""
-        """The last of stderr."""
-
-    async def take(self, text: str) -> None:
-        *lines, self._rest = (self._rest + text).split("\n")
-        try:
-            data = b"".join(binascii.a2b_base64(line, strict_mode=True) for line in lines)
-        except ValueError:
-            data, self._rest = b"", "-" * MAX_LINE
-        if len(self._rest) >= MAX_LINE:
-            self._rest = ""
-            self._inbox.end(ConnectionError("what it sends is not what the relay writes"))
-        await self._inbox.put_in_turn(data)
-
-    def hear(self, text: str) -> None:
-        self.words = (self.words + text)[-800:]
-
-
 class _Process:
     """A `Remote` over a process in a sandbox of E2B."""
 
     def __init__(
-        self, package: Any, place: Any, process: Any, inbox: Inbox, lines: _Lines, timeout: int
+        self, package: Any, place: Any, process: Any, inbox: Inbox, words: Words, timeout: int
     ) -> None:
         self._package = package
         self._place = place
         self._process = process
-        self._lines = lines
+        self._words = words
         self._timeout = timeout
         self._inbox = inbox
         self.read = inbox.read
@@ -148,15 +137,11 @@ class _Process:
         try:
             await self._process.wait()
         except self._package.CommandExitException as error:
-            self._inbox.end(EOFError(f"it ended with exit status {error.exit_code}{self._last()}"))
+            self._inbox.end(self._words.ended(error.exit_code))
         except Exception as error:  # noqa: BLE001 - whatever ends the stream ends the worker
             self._inbox.end(ConnectionError(f"{type(error).__name__}: {error}"))
         else:
-            self._inbox.end(EOFError(f"it ended by itself{self._last()}"))
-
-    def _last(self) -> str:
-        words = self._lines.words.strip()
-        return f"; last words: {words}" if words else ""
+            self._inbox.end(self._words.ended(0))
 
     async def write(self, data: bytes) -> None:
         await self._place.commands.send_stdin(self._process.pid, data, request_timeout=REQUEST)

@@ -3,8 +3,9 @@
 Contexts are sent to Prime Intellect, and what a sandbox uses is billed until it ends: with its REPL,
 after `lifetime`, or by itself when this process has not asked for it for `lease` seconds.
 
-Only its virtual machines carry bytes to a process and from it. Its package keeps tokens for
-sandboxes in ~/.prime. Never run with Prime Intellect; written after the package prime-sandboxes 0.2.38.
+Where the stream of a process breaks, Prime Intellect's package takes it up again without what was
+lost, so that what a process prints goes as lines that are counted. The package keeps tokens for
+sandboxes in ~/.prime. Never run with Prime Intellect; written after the package prime-sandboxes 0.5.
 """
 
 from __future__ import annotations
@@ -20,8 +21,22 @@ from typing import Any
 
 from recursor.sandboxes import wire
 from recursor.sandboxes.process import MEMORY
-from recursor.sandboxes.remote import BESIDE, ENDING, LEASE, LIFETIME, Inbox, Remote, ServiceSandbox, whose
+from recursor.sandboxes.remote import (
+    BESIDE,
+    LEASE,
+    LIFETIME,
+    Inbox,
+    Lines,
+    Remote,
+    ServiceSandbox,
+    Words,
+    relayed,
+    whose,
+)
 from recursor.types import Isolation
+
+STOPPING = 2.0
+"""Seconds that a process has to end before its machine does."""
 
 
 class PrimeSandbox(ServiceSandbox):
@@ -71,7 +86,6 @@ class PrimeSandbox(ServiceSandbox):
                 package.CreateSandboxRequest(
                     name=f"recursor-{secrets.token_hex(8)}",
                     docker_image=self._image,
-                    vm=True,
                     cpu_cores=self._cpu,
                     memory_gb=math.ceil(((memory >> 20) + BESIDE) / 1024),
                     network_allowlist=[],
@@ -87,7 +101,9 @@ class PrimeSandbox(ServiceSandbox):
 
     async def connect(self, package: Any, place: Any, command: Sequence[str]) -> Remote:
         await place.client.wait_for_creation(place.id)
-        process = await place.client.open_process(place.id, f"exec {shlex.join(command)}")
+        process = await place.client.open_process(
+            place.id, f"exec {shlex.join(relayed(self._executable, 'text', *command))}"
+        )
         return _Process(package, place, process)
 
     async def drop(self, place: Any) -> None:
@@ -132,25 +148,23 @@ class _Process:
         self._process = process
         self._inbox = Inbox()
         self.read = self._inbox.read
-        self._words = b""
+        self._words = Words()
         self._tasks = [asyncio.create_task(task) for task in (self._listen(), self._overhear())]
 
     async def _listen(self) -> None:
+        lines = Lines(self._inbox)
         try:
             async for data in self._process.stdout:
-                self._inbox.put(data)
-            status = self._process.returncode
+                self._inbox.put(lines.take(data.decode("ascii", "replace")))
         except Exception as error:  # noqa: BLE001 - whatever ends the stream ends the worker
             self._inbox.end(ConnectionError(f"{type(error).__name__}: {error}"))
         else:
-            words = self._words.decode("utf-8", "replace").strip()
-            last = f"; last words: {words}" if words else ""
-            self._inbox.end(EOFError(f"it ended with exit status {status}{last}"))
+            self._inbox.end(self._words.ended(self._process.returncode))
 
     async def _overhear(self) -> None:
         with suppress(Exception):  # stdout says it too
             async for data in self._process.stderr:
-                self._words = (self._words + data)[-800:]
+                self._words.hear(data.decode("utf-8", "replace"))
 
     async def write(self, data: bytes) -> None:
         await self._process.write_stdin(data)
@@ -163,11 +177,17 @@ class _Process:
 
     async def end(self) -> None:
         try:
-            await self._place.client.delete(self._place.id)
+            # First: the package takes a stream that breaks for one to take up again.
+            with suppress(Exception):
+                await asyncio.wait_for(self._stop(), STOPPING)
         finally:
-            with suppress(Exception):  # there is nothing left to signal
-                await asyncio.wait_for(self._process.aclose(), ENDING / 6)
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
-            await self._place.client.aclose()
+            try:
+                await self._place.end()
+            finally:
+                for task in self._tasks:
+                    task.cancel()
+                await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _stop(self) -> None:
+        await self._process.kill()
+        await self._process.aclose()

@@ -12,6 +12,7 @@ when this process has not renewed its lease for a while, so that a host that die
 from __future__ import annotations
 
 import asyncio
+import binascii
 import importlib
 import socket
 import threading
@@ -385,6 +386,54 @@ class Inbox:
         if self._ended is None:
             self._news.clear()
         return data
+
+
+class Lines:
+    """Bytes out of the lines that a relay writes, which come in pieces as a service cuts them.
+
+    A service may also lose some on the way, where it connects anew: that ends the line.
+    """
+
+    MAX = 1 << 20
+    """Characters that may come without the end of a line."""
+
+    def __init__(self, inbox: Inbox) -> None:
+        self._inbox = inbox
+        self._rest = ""
+        self._position = 0
+
+    def take(self, text: str) -> bytes:
+        """Return the bytes that a piece makes complete; at a fault the inbox is ended."""
+        *lines, self._rest = (self._rest + text).split("\n")
+        pieces = []
+        try:
+            for line in lines:
+                position, _, data = line.partition(" ")
+                if int(position, 16) != self._position:
+                    raise ValueError("a gap")
+                pieces.append(binascii.a2b_base64(data, strict_mode=True))
+                self._position += len(pieces[-1])
+            if len(self._rest) > self.MAX:
+                raise ValueError("no line")
+        except ValueError:
+            self._rest = ""
+            self._inbox.end(ConnectionError("what came is not what its relay sent, or not all of it"))
+        return b"".join(pieces)
+
+
+class Words:
+    """The last that a process wrote to its stderr."""
+
+    def __init__(self) -> None:
+        self._kept = ""
+
+    def hear(self, text: str) -> None:
+        self._kept = (self._kept + text)[-800:]
+
+    def ended(self, status: int | None) -> EOFError:
+        """How the process ended, and what it said."""
+        how = "it ended by itself" if status is None else f"it ended with exit status {status}"
+        return EOFError(f"{how}; last words: {self._kept.strip()}" if self._kept.strip() else how)
 
 
 def relayed(executable: str, *words: str) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """What carries the line of a guest where a service carries no bytes. Run as `python -c`, with a mode and a command.
 
-`text COMMAND...` starts the command and writes its stdout as lines of base64; its stdin stays as it is.
+`text COMMAND...` starts the command and writes its stdout as lines of text: how many bytes were before,
+in hexadecimal, a space, and the next bytes as base64. Its stdin stays as it is.
 
 `port NUMBER COMMAND...` opens a port of the loopback interface, returns, and lets the first who says
 the token (in the environment, RECURSOR_TOKEN) have the command's stdin and stdout, as binary messages
@@ -10,6 +11,7 @@ nobody comes. What the other end does not keep alive ends, with the command.
 
 import base64
 import binascii
+import ctypes
 import hashlib
 import hmac
 import os
@@ -32,6 +34,7 @@ _INTRODUCTION = 10.0
 _SILENCE = 180.0
 """Seconds without a word, not even a ping, after which the other end is taken for dead."""
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, section 1.3
+_PR_SET_PDEATHSIG = 1
 _CONTINUED, _TEXT, _BINARY, _CLOSE, _PING, _PONG = 0, 1, 2, 8, 9, 10
 
 
@@ -44,12 +47,14 @@ def main(arguments: Sequence[str]) -> NoReturn:
 
 
 def text(command: Sequence[str]) -> NoReturn:
-    """Carry the command's stdout as lines of base64, and end as it does."""
+    """Carry the command's stdout as lines, and end as it does."""
     reading, writing = os.pipe()
     child = _start(command, 0, writing)
     os.close(writing)
+    position = 0
     while data := os.read(reading, _PIECE):
-        _write(1, binascii.b2a_base64(data))
+        _write(1, b"%x %s" % (position, binascii.b2a_base64(data)))
+        position += len(data)
     os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) & 255)
 
 
@@ -194,6 +199,8 @@ def _start(command: Sequence[str], given: int, taken: int) -> int:
         return child
     try:
         os.setsid()
+        with suppress(AttributeError, OSError):
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         os.dup2(given, 0)
         os.dup2(taken, 1)
         os.execvp(command[0], command)  # noqa: S606 - what the host asked for
