@@ -151,6 +151,6 @@ async def test_a_place_whose_python_does_not_start_is_ended(
         raise Error("no such file")
 
     monkeypatch.setattr(Place, "_exec", fails)
-    with pytest.raises(IsolationUnavailable, match="Modal starts no Python: no such file"):
+    with pytest.raises(IsolationUnavailable, match="Modal starts no Python: Error: no such file"):
         await ModalSandbox().open()
     assert [place.ended for place in places] == [1]

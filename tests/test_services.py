@@ -118,7 +118,9 @@ async def test_the_key_stays_on_the_host(service: Service, kind: type[ServiceSan
 async def test_a_key_that_is_refused_costs_nothing_and_is_not_shown(
     service: Service, kind: type[ServiceSandbox]
 ) -> None:
-    with pytest.raises(IsolationUnavailable, match=r"gives no sandbox: .*(?i:unauthorized|credentials)") as error:
+    with pytest.raises(
+        IsolationUnavailable, match=r"gives no sandbox: .*(?i:unauthorized|credentials)"
+    ) as error:
         await sandbox(kind, api_key="wrong_key_0123").open()
     assert kind.remedy in str(error.value)
     assert "wrong_key" not in str(error.value)
@@ -229,12 +231,16 @@ asyncio.run(main())
 """
     source = str(Path(remotes.__file__).parents[2])
     host = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", program, stdout=asyncio.subprocess.PIPE, env={**os.environ, "PYTHONPATH": source}
+        sys.executable,
+        "-c",
+        program,
+        stdout=asyncio.subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": source},
     )
     assert host.stdout is not None
     assert await asyncio.wait_for(host.stdout.readline(), 30) == b"open\n"
     machine = service.machines[0]
-    assert not machine.ended
+    assert not machine.gone.is_set()
     host.send_signal(signal.SIGKILL)
     await host.wait()
     await asyncio.wait_for(machine.gone.wait(), 20)
@@ -247,7 +253,7 @@ async def test_a_machine_that_never_starts_is_given_up_and_dropped(
     monkeypatch.setattr(remotes, "STARTING", 1.0)
     monkeypatch.setattr(remotes, "ENDING", 1.0)
     service.hangs = True
-    with pytest.raises(IsolationUnavailable, match="gives no sandbox|starts no Python"):
+    with pytest.raises(IsolationUnavailable, match=r"gives no sandbox|starts no Python"):
         await sandbox(kind).open()
     assert {machine.ended for machine in service.machines} <= {"deleted"}
 

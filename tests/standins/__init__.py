@@ -15,6 +15,7 @@ from aiohttp import web
 from conftest import PLAIN
 
 KEY = "key_0123456789abcdef"
+PIPE = asyncio.subprocess.PIPE
 
 
 class Machine:
@@ -39,11 +40,11 @@ class Machine:
         """What a service knows of its processes, by its own names for them."""
         self._lease: asyncio.TimerHandle | None = None
 
-    async def run(self, words: Sequence[str], env: Mapping[str, str], **pipes: int) -> asyncio.subprocess.Process:
+    async def run(self, words: Sequence[str], env: Mapping[str, str]) -> asyncio.subprocess.Process:
         assert not self.ended
         self.started.append((words, env))
         process = await asyncio.create_subprocess_exec(
-            *words, env={**PLAIN, **env}, start_new_session=True, **pipes
+            *words, env={**PLAIN, **env}, start_new_session=True, stdin=PIPE, stdout=PIPE, stderr=PIPE
         )
         self.processes.append(process)
         return process
@@ -113,7 +114,7 @@ class Service(ABC):
 
         application = web.Application(middlewares=[count], client_max_size=1 << 26)
         application.add_routes(self.routes())
-        self._runner = web.AppRunner(application, handler_cancellation=True, shutdown_timeout=1)
+        self._runner = web.AppRunner(application, handler_cancellation=True, shutdown_timeout=0.1)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", 0)
         await site.start()
@@ -133,6 +134,3 @@ class Service(ABC):
     def machine(self, name: str) -> Machine | None:
         """The one with this id, while it runs."""
         return next((each for each in self.machines if each.id == name and not each.ended), None)
-
-
-PIPE = asyncio.subprocess.PIPE

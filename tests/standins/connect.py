@@ -9,7 +9,7 @@ from typing import Any
 
 from aiohttp import web
 
-from standins import PIPE, Machine
+from standins import Machine
 
 CHUNK = 32 << 10
 """What a process prints goes on in pieces of at most so many bytes."""
@@ -45,10 +45,10 @@ class Session:
 
     async def start(self, words: Sequence[str], env: Mapping[str, str]) -> None:
         environment = {**env, "MACHINE": self._machine.id}
-        self.process = await self._machine.run(words, environment, stdin=PIPE, stdout=PIPE, stderr=PIPE)
+        self.process = await self._machine.run(words, environment)
         assert self.process.stdout is not None
         assert self.process.stderr is not None
-        self._pumps = asyncio.gather(
+        self._pumps: asyncio.Future[Any] = asyncio.gather(
             self._pump("stdout", self.process.stdout), self._pump("stderr", self.process.stderr)
         )
 
@@ -71,7 +71,9 @@ class Session:
         await stream.prepare(request)
         await stream.write(enveloped(self._event("start", self.process.pid)))
         self._stream = stream
-        over = [asyncio.ensure_future(each.wait()) for each in (self._machine.gone, self.dropped)]
+        over: list[asyncio.Future[Any]] = [
+            asyncio.ensure_future(each.wait()) for each in (self._machine.gone, self.dropped)
+        ]
         try:
             await asyncio.wait([self._pumps, *over], return_when=asyncio.FIRST_COMPLETED)
             if self.dropped.is_set():

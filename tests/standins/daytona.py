@@ -14,7 +14,7 @@ from typing import Any
 
 from aiohttp import web
 
-from standins import KEY, PIPE, Machine, Service
+from standins import KEY, Machine, Service
 
 TOKEN = "token-of-one-preview"
 
@@ -102,9 +102,7 @@ class Daytona(Service):
         machine = self._found(request)
         asked = await request.json()
         words = ["/bin/sh", "-c", asked["command"]]
-        process = await machine.run(
-            words, {**(asked.get("envs") or {}), "MACHINE": machine.id}, stdin=PIPE, stdout=PIPE, stderr=PIPE
-        )
+        process = await machine.run(words, {**(asked.get("envs") or {}), "MACHINE": machine.id})
         output, errors = await process.communicate()
         return web.json_response({"exitCode": process.returncode, "result": (output + errors).decode()})
 

@@ -120,7 +120,8 @@ class Prime(Service):
         if isinstance(machine, web.Response):
             return machine
         asked = self._messages.ConnectRequest.FromString(await connect.request_of_stream(request))
-        return await machine.sessions[asked.session.session_uuid].show(request)
+        session: connect.Session = machine.sessions[asked.session.session_uuid]
+        return await session.show(request)
 
     async def _input(self, request: web.Request) -> web.Response:
         machine = self._inside(request)

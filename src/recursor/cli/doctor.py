@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 
 import click
 
-from recursor import config, plugins
+from recursor import config
 from recursor.cli import endpoints, exits
 from recursor.cli.text import clean, preview, to_json
 from recursor.errors import ConfigError, SandboxError

@@ -113,7 +113,7 @@ class DaytonaSandbox(ServiceSandbox):
             await client.close()
             raise
 
-    async def connect(self, package: Any, place: Any, command: Sequence[str]) -> Remote:  # noqa: ARG002
+    async def connect(self, package: Any, place: Any, command: Sequence[str]) -> Remote:
         port = secrets.choice(PORTS)
         token = secrets.token_hex(32)
         words = relayed(self._executable, "port", str(port), *command)

@@ -95,7 +95,7 @@ class E2BSandbox(ServiceSandbox):
             on_stderr=words.hear,
             retain_output=False,
         )
-        return _Process(package, place, process, inbox, words, self._timeout)
+        return _Process(package, place, process, inbox, words, timeout=self._timeout)
 
     async def drop(self, place: Any) -> None:
         await place.kill()
@@ -122,7 +122,7 @@ class _Process:
     """A `Remote` over a process in a sandbox of E2B."""
 
     def __init__(
-        self, package: Any, place: Any, process: Any, inbox: Inbox, words: Words, timeout: int
+        self, package: Any, place: Any, process: Any, inbox: Inbox, words: Words, *, timeout: int
     ) -> None:
         self._package = package
         self._place = place

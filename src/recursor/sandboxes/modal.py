@@ -11,18 +11,13 @@ import sys
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-from recursor.errors import IsolationUnavailable
 from recursor.sandboxes import wire
 from recursor.sandboxes.process import MEMORY
-from recursor.sandboxes.remote import Remote, RemoteSandbox
+from recursor.sandboxes.remote import BESIDE, LIFETIME, Remote, ServiceSandbox, whose
 from recursor.types import Isolation
 
-LIFETIME = 3600
-BESIDE = 256
-"""MiB that a place has beside what its code may allocate."""
 
-
-class ModalSandbox(RemoteSandbox):
+class ModalSandbox(ServiceSandbox):
     """Sandboxes of Modal without network.
 
     Args:
@@ -33,6 +28,11 @@ class ModalSandbox(RemoteSandbox):
         lifetime: seconds after which Modal ends a REPL, whatever it does.
     """
 
+    service = "Modal"
+    package = "modal"
+    extra = "modal"
+    remedy = "`modal setup` stores a token"
+
     def __init__(
         self,
         image: str | None = None,
@@ -42,50 +42,35 @@ class ModalSandbox(RemoteSandbox):
         cpu: float | None = None,
         lifetime: int = LIFETIME,
     ) -> None:
-        super().__init__(memory=memory)
+        super().__init__(memory=memory, lifetime=lifetime)
         self._image = image
         self._app = app
         self._cpu = cpu
-        self._lifetime = lifetime
 
-    async def start(self, command: Sequence[str], memory: int) -> Remote:
-        try:
-            modal: Any = importlib.import_module("modal")
-        except ImportError as error:
-            raise IsolationUnavailable(
-                'the package modal is not installed: pip install "recursor[modal]"'
-            ) from error
+    async def make(self, package: Any, memory: int) -> Any:
         version = f"{sys.version_info.major}.{sys.version_info.minor}"
-        try:
-            app = await modal.App.lookup.aio(self._app, create_if_missing=True)
-            place = await modal.Sandbox.create.aio(
-                app=app,
-                image=(
-                    modal.Image.from_registry(self._image)
-                    if self._image
-                    else modal.Image.debian_slim(python_version=version)
-                ),
-                block_network=True,
-                timeout=self._lifetime,
-                cpu=self._cpu,
-                memory=(memory >> 20) + BESIDE,
-            )
-        except modal.exception.Error as error:
-            raise IsolationUnavailable(
-                f"Modal gives no sandbox: {type(error).__name__}: {error}; `modal setup` stores a token"
-            ) from error
-        try:
-            quiet = importlib.import_module("modal.stream_type").StreamType.DEVNULL
-            process = await place.exec.aio(*command, text=False, stderr=quiet)
-        except BaseException as error:
-            await place.terminate.aio()
-            if isinstance(error, modal.exception.Error):
-                raise IsolationUnavailable(f"Modal starts no Python: {error}") from error
-            raise
-        return _Process(place, process)
+        app = await package.App.lookup.aio(self._app, create_if_missing=True)
+        return await package.Sandbox.create.aio(
+            app=app,
+            image=(
+                package.Image.from_registry(self._image)
+                if self._image
+                else package.Image.debian_slim(python_version=version)
+            ),
+            block_network=True,
+            timeout=self._seconds,
+            cpu=self._cpu,
+            memory=(memory >> 20) + BESIDE,
+        )
+
+    async def connect(self, package: Any, place: Any, command: Sequence[str]) -> Remote:  # noqa: ARG002
+        quiet = importlib.import_module("modal.stream_type").StreamType.DEVNULL
+        return _Process(place, await place.exec.aio(*command, text=False, stderr=quiet))
+
+    async def drop(self, place: Any) -> None:
+        await place.terminate.aio()
 
     def isolation(self, facts: wire.Facts | None) -> Isolation:
-        user = "a user that is not known" if facts is None else f"user {facts.uid}"
         return Isolation(
             sandbox="modal",
             files="the image's, on Modal's machines",
@@ -94,7 +79,7 @@ class ModalSandbox(RemoteSandbox):
             environment="none of the caller's",
             kernel="gVisor's, on Modal's machines",
             memory=f"{self._memory >> 20:,} MB of address space for each process (RLIMIT_AS), and room for contexts",
-            mechanisms=("a sandbox of Modal, as Modal describes it", user),
+            mechanisms=("a sandbox of Modal, as Modal describes it", whose(facts)),
         )
 
 
@@ -115,6 +100,9 @@ class _Process:
     async def write(self, data: bytes) -> None:
         self._stdin.write(data)
         await self._stdin.drain.aio()
+
+    async def renew(self) -> None:
+        """Nothing: Modal ends a sandbox after its lifetime, and takes no other time for it."""
 
     async def end(self) -> None:
         await self._place.terminate.aio()

@@ -109,7 +109,9 @@ class RemoteWorker:
 
     async def _carry(self) -> None:
         killed = asyncio.ensure_future(self._killed.wait())
-        pumps = [asyncio.ensure_future(pump()) for pump in (self._fill, self._outward, self._inward, self._keep)]
+        pumps = [
+            asyncio.ensure_future(pump()) for pump in (self._fill, self._outward, self._inward, self._keep)
+        ]
         try:
             await asyncio.wait([killed, *pumps], return_when=asyncio.FIRST_COMPLETED)
             for pump in pumps:
@@ -324,7 +326,9 @@ class ServiceSandbox(RemoteSandbox):
         return " ".join(text.split())[:500]
 
 
-async def held(making: Coroutine[Any, Any, Any], drop: Callable[[Any], Awaitable[object]] | None = None) -> Any:
+async def held(
+    making: Coroutine[Any, Any, Any], drop: Callable[[Any], Awaitable[object]] | None = None
+) -> Any:
     """Await something that must not be left half done. When cancelled, wait for it, and drop what it made."""
     task = asyncio.ensure_future(making)
     try:

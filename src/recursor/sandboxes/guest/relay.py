@@ -86,10 +86,12 @@ class WebSocket:
         while not head.endswith(b"\r\n\r\n"):
             line = self._file.readline(_MAX_HEAD)
             head += line
-            if not line or len(head) > _MAX_HEAD:
+            if not line or len(head) >= _MAX_HEAD:
                 raise ConnectionError
         fields = dict(line.split(b":", 1) for line in head.split(b"\r\n")[1:] if b":" in line)
-        keys = [value.strip() for name, value in fields.items() if name.strip().lower() == b"sec-websocket-key"]
+        keys = [
+            value.strip() for name, value in fields.items() if name.strip().lower() == b"sec-websocket-key"
+        ]
         if not keys:
             connection.sendall(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
             raise ConnectionError
@@ -168,6 +170,8 @@ def _welcomed(listener: socket.socket, token: bytes) -> "WebSocket | None":
             if hmac.compare_digest(stream.receive(), token):
                 connection.settimeout(_SILENCE)
                 return stream
+        with suppress(OSError):
+            connection.shutdown(socket.SHUT_RDWR)  # a file of it may live on
         connection.close()
     return None
 
@@ -203,7 +207,7 @@ def _start(command: Sequence[str], given: int, taken: int) -> int:
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         os.dup2(given, 0)
         os.dup2(taken, 1)
-        os.execvp(command[0], command)  # noqa: S606 - what the host asked for
+        os.execvp(command[0], list(command))  # noqa: S606 - what the host asked for
     finally:
         os._exit(127)
 
