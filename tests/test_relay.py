@@ -13,7 +13,7 @@ import pytest
 from conftest import PLAIN
 from recursor.errors import IsolationUnavailable
 from recursor.sandboxes.daytona import checked
-from recursor.sandboxes.remote import relayed
+from recursor.sandboxes.inbox import relayed
 
 TOKEN = secrets.token_hex(32)
 ECHO = "import os\nwhile data := os.read(0, 1 << 16): os.write(1, data)"

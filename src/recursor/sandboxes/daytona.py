@@ -24,18 +24,10 @@ import aiohttp
 
 from recursor.errors import IsolationUnavailable
 from recursor.sandboxes import wire
+from recursor.sandboxes.inbox import relayed
 from recursor.sandboxes.process import MEMORY
-from recursor.sandboxes.remote import (
-    BESIDE,
-    ENDING,
-    LEASE,
-    LIFETIME,
-    STARTING,
-    Remote,
-    ServiceSandbox,
-    relayed,
-    whose,
-)
+from recursor.sandboxes.remote import ENDING, LEASE, Remote
+from recursor.sandboxes.service import BESIDE, LIFETIME, STARTING, ServiceSandbox
 from recursor.types import Isolation
 
 PORTS = range(3000, 10_000)
@@ -146,16 +138,13 @@ class DaytonaSandbox(ServiceSandbox):
         await place.end()
 
     def isolation(self, facts: wire.Facts | None) -> Isolation:
-        return Isolation(
-            sandbox="daytona",
+        return self.report(
+            facts,
             files="the snapshot's, on Daytona's machines",
             network="none outward (network_block_all, as Daytona has it)",
-            processes="its own",
             environment="the snapshot's, none of the caller's",
             kernel="that of Daytona's machines or its own, by the kind of sandbox",
-            memory=f"{self._memory >> 20:,} MB of address space for each process (RLIMIT_AS), and room for contexts; "
-            "no more than the sandbox has",
-            mechanisms=("a sandbox of Daytona, as Daytona describes it", whose(facts)),
+            bound="; no more than the sandbox has",
         )
 
 

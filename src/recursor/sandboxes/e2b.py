@@ -16,19 +16,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from recursor.sandboxes import wire
+from recursor.sandboxes.inbox import Inbox, Lines, Words, relayed
 from recursor.sandboxes.process import MEMORY
-from recursor.sandboxes.remote import (
-    ENDING,
-    LEASE,
-    LIFETIME,
-    Inbox,
-    Lines,
-    Remote,
-    ServiceSandbox,
-    Words,
-    relayed,
-    whose,
-)
+from recursor.sandboxes.remote import ENDING, LEASE, Remote
+from recursor.sandboxes.service import LIFETIME, ServiceSandbox
 from recursor.types import Isolation
 
 REQUEST = 30.0
@@ -105,16 +96,13 @@ class E2BSandbox(ServiceSandbox):
         return max(1, math.ceil(min(self._lease, self._seconds + ENDING)))
 
     def isolation(self, facts: wire.Facts | None) -> Isolation:
-        return Isolation(
-            sandbox="e2b",
+        return self.report(
+            facts,
             files="the template's, on E2B's machines",
             network="none outward (allow_internet_access=False, as E2B has it)",
-            processes="its own",
             environment="the template's, none of the caller's",
             kernel="its own, in a virtual machine on E2B's machines",
-            memory=f"{self._memory >> 20:,} MB of address space for each process (RLIMIT_AS), and room for contexts; "
-            "no more than the template's machine has",
-            mechanisms=("a sandbox of E2B, as E2B describes it", whose(facts)),
+            bound="; no more than the template's machine has",
         )
 
 

@@ -13,7 +13,8 @@ from typing import Any
 
 from recursor.sandboxes import wire
 from recursor.sandboxes.process import MEMORY
-from recursor.sandboxes.remote import BESIDE, LIFETIME, Remote, ServiceSandbox, whose
+from recursor.sandboxes.remote import Remote
+from recursor.sandboxes.service import BESIDE, LIFETIME, ServiceSandbox
 from recursor.types import Isolation
 
 
@@ -71,15 +72,12 @@ class ModalSandbox(ServiceSandbox):
         await place.terminate.aio()
 
     def isolation(self, facts: wire.Facts | None) -> Isolation:
-        return Isolation(
-            sandbox="modal",
+        return self.report(
+            facts,
             files="the image's, on Modal's machines",
             network="none (block_network, as Modal has it)",
-            processes="its own",
             environment="none of the caller's",
             kernel="gVisor's, on Modal's machines",
-            memory=f"{self._memory >> 20:,} MB of address space for each process (RLIMIT_AS), and room for contexts",
-            mechanisms=("a sandbox of Modal, as Modal describes it", whose(facts)),
         )
 
 

@@ -20,19 +20,10 @@ from contextlib import suppress
 from typing import Any
 
 from recursor.sandboxes import wire
+from recursor.sandboxes.inbox import Inbox, Lines, Words, relayed
 from recursor.sandboxes.process import MEMORY
-from recursor.sandboxes.remote import (
-    BESIDE,
-    LEASE,
-    LIFETIME,
-    Inbox,
-    Lines,
-    Remote,
-    ServiceSandbox,
-    Words,
-    relayed,
-    whose,
-)
+from recursor.sandboxes.remote import LEASE, Remote
+from recursor.sandboxes.service import BESIDE, LIFETIME, ServiceSandbox
 from recursor.types import Isolation
 
 STOPPING = 2.0
@@ -110,15 +101,12 @@ class PrimeSandbox(ServiceSandbox):
         await place.end()
 
     def isolation(self, facts: wire.Facts | None) -> Isolation:
-        return Isolation(
-            sandbox="prime",
+        return self.report(
+            facts,
             files="the image's, on Prime Intellect's machines",
             network="none outward (an empty network_allowlist, as Prime Intellect has it)",
-            processes="its own",
             environment="the image's, none of the caller's",
             kernel="its own, in a virtual machine on Prime Intellect's machines",
-            memory=f"{self._memory >> 20:,} MB of address space for each process (RLIMIT_AS), and room for contexts",
-            mechanisms=("a sandbox of Prime Intellect, as it describes it", whose(facts)),
         )
 
 
