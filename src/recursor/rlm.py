@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import inspect
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -47,8 +46,8 @@ class RLM:
         model: the root LM: a spec such as "openai/gpt-5", or any object with the `Model` protocol; or `Routes`,
             which say what serves which call.
         sub_model: answers `llm_query`; None takes the root LM.
-        sandbox: "process" (isolated, Linux), "docker", "podman", "modal", "inprocess" (no isolation at
-            all, for debugging), the name of a plugin, an import path, or an object with the `Sandbox` protocol.
+        sandbox: "process" (isolated, Linux), "docker", "podman", "modal", "e2b", "daytona", "prime", "inprocess" (no
+            isolation at all, for debugging), the name of a plugin, an import path, or an object with the `Sandbox` protocol.
         mounts: folders whose files code may read, by the paths at which it sees them, {"/context": Path("papers")}:
             read-only. For a sandbox given by name; an object has its own.
         limits: bounds of each run.
