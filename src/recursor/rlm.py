@@ -47,7 +47,8 @@ class RLM:
             which say what serves which call.
         sub_model: answers `llm_query`; None takes the root LM.
         sandbox: "process" (isolated, Linux), "docker", "podman", "modal", "e2b", "daytona", "prime", "inprocess" (no
-            isolation at all, for debugging), the name of a plugin, an import path, or an object with the `Sandbox` protocol.
+            isolation at all, for debugging), the name of a plugin, an import path, or an object with the
+            `Sandbox` protocol.
         mounts: folders whose files code may read, by the paths at which it sees them, {"/context": Path("papers")}:
             read-only. For a sandbox given by name; an object has its own.
         limits: bounds of each run.
