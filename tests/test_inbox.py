@@ -49,6 +49,16 @@ async def test_lines_are_the_bytes_however_they_are_cut(cuts: list[int]) -> None
     assert b"".join(lines.take(text[a:b]) for a, b in pairwise(edges)) == data
 
 
+async def test_who_has_been_heard_and_falls_silent_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Inbox, "SILENCE", 0.1)
+    inbox = Inbox()
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(inbox.read(), 0.3)
+    Lines(inbox).take("0 \n")
+    with pytest.raises(ConnectionError, match=r"nothing came for 0\.1 s"):
+        await inbox.read()
+
+
 def test_a_relay_carries_any_bytes_as_lines() -> None:
     program = "import sys; sys.stdout.buffer.write(bytes(range(256)) * 1000)"
     words = [*relayed(sys.executable, "text"), sys.executable, "-c", program]

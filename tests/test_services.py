@@ -194,6 +194,20 @@ async def test_a_machine_that_went_silently_is_noticed_when_its_lease_is_renewed
     await repl.close()
 
 
+async def test_what_is_lost_where_a_stream_breaks_off_is_noticed(
+    service: Service, kind: type[ServiceSandbox]
+) -> None:
+    repl = await sandbox(kind).open()
+    bench = Bench(repl)
+    running = asyncio.ensure_future(bench.run("llm_query('x')\nimport time\ntime.sleep(0.3)", max_time=60))
+    await until(lambda: bench.host.calls)
+    service.machines[0].drop()
+    # Daytona's line, and E2B's, are not taken up again. Prime Intellect's is, and the end of the block is lost.
+    assert "its line broke" in str((await running).error)
+    assert await bench.shown("6 * 7") == "42\n"
+    await repl.close()
+
+
 async def test_a_repl_ends_with_its_lifetime(service: Service, kind: type[ServiceSandbox]) -> None:
     repl = await sandbox(kind, lifetime=3).open()
     execution = await Bench(repl).run("while True: pass", max_time=60)

@@ -55,6 +55,11 @@ class Machine:
             self._lease.cancel()
         self._lease = asyncio.get_running_loop().call_later(seconds, self.end, "nobody asked for it")
 
+    def drop(self) -> None:
+        """Break off the streams that show its processes; it runs on."""
+        for session in self.sessions.values():
+            session.dropped.set()
+
     def end(self, how: str) -> None:
         """End it with all its processes, also those that went into the background."""
         self.ended = self.ended or how

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from types import SimpleNamespace
 from typing import Any
 
 from aiohttp import web
@@ -142,7 +143,12 @@ class Daytona(Service):
                 sink.write(data)
                 await sink.drain()
 
-        pumps = [asyncio.ensure_future(each) for each in (pump(reader, back), pump(there, writer))]
+        passing = SimpleNamespace(dropped=asyncio.Event())
+        machine.sessions[port] = passing
+        pumps: list[asyncio.Future[Any]] = [
+            asyncio.ensure_future(each) for each in (pump(reader, back), pump(there, writer))
+        ]
+        pumps.append(asyncio.ensure_future(passing.dropped.wait()))
         try:
             await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
             if machine.stalled.is_set():

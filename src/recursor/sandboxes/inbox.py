@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import binascii
+import time
 
 from recursor.sandboxes.stream import guest
 
@@ -17,7 +18,11 @@ class Inbox:
     MAX = 1 << 28
     """Bytes that may wait to be read: a sandbox that floods its line must not fill the host."""
 
+    SILENCE = 60.0
+    """Seconds without a word after which the other end is taken for dead, where it is known to give one."""
+
     def __init__(self) -> None:
+        self._heard: float | None = None
         self._pieces: list[bytes] = []
         self._size = 0
         self._ended: Exception | None = None
@@ -48,8 +53,17 @@ class Inbox:
         self._news.set()
         self._room.set()
 
+    def hear(self) -> None:
+        """Take note that the other end lives. Once done, a long silence ends `read`."""
+        self._heard = time.monotonic()
+
     async def read(self) -> bytes:
-        await self._news.wait()
+        while not self._news.is_set():
+            try:
+                await asyncio.wait_for(self._news.wait(), self.SILENCE)
+            except TimeoutError:
+                if self._heard is not None and time.monotonic() - self._heard > self.SILENCE:
+                    raise ConnectionError(f"nothing came for {self.SILENCE:g} s") from None
         data = b"".join(self._pieces)
         if not data:
             assert self._ended is not None
@@ -78,6 +92,7 @@ class Lines:
 
     def take(self, text: str) -> bytes:
         """Return the bytes that a piece makes complete; at a fault the inbox is ended."""
+        self._inbox.hear()
         *lines, self._rest = (self._rest + text).split("\n")
         pieces = []
         try:

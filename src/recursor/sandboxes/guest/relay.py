@@ -1,7 +1,8 @@
 """What carries the line of a guest where a service carries no bytes. Run as `python -c`, with a mode and a command.
 
 `text COMMAND...` starts the command and writes its stdout as lines of text: how many bytes were before,
-in hexadecimal, a space, and the next bytes as base64. Its stdin stays as it is.
+in hexadecimal, a space, and the next bytes as base64; a line without bytes where there are none for a
+while, so that the other end knows what it missed. Its stdin stays as it is.
 
 `port NUMBER COMMAND...` opens a port of the loopback interface, returns, and lets the first who says
 the token (in the environment, RECURSOR_TOKEN) have the command's stdin and stdout, as binary messages
@@ -15,6 +16,7 @@ import ctypes
 import hashlib
 import hmac
 import os
+import select
 import signal
 import socket
 import sys
@@ -27,6 +29,8 @@ from typing import Any, NoReturn
 _PIECE = 1 << 16
 _MAX_HEAD = 1 << 14
 _MAX_MESSAGE = 1 << 24
+_BEAT = 5.0
+"""Seconds after which a line without bytes is written."""
 _WELCOME = 60.0
 """Seconds within which the other end must come."""
 _INTRODUCTION = 10.0
@@ -52,7 +56,11 @@ def text(command: Sequence[str]) -> NoReturn:
     child = _start(command, 0, writing)
     os.close(writing)
     position = 0
-    while data := os.read(reading, _PIECE):
+    while True:
+        ready, _, _ = select.select([reading], [], [], _BEAT)
+        data = os.read(reading, _PIECE) if ready else b""
+        if ready and not data:
+            break
         _write(1, b"%x %s" % (position, binascii.b2a_base64(data)))
         position += len(data)
     os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) & 255)
