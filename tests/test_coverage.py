@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from recursor.coverage import Coverage, Document, Reading, Span, cover, texts
-from recursor.coverage.matching import (
-    FRESH,
-    MOST,
-    SHORTEST,
-    SHORTEST_WHOLE,
-    Matcher,
-    Piece,
-    gaps,
-    union,
-)
+from recursor.coverage.cover import unescaped
+from recursor.coverage.index import MOST, SHORTEST, Piece
+from recursor.coverage.matching import FRESH, Matcher
+from recursor.coverage.ranges import gaps, union
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz \n"
 
@@ -132,6 +127,20 @@ def test_it_is_json_with_spans_or_with_a_strip() -> None:
     assert strip == [[250, 0, 0], [250, 250, 2], [250, 0, 0], [250, 0, 0]]
 
 
+@pytest.mark.parametrize("write", [repr, json.dumps, lambda text: json.dumps(text, ensure_ascii=False)])
+def test_a_text_that_was_shown_escaped_is_read(write: Callable[[str], str]) -> None:
+    text = 'a "quote", it\'s\n\tC:\\new\r\n' * 2 + noise(12, 300) + "é\u4e2d\U0001f600\x00" + noise(13, 50)
+    (document,) = covered(["x" * 99, text], f"print({write(text)})").documents[1:]
+    assert document.read_ranges() == ((0, len(text)),)
+    assert len(document.spans) == 1
+
+
+@given(st.text())
+def test_escapes_are_taken_back(text: str) -> None:
+    assert unescaped(json.dumps(text)[1:-1]) == text
+    assert unescaped(repr(text)[1:-1]) == text
+
+
 # The exact rule, against a slow and plain statement of it -------------------------------------
 
 
@@ -213,7 +222,8 @@ def test_every_span_stands_verbatim_in_the_prompts_of_its_calls(
     for document, text in zip(found.documents, documents, strict=True):
         for span in document.spans:
             for call in span.calls:
-                assert text[span.start : span.end] in prompts[int(call[1:])]
+                prompt = prompts[int(call[1:])]
+                assert text[span.start : span.end] in prompt + "\0\0" + unescaped(prompt)
         read = {offset for span in document.spans for offset in range(span.start, span.end)}
         assert read == {offset for start, end in document.read_ranges() for offset in range(start, end)}
         if document.known:
@@ -272,4 +282,3 @@ def test_a_prompt_is_looked_up_only_where_it_is_not_of_the_context() -> None:
     matcher = Matcher([text])
     matcher.pieces(f"Summarize: {text[100_000:900_000]}")
     assert matcher.work.probes < 200
-    assert SHORTEST_WHOLE < SHORTEST

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -290,18 +291,17 @@ def test_the_command_line_shows_strips_and_what_nobody_read(tmp_path: Path) -> N
     folder, store = tmp_path / "books", tmp_path / "runs.db"
     folder.mkdir()
     (folder / "one.txt").write_text(words(14, 8_000))
-    (folder / "evil\x1b[31m.txt").write_text("\x1b]0;title\x07 beginning of it " + words(15, 9_000))
+    (folder / "evil\x1b[31m.txt").write_text(words(15, 5_000) + "\x1b]0;title\x07 \x1b[2J" * 900)
     done = run(store, "FINAL(llm_query(context['one.txt'][4_000:]))", context=folder)
     shown = cli("runs", "coverage", done.run_id, "--store", store)
     assert "\x1b" not in shown
     lines = shown.splitlines()
-    assert "17,02" in lines[0]
     assert "in 2 documents read by 1 sub-call" in lines[0]
     (row,) = [line for line in lines if line.startswith("context['one.txt']")]
     assert "50." in row
     assert row.endswith("█████")
     assert "·····" in row
-    assert any("evil" in line and "beginning of it" in line for line in lines)
+    assert any("evil" in line and words(15, 200)[100:110] in line for line in lines)
     found = json.loads(cli("runs", "coverage", done.run_id, "--store", store, "--json"))
     assert found["run_id"] == done.run_id
     assert (
@@ -326,7 +326,7 @@ def test_the_command_line_takes_a_context_that_moved(tmp_path: Path) -> None:
     assert refused.returncode == 2
     assert "digest alone" in refused.stderr
     shown = cli("runs", "coverage", done.run_id, "--store", store, "--context", tmp_path / "copy.txt")
-    assert "51." in shown
+    assert re.match(r"5\d\.\d % of 3,000 characters in 1 document read by 1 sub-call", shown)
     traced = cli("runs", "evidence", done.run_id, "--store", store, "--context", tmp_path / "copy.txt")
     assert "in reply" in traced
     assert "which read context[0:1,500]" in traced

@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from recursor.coverage.cover import MAX_DEPTH
-from recursor.coverage.matching import MOST, SHORTEST, SHORTEST_WHOLE, Matcher
+from recursor.coverage.index import MOST, SHORTEST
+from recursor.coverage.matching import Matcher
+from recursor.coverage.short import SHORTEST_WHOLE
 from recursor.coverage.values import Coverage, Document, Span
 
 Origin: TypeAlias = Literal["context", "reply", "child", "output", "tool", "code"]

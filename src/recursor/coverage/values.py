@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-from recursor.coverage.matching import union
+from recursor.coverage.ranges import union
 
 Kind: TypeAlias = Literal["sub-call", "output", "opening"]
 """Of a reading: the prompt of a plain sub-call; what code printed, as a root LM was shown it; what a root LM was
