@@ -17,7 +17,7 @@ from recursor import RLM, ConfigError, Limits, ModelError, review
 from recursor.coverage import Found, Span, trace
 from recursor.coverage import Source as Said
 from recursor.errors import TrajectoryError
-from recursor.testing import ScriptedModel
+from recursor.testing import ModelServer, ScriptedModel
 from recursor.trajectory import view
 from recursor.types import Completion, Message
 
@@ -219,14 +219,9 @@ def test_an_answer_leads_back_to_the_reply_and_to_what_its_call_read(tmp_path: P
     found = review.evidence(tmp_path / "runs.db", done.run_id, text)
     said = found.item("$['said']")
     (part,) = said.parts
-    (place,) = part.found
-    assert (part.start, part.end, place.origin, place.start, place.end) == (
-        0,
-        len(reply),
-        "reply",
-        0,
-        len(reply),
-    )
+    place, variable = sorted(part.found, key=lambda each: each.origin)
+    assert (part.start, part.end) == (place.start, place.end) == (0, len(reply))
+    assert (place.origin, variable.origin, variable.where) == ("reply", "variable", "1.1 r")
     assert found.reads[place.where] == (("context", Span(7_000, 9_000, (place.where,))),)
     quote = found.item("$['quote']").parts[0].found
     assert quote == (Found("context", "context", 30_000, 30_040),)
@@ -330,3 +325,27 @@ def test_the_command_line_takes_a_context_that_moved(tmp_path: Path) -> None:
     traced = cli("runs", "evidence", done.run_id, "--store", store, "--context", tmp_path / "copy.txt")
     assert "in reply" in traced
     assert "which read context[0:1,500]" in traced
+
+
+def test_ask_says_in_its_json_where_the_answer_stands(tmp_path: Path) -> None:
+    text = words(17, 4_000)
+    (tmp_path / "book.txt").write_text(text)
+    reply = "The captain of the ship is Anna Karlsson of Uppsala."
+    turns = [block("FINAL(llm_query(context[1_000:2_000]))")]
+    with ModelServer(lambda messages: turns[0] if messages[0].role == "system" else reply) as server:
+        command = [sys.executable, "-m", "recursor", "ask", "Who?", str(tmp_path / "book.txt"), "--quiet"]
+        command += ["--model", "m", "--base-url", server.url, "--store", str(tmp_path / "runs.db")]
+        done = subprocess.run(
+            [*command, "--json", "--evidence"], capture_output=True, text=True, timeout=60, check=True
+        )
+        refused = subprocess.run(
+            [*command, "--evidence"], capture_output=True, text=True, timeout=60, check=False
+        )
+    found = json.loads(done.stdout)
+    assert found["answer"] == reply
+    assert 0.25 < found["coverage"]["share"] < 0.5
+    places = [place for part in found["evidence"]["items"][0]["parts"] for place in part["found"]]
+    assert {"reply", "variable"} >= {place["in"] for place in places} >= {"reply"}
+    (read,) = found["evidence"]["reads"].values()
+    assert (read[0]["start"], read[0]["end"]) == (1_000, 2_000)
+    assert refused.returncode == 2

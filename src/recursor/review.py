@@ -127,6 +127,8 @@ def said(recorded: Trajectories, run_id: str) -> Iterator[Said]:
         yield Said("output", where, output.head if output.omitted else output.head + output.tail)
         if output.omitted:
             yield Said("output", where, output.tail)
+        for variable in executed.execution.variables:
+            yield Said("variable", f"{where} {variable.name}", variable.preview)
 
 
 def _tree(recorded: Trajectories, run_id: str) -> Iterator[str]:

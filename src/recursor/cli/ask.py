@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import click
 
 from recursor import config
-from recursor.cli import endpoints, exits, options, progress
+from recursor.cli import coverage, endpoints, exits, options, progress
 from recursor.cli.text import as_text, clean, money, seconds, to_json
 from recursor.errors import ConfigError, RLMError
 from recursor.limits import Limits
@@ -36,7 +36,8 @@ NO_MODEL = """no model was named and none was found on this machine
 @click.argument("paths", nargs=-1, metavar="[PATH|-]...")
 @options.settings
 @options.output
-def command(question: str, paths: tuple[str, ...], **flags: Any) -> None:
+@coverage.EVIDENCE
+def command(question: str, paths: tuple[str, ...], *, evidence: bool, **flags: Any) -> None:
     """Answer QUESTION over files, folders or standard input (-).
 
     stdout carries the answer only; progress goes to stderr.
@@ -54,7 +55,8 @@ def command(question: str, paths: tuple[str, ...], **flags: Any) -> None:
     settings = options.load(flags)
     rlm = make_rlm(settings, output)
     context = read_context(paths)
-    carry_out(settings, output, again, lambda: rlm.stream(question, context))
+    also = coverage.told(settings, output, context) if evidence else None
+    carry_out(settings, output, again, lambda: rlm.stream(question, context), also)
 
 
 def carry_out(
@@ -62,8 +64,13 @@ def carry_out(
     output: options.Output,
     again: options.Again,
     start: Callable[[], AsyncGenerator[Event, None]],
+    also: Callable[[Completion], dict[str, Any]] | None = None,
 ) -> NoReturn:
-    """Follow a run, print its answer, and exit with the code that says how it ended."""
+    """Follow a run, print its answer, and exit with the code that says how it ended.
+
+    Args:
+        also: what the JSON has beside; None is nothing.
+    """
     display = progress.choose(settings.settings.limits, quiet=output.quiet)
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     recorded = settings.settings.record
@@ -77,7 +84,8 @@ def carry_out(
         display.close()
     answered = done.stop_reason is StopReason.ANSWERED
     try:
-        _print(done, as_json=output.as_json, events_on_stdout=output.jsonl == "-")
+        more = also(done) if also else {}
+        _print(done, more, as_json=output.as_json, events_on_stdout=output.jsonl == "-")
     except AnswerLost as error:
         sys.exit(exits.report(error, again.command(done.run_id, answered=answered) if recorded else ""))
     if not answered:
@@ -89,9 +97,9 @@ class AnswerLost(RLMError):
     """There is an answer, and stdout does not take it."""
 
 
-def _print(done: Completion, *, as_json: bool, events_on_stdout: bool) -> None:
+def _print(done: Completion, more: dict[str, Any], *, as_json: bool, events_on_stdout: bool) -> None:
     if as_json:
-        _write(to_json(_summary(done)))
+        _write(to_json(_summary(done) | more))
     elif not events_on_stdout and (done.answer is not None or done.stop_reason is StopReason.ANSWERED):
         _write(as_text(done.answer))
 

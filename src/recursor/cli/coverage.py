@@ -14,7 +14,9 @@ from recursor import config, review
 from recursor.cli import options
 from recursor.cli.text import clean, count, preview, to_json
 from recursor.coverage import Coverage, Document, DocumentCoverage, Evidence, Part, cover
+from recursor.errors import RLMError
 from recursor.trajectory import view
+from recursor.types import Completion
 
 SHOWN_DOCUMENTS = 20
 SHOWN_UNREAD = 5
@@ -23,6 +25,11 @@ WIDEST = 60
 """Characters of a strip."""
 LEVELS = "▁▂▃▄▅▆▇█"
 NONE = "·"
+STRIP = 100
+"""Buckets of a document in the JSON of `recursor ask`."""
+EVIDENCE = click.option(
+    "--evidence", is_flag=True, help="With --json: where the answer stands, and what was read."
+)
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -86,6 +93,26 @@ def evidence(
         return
     for line in _traced(found):
         click.echo(line)
+
+
+def told(
+    settings: config.Config, output: options.Output, context: Any
+) -> Callable[[Completion], dict[str, Any]]:
+    """Return what makes the evidence for the JSON of a run that has just ended over a context."""
+    if not output.as_json:
+        raise click.UsageError("--evidence is part of --json; afterwards there is `recursor runs evidence`")
+    if not settings.settings.record:
+        raise click.UsageError("--evidence comes from the store, and the run is not recorded")
+
+    def tell(done: Completion) -> dict[str, Any]:
+        try:
+            found = review.evidence(settings.store_path, done.run_id, context)
+        except (RLMError, OSError) as error:  # the answer is paid for, and printed all the same
+            return {"coverage": None, "evidence": {"unknown": str(error), "items": [], "reads": {}}}
+        covered = found.coverage and {"share": found.coverage.share} | found.coverage.to_json(STRIP)
+        return {"coverage": covered, "evidence": found.to_json()}
+
+    return tell
 
 
 def _context(paths: tuple[str, ...]) -> Any:

@@ -17,9 +17,9 @@ from recursor.coverage.matching import Matcher
 from recursor.coverage.short import SHORTEST_WHOLE
 from recursor.coverage.values import Coverage, Document, Span
 
-Origin: TypeAlias = Literal["context", "reply", "child", "output", "tool", "code"]
+Origin: TypeAlias = Literal["context", "reply", "child", "output", "variable", "tool", "code"]
 """Of a text in which a part of an answer stands: the context; the reply to a sub-call; the answer of a child run;
-what a block printed; what a tool returned; code that the root LM wrote."""
+what a block printed; the preview of a variable that a block set; what a tool returned; code that the root LM wrote."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Source:
 
     origin: Origin
     where: str
-    """Name of the document; id of the call, of the child run, of the tool call; "turn.block"."""
+    """Name of the document; id of the call, of the child run, of the tool call; "turn.block"; "turn.block name"."""
     text: str
 
 
