@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from recursor import config, review
+from recursor import config
 from recursor.cli import options
 from recursor.cli.text import clean, count, preview, to_json
 from recursor.coverage import Coverage, Document, DocumentCoverage, Evidence, Part, cover
@@ -65,6 +65,8 @@ def command(
     Read is what stood in the prompt of a sub-call, or in output that a root LM
     was shown, of RUN or any run below it.
     """
+    from recursor import review  # noqa: PLC0415 - imports sources and sandboxes
+
     context = _context(paths)
     with view.open(_path(store, file)) as recorded:
         run = recorded.run(run_id)
@@ -84,6 +86,8 @@ def evidence(
     run_id: str, paths: tuple[str, ...], store: str | None, file: Path | None, as_json: bool
 ) -> None:
     """Show in which replies, outputs and parts of the context the answer of RUN stands."""
+    from recursor import review  # noqa: PLC0415 - imports sources and sandboxes
+
     context = _context(paths)
     with view.open(_path(store, file)) as recorded:
         run = recorded.run(run_id)
@@ -105,6 +109,8 @@ def told(
         raise click.UsageError("--evidence comes from the store, and the run is not recorded")
 
     def tell(done: Completion) -> dict[str, Any]:
+        from recursor import review  # noqa: PLC0415 - imports sources and sandboxes
+
         try:
             found = review.evidence(settings.store_path, done.run_id, context)
         except (RLMError, OSError) as error:  # the answer is paid for, and printed all the same
