@@ -1,7 +1,7 @@
 """See which parts of a context were read, and where the answer came from.
 
-    python examples/coverage.py                          # scripted, offline
-    python examples/coverage.py openai/gpt-5 sources/    # with a model, over your files
+    python examples/what_was_read.py                          # scripted, offline
+    python examples/what_was_read.py openai/gpt-5 sources/    # with a model, over your files
 
 The text is real: the sources of Python's own `json` package. The script asks a sub-LM about the
 functions of one module, so that the others stay unread.
