@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from recursor import RLM, ConfigError, Limits, ModelError, review
-from recursor.coverage import Found, Span, trace
+from recursor.coverage import Document, Found, Span, matcher_of, trace
 from recursor.coverage import Source as Said
 from recursor.errors import TrajectoryError
 from recursor.testing import ModelServer, ScriptedModel
@@ -261,6 +263,34 @@ def test_short_strings_are_evidence_as_a_whole_and_not_within_words() -> None:
         [],
         ["1.1"],
     ]
+
+
+SAID = st.text(st.characters(), max_size=120)
+
+
+@given(st.lists(SAID, min_size=1, max_size=4), SAID, st.data())
+@settings(max_examples=100, deadline=None)
+def test_all_evidence_stands_verbatim_where_it_is_said_to(
+    replies: list[str], between: str, data: st.DataObject
+) -> None:
+    picked = data.draw(st.lists(st.sampled_from(replies), max_size=5))
+    answer = {"whole": between.join(picked), "list": [*picked, 7]}
+    text = between + "".join(reversed(replies))
+    given_ = [Document("context", text)]
+    found = trace(
+        answer,
+        [Said("reply", str(number), reply) for number, reply in enumerate(replies)],
+        documents=given_,
+        matcher=matcher_of(given_),
+    )
+    for item in found.items:
+        for part in item.parts:
+            for place in part.found:
+                source = text if place.origin == "context" else replies[int(place.where)]
+                assert source[place.start : place.end] == str(item.text)[part.start : part.end] != ""
+    for number, reply in enumerate(picked):
+        if len(reply) >= 32:
+            assert found.item(f"$['list'][{number}]").parts
 
 
 def test_what_stands_in_very_many_replies_is_no_evidence() -> None:
