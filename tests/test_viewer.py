@@ -323,7 +323,7 @@ async def test_evidence_tells_where_the_answer_stands(
     quoted = [found for part in items["$['quoted']"]["parts"] for found in part["found"]]
     assert {"in": "context", "where": "context", "start": 1210, "end": 1290} in quoted
     said = items["$['said']"]["parts"][0]["found"]
-    assert {each["in"] for each in said} == {"reply"}
+    assert {each["in"] for each in said} == {"reply", "variable"}
     assert items["$['count']"]["parts"] == []
     assert any(spans[0]["start"] == 1000 for spans in found["reads"].values())
 

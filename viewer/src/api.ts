@@ -290,7 +290,7 @@ export interface Passage {
 }
 
 export interface Found {
-  in: 'context' | 'reply' | 'child' | 'output' | 'tool' | 'code'
+  in: 'context' | 'reply' | 'child' | 'output' | 'variable' | 'tool' | 'code'
   where: string
   start: number
   end: number

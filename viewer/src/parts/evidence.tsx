@@ -9,7 +9,7 @@ import { Notice } from './text'
 
 const MOST = 20
 const PLACES: Record<Found['in'], string> = {
-  context: 'in the context', reply: 'in the reply to a sub-call', child: 'in the answer of a child', output: 'in what code printed', tool: 'in what a tool returned', code: 'in code that the root LM wrote',
+  context: 'in the context', reply: 'in the reply to a sub-call', child: 'in the answer of a child', output: 'in what code printed', variable: 'in a variable', tool: 'in what a tool returned', code: 'in code that the root LM wrote',
 }
 
 export function Evidence({ source, root }: { source: Source; root: string }) {
