@@ -19,7 +19,7 @@ from recursor.sandboxes.process import ProcessSandbox
 from recursor.testing import ListSink, ScriptedModel
 from recursor.testing.server import ModelServer
 from recursor.trajectory import view
-from recursor.types import Decided, Reply, RunEnded, RunStarted
+from recursor.types import Decided, Isolation, Reply, RunEnded, RunStarted
 from test_attacks import USER, command_of_a_user
 from test_weak import Landlock
 
@@ -326,6 +326,22 @@ def test_a_demand_that_is_not_met_ends_the_run_before_it_costs_anything(demand: 
 def test_what_the_default_sandbox_has_may_be_demanded() -> None:
     policy = Policy(strict=True, require={"network": "none", "files": "confined", "processes": "none"})
     assert RLM(ScriptedModel(ANSWER), policy=policy).completion("?").answer == 1
+
+
+@pytest.mark.parametrize(
+    ("kernel", "separate"),
+    [
+        ("shared with the machine of the engine", False),
+        ("as runtime custom has it", False),
+        ("gVisor's, in user space", True),
+        ("its own", True),
+    ],
+)
+def test_a_kernel_is_separate_where_the_sandbox_says_so_and_not_where_nobody_knows(
+    kernel: str, separate: bool
+) -> None:
+    isolation = Isolation("x", "its own", "none", "none", "none", kernel, "limited")
+    assert Policy(require={"kernel": "separate"}).unmet(isolation) == ("" if separate else "kernel: separate")
 
 
 @pytest.mark.parametrize("demand", [{"net": "none"}, {"network": "some"}])

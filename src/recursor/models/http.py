@@ -138,7 +138,7 @@ class Endpoint:
         if "@" in parts.netloc:
             raise ConfigError(f"the base_url of {parts.hostname} holds a password; give it as api_key")
         root = parts.path.rstrip("/").removesuffix(path)
-        self.host: str = parts.hostname
+        self.host: str = parts.hostname.rstrip(".")
         self.url = f"{parts.scheme}://{parts.netloc}{root}{path}"
         self._target = f"{self.url}?{parts.query}" if parts.query else self.url
         self._key = key
