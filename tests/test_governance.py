@@ -333,6 +333,7 @@ def test_what_the_default_sandbox_has_may_be_demanded() -> None:
     [
         ("shared with the machine of the engine", False),
         ("as runtime custom has it", False),
+        ("that of the service's machines or its own", False),
         ("gVisor's, in user space", True),
         ("its own", True),
     ],

@@ -121,7 +121,7 @@ class Policy:
             "network": isolation.network.startswith("none"),
             "files": "host" not in isolation.files and "partially" not in isolation.files,
             "processes": isolation.processes.startswith("none"),
-            "kernel": not isolation.kernel.startswith(("shared", "as ")),
+            "kernel": isolation.kernel.startswith(("its own", "gVisor")),
             "memory": "cgroup" in isolation.memory,
         }
         lacking = [f"{name}: {value}" for name, value in self.require.items() if not has[name]]

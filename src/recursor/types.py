@@ -198,7 +198,7 @@ class Isolation:
     """Begins with "none" where code can start none."""
     environment: str
     kernel: str
-    """Begins with "shared" where it is that of the host, and with "as" where nobody here knows."""
+    """Begins with "its own" or "gVisor" where it is not that of the host."""
     memory: str
     """What bounds it."""
     mechanisms: tuple[str, ...] = ()
