@@ -91,6 +91,31 @@ print(json.dumps([asdict(finding) for finding in findings]))
     assert broken(list(found.values())) == []
 
 
+def test_root_becomes_nobody_where_nobody_can_run_python(tmp_path_factory: pytest.TempPathFactory) -> None:
+    command = command_of_a_user(tmp_path_factory.mktemp("home"))
+    if command is None:
+        pytest.skip("the tests do not run as root, or no Python is there for others")
+    arguments, options = command
+    script = f"""
+import asyncio
+from recursor.sandboxes.process import ProcessSandbox
+class Landlock(ProcessSandbox):
+    _tiers = ("landlock",)
+async def main():
+    repl = await Landlock(memory={256 * MB}).open()
+    print(repl.isolation.processes)
+    print((await repl.execute("import os; print(os.getresuid(), os.getgroups())", None)).output.head)
+    await repl.close()
+asyncio.run(main())
+"""
+    as_root = {name: options[name] for name in ("cwd", "env")}
+    done = subprocess.run(
+        [*arguments, script], capture_output=True, text=True, timeout=60, check=False, **as_root
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "none; up to 1000 threads\n(65534, 65534, 65534) []\n\n"
+
+
 async def test_what_it_lacks_is_true_and_said(tmp_path: Path) -> None:
     """Whether a file exists can be seen, and nothing else of it."""
     secret = tmp_path / "secret"

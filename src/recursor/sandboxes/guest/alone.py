@@ -17,7 +17,7 @@ from .namespaces import DEVICES, NOBODY, Proc, step, visible
 
 THREADS = 1000
 """More than a user may have had when the template process began."""
-_CAP_SETGID, _CAP_SETUID = 1 << 6, 1 << 7
+_CAP_KILL, _CAP_SETGID, _CAP_SETUID = 1 << 5, 1 << 6, 1 << 7
 
 
 class LocksAlone(Locks):
@@ -66,7 +66,7 @@ def _access(path: str) -> int:
 
 def _become_nobody(proc: Proc, paths: list[str]) -> None:
     """Leave root, which the limit of threads is not for; but not where others may not read Python."""
-    needed = _CAP_SETGID | _CAP_SETUID
+    needed = _CAP_SETGID | _CAP_SETUID | _CAP_KILL  # the last for the host, which must be able to end it
     if os.getuid() or proc.capabilities() & needed != needed or not proc.maps(NOBODY):
         return
     child = os.fork()
