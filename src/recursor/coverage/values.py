@@ -6,6 +6,7 @@ All offsets are half-open and count characters (code points, as `str` does), nev
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -200,7 +201,8 @@ class Coverage:
         """This as JSON: `calls` once, and spans as [start, end, numbers of their calls, ambiguous].
 
         Args:
-            buckets: give a strip of so many buckets in place of the spans: [length, read, readings] each.
+            buckets: give a strip of so many buckets in place of the spans, [length, read, readings] each; and in
+                place of the calls how many there are of each kind, as `readers`.
         """
         numbers = {reader.call: number for number, reader in enumerate(self.readers)}
         return {
@@ -208,10 +210,9 @@ class Coverage:
             "read": self.read,
             "ambiguous": self.ambiguous,
             "common": self.common,
-            "calls": [
-                {"id": reader.call, "kind": reader.kind, "run_id": reader.run, "turn": reader.turn}
-                for reader in self.readers
-            ],
+            **(
+                self._calls() if buckets is None else {"readers": Counter(each.kind for each in self.readers)}
+            ),
             "documents": [
                 {
                     "name": document.name,
@@ -227,6 +228,14 @@ class Coverage:
                 )
                 for document in self.documents
             ],
+        }
+
+    def _calls(self) -> dict[str, Any]:
+        return {
+            "calls": [
+                {"id": reader.call, "kind": reader.kind, "run_id": reader.run, "turn": reader.turn}
+                for reader in self.readers
+            ]
         }
 
 
