@@ -440,7 +440,8 @@ def test_a_text_reads_like_the_str_that_it_stands_for(
         "raw({'op': 'done', 're': W, 'error': None, 'notes': [], 'head': '', 'omitted': 10**24, 'tail': '', 'answer': None})",
         "for n in range(60_000): raw({'op': 'part', 'of': n})",
         "raw({'op': 'ready'})",
-        "raw({'op': 'tool', 'id': 1, 'name': 'x', 'value': {'form': 'values', 'size': 9}})",
+        "raw({'op': 'tool', 'id': 1, 'name': 'x', 'apart': [], 'ahead': 9})",
+        "raw({'op': 'tool', 'id': 1, 'name': 'x', 'apart': [[0, 'text', 1]] * 65, 'ahead': 0})",
         "raw({'op': 'part', 'of': W}, b'[')\nraw({'op': 'done', 're': W, 'error': None, 'notes': [], 'head': '', 'omitted': 0, 'tail': '', 'answer': {'form': 'values', 'size': 1}})",
     ],
 )

@@ -19,7 +19,7 @@ from typing import Any, Protocol, TypeVar
 from recursor.errors import RLMError, SandboxError
 from recursor.protocols import Repl, Source, Subcalls
 from recursor.sandboxes import wire
-from recursor.sandboxes.guest import values
+from recursor.sandboxes.guest import toolcalls, values
 from recursor.sandboxes.handed import CAN_LEND, HandedSource, Rooms
 from recursor.threads import in_thread
 from recursor.types import Batch, LlmQuery, RlmQuery, Subcall, ToolCall
@@ -359,12 +359,12 @@ class Link(asyncio.Protocol):
         if kind is not type(frame) or future is None or future.done():
             raise wire.ProtocolError(f"an answer to a question that was not asked ({frame.re})")
         carried = frame.answer if isinstance(frame, wire.Done | wire.Drafted) else None
-        future.set_result((frame, body if carried is None else self._carried(frame.re, carried)))
+        future.set_result((frame, body if carried is None else self._carried(frame.re, carried.size)))
 
-    def _carried(self, number: int, carried: wire.Carried) -> bytes:
+    def _carried(self, number: int, size: int) -> bytes:
         data = bytes(self._parts.pop(number, b""))
         self._parts_size -= len(data)
-        if carried.size != len(data):
+        if size != len(data):
             raise wire.ProtocolError("a value of another size than announced")
         return data
 
@@ -426,8 +426,8 @@ class Link(asyncio.Protocol):
     def _begin_call(self, frame: wire.Call, body: bytes) -> None:
         if frame.id in self._calls:
             raise wire.ProtocolError("a call number twice")
-        if isinstance(frame, wire.CallTool):
-            body = self._carried(frame.id, frame.value)
+        if isinstance(frame, wire.CallTool) and frame.ahead:
+            body += self._carried(frame.id, frame.ahead)
         elif isinstance(frame, wire.CallRlm):
             body = self._with_parts(frame, body)
         if self.subcalls is None:
@@ -446,7 +446,7 @@ class Link(asyncio.Protocol):
         """The question, and after it the context where that did not come by another way."""
         context = frame.context
         if isinstance(context, wire.InParts):
-            body += self._carried(frame.id, wire.Carried(context.form, context.size))
+            body += self._carried(frame.id, context.size)
         if len(body) < frame.question or (
             len(body) > frame.question and not isinstance(context, wire.Inline | wire.InParts)
         ):
@@ -594,9 +594,8 @@ async def decoded(form: str, data: bytes) -> Any:
 
 async def _arguments(frame: wire.CallTool, body: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
     try:
-        args, kwargs = await decoded(frame.value.form, body)
-    except (TypeError, ValueError) as error:
+        if len(body) > DECODE_ASIDE:
+            return await in_thread(toolcalls.unpack, frame.apart, body)
+        return toolcalls.unpack(frame.apart, body)
+    except ValueError as error:
         raise SandboxError(f"the arguments could not be read: {error}") from None
-    if not isinstance(args, tuple) or not isinstance(kwargs, dict):
-        raise SandboxError("the arguments of a tool are a tuple and a dict")
-    return args, kwargs

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 
-from recursor.sandboxes.guest import changes, previews, replay, values
+from recursor.sandboxes.guest import changes, previews, replay, toolcalls, values
 
 MAX_HEADER = 1 << 20
 MAX_BODY = 1 << 24
@@ -182,7 +182,10 @@ class Branch(_Frame, frozen=True, tag="branch"):
 class CallTool(_Frame, frozen=True, tag="tool"):
     id: Number
     name: str
-    value: Carried
+    apart: Annotated[list[tuple[Number | str, str, Size]], msgspec.Meta(max_length=toolcalls.MOST_APART)]
+    """See `toolcalls.unpack`."""
+    ahead: Size
+    """Bytes that came ahead in parts; 0 where the body has them."""
 
 
 class CallBatch(_Frame, frozen=True, tag="batch"):

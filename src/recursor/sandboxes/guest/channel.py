@@ -154,10 +154,6 @@ class Channel:
     def send_value(self, number: int, value: Any) -> dict[str, Any]:
         """Send a plain value ahead of the frame that refers to it; return what that frame says of it."""
         form, data = _encode(value)
-        if len(data) > values.MAX_BYTES:
-            raise values.NotPlain(
-                f"the value has {len(data):,} bytes; at most {values.MAX_BYTES:,} can leave the REPL"
-            )
         self.send_parts(number, data)
         return {"form": form, "size": len(data)}
 
@@ -169,7 +165,11 @@ class Channel:
                 self.send({"op": "fill", "room": room}, bytes(view[start : start + PART]))
 
     def send_parts(self, number: int, data: bytes) -> None:
-        """Send bytes that a later frame of this number refers to."""
+        """Send bytes that a later frame of this number refers to. Raises NotPlain when they are too many."""
+        if len(data) > values.MAX_BYTES:
+            raise values.NotPlain(
+                f"the value has {len(data):,} bytes; at most {values.MAX_BYTES:,} can leave the REPL"
+            )
         view = memoryview(data)
         for start in range(0, len(data), PART):
             self.send({"op": "part", "of": number}, bytes(view[start : start + PART]))

@@ -15,10 +15,11 @@ from typing import Any
 
 from .arguments import llm_header, pairs_of, rlm_fields, text_of, tool_names
 from .batches import FORKS, WINDOW, Batch
-from .channel import MAX_BODY, Channel, SubcallError, header_start
+from .channel import MAX_BODY, PART, Channel, SubcallError, header_start
 from .handover import INLINE, Handover
 from .helpers import chunk, grep
 from .ranking import search
+from .toolcalls import pack
 
 _PLAIN = ("llm_query", "llm_query_batched", "rlm_query", "rlm_query_batched")
 """Names that may be for `await`, as their twins with an "a" always are."""
@@ -153,11 +154,13 @@ class Names:
 
     def reserve_tool(self, name: str) -> None:
         def tool(*args: Any, **kwargs: Any) -> Any:
-            number = self._channel.next_number()
-            value = self._channel.send_value(number, (args, kwargs))
-            return self._channel.ask(
-                header_start({"op": "tool", "name": name, "value": value}), number=number
-            )
+            number, ahead = self._channel.next_number(), 0
+            apart, data = pack(args, kwargs)
+            if len(data) > PART:
+                self._channel.send_parts(number, data)
+                ahead, data = len(data), b""
+            start = header_start({"op": "tool", "name": name, "apart": apart, "ahead": ahead})
+            return self._channel.ask(start, data, number)
 
         tool.__name__ = tool.__qualname__ = name
         self._tools[name] = tool

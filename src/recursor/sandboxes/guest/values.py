@@ -40,6 +40,7 @@ T = TypeVar("T")
 _SMALL_INT = 1 << 53
 _TOO_LONG = 10**MAX_DIGITS
 _dumps = json.dumps
+_loads = json.JSONDecoder().decode
 _STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"')
 
 
@@ -55,15 +56,31 @@ def encode(value: Any) -> tuple[str, bytes]:
     Raises:
         NotPlain: an unknown type, a cycle, or too deep; named with its path, as in `answer["x"][3]`.
     """
+    if value is None:
+        return "values", b"null"
     if isinstance(value, str):
         return "text", str.encode(value, "utf-8", "surrogatepass")
     if isinstance(value, bytes | bytearray | memoryview):
         return "bytes", bytes(value)
-    data = _dumps(_plain(value, [], set())).encode("ascii")
+    return "values", written(_plain(value, [], set()))
+
+
+def plain(value: Any, place: str) -> Any:
+    """Return what JSON can hold and what stands for the value. Raises NotPlain as `encode` does.
+
+    Args:
+        place: what follows "value" where the text names it, as in "[3]".
+    """
+    return value if type(value) in _AS_IS else _plain(value, [place], set())
+
+
+def written(standing: Any) -> bytes:
+    """Return the bytes of the form "values" of what stands for a value. Raises NotPlain when it is too much."""
+    data = _dumps(standing).encode("ascii")
     problem = _too_much(data)
     if problem:
         raise NotPlain(f"the value has {problem}; return less of it, or one str")
-    return "values", data
+    return data
 
 
 def pieces(value: Any) -> list[bytes]:
@@ -102,13 +119,15 @@ def decode(form: str, data: bytes | bytearray, *, bounded: bool = True) -> Any:
     if problem:
         raise ValueError(problem)
     try:
-        return _revive(json.loads(data), 0, _in_time if bounded else iter)
+        return _revive(_loads(str(data, "utf-8")), 0, _in_time if bounded else iter)
     except (TypeError, KeyError, ArithmeticError, RecursionError, AttributeError) as error:
         raise ValueError(f"not an encoded value: {type(error).__name__}") from None
 
 
 def _too_much(data: bytes | bytearray) -> str:
     """What makes the JSON too costly to hold; empty when nothing does."""
+    if len(data) <= MAX_CONTAINERS:
+        return ""
     if len(data) > MAX_VALUES_BYTES:
         return f"more than {MAX_VALUES_BYTES:,} bytes encoded"
     if data.count(b"{") + data.count(b"[") > MAX_CONTAINERS or data.count(b",") > MAX_ITEMS:
