@@ -183,9 +183,9 @@ def _own_memory() -> int:
     return total
 
 
-@pytest.mark.parametrize("kind", ["file", "str"])
-async def test_siblings_hold_no_copies_of_their_context(tmp_path: Path, kind: str) -> None:
-    text = _long("a") * 4
+@pytest.mark.parametrize(("kind", "character"), [("file", "a"), ("file", "\u20ac"), ("str", "a")])
+async def test_siblings_hold_no_copies_of_their_context(tmp_path: Path, kind: str, character: str) -> None:
+    text = _long(character) * 4
     path = tmp_path / "long.txt"
     path.write_text(text)
     source = prepare(path if kind == "file" else text)
@@ -209,7 +209,9 @@ def test_a_text_is_the_same_however_wide_it_is_written() -> None:
 
 
 def test_nobody_can_change_a_text_that_is_shared() -> None:
-    descriptor = prepare(_long("a")).open()
+    given = prepare(_long("a")).open()
+    descriptor = os.open(f"/proc/self/fd/{given}", os.O_RDWR)  # as one who holds it may try
+    os.close(given)
     try:
         for change in (
             lambda: os.pwrite(descriptor, b"b", 0),
@@ -232,7 +234,6 @@ def test_a_mapped_text_ends_where_its_file_does_and_frees_its_map(
     with path.open("rb") as file:
         for _ in range(100):
             text = mapped(file.fileno(), size, 0x7F)
-            assert text is not None
             assert float(text[:20]) == float("7" * min(size, 20))
             assert text == "7" * size
             assert str(path) not in Path("/proc/self/maps").read_text().replace(str(path), "", 1)

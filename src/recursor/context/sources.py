@@ -1,12 +1,11 @@
 """Values, files and folders as byte streams in a descriptor; each says how to read it.
 
-A file is never read by the host: its descriptor goes to the REPL. A value is encoded once, piece
-by piece, into an anonymous file. Reading is the business of `recursor.sandboxes.guest.contexts`.
+Of a file the descriptor goes to the REPL. A value is encoded once, piece by piece, into an
+anonymous file. Reading is the business of `recursor.sandboxes.guest.contexts`.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import io
 import json
@@ -19,9 +18,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
 from recursor.errors import ConfigError
+from recursor.sandboxes.files import FileSource, SharedText, written
 from recursor.sandboxes.folders import Document, FolderSource
 from recursor.sandboxes.guest import contexts, values
-from recursor.sandboxes.guest.mapped import CODECS, WIDTHS
 from recursor.sandboxes.handed import HandedSource, anonymous
 
 PIECE = 1 << 17
@@ -46,25 +45,6 @@ class _Readable:
     def value(self) -> Any:
         """Read the whole value. Blocks; call it in a thread."""
         return contexts.load(self.open(), self.form, self.size)
-
-
-class FileSource(_Readable):
-    """A file of the user's, handed over as a read-only descriptor."""
-
-    form = "file"
-
-    def __init__(self, path: Path) -> None:
-        self.size = _regular(path).st_size
-        self.origin = str(path)
-        self._path = path
-
-    def open(self) -> int:
-        return os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
-
-    def digest(self) -> str:
-        """Hash the bytes ("sha256:..."). Blocks; call it in a thread."""
-        with self._path.open("rb") as file:
-            return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class EncodedSource(_Readable):
@@ -115,29 +95,15 @@ class EncodedSource(_Readable):
             os.close(self._first)
 
 
-class TextSource(_Readable):
+class TextSource(SharedText):
     """A long `str`, in one anonymous file that all REPLs map: written once, and never again by anyone."""
-
-    origin = ""
 
     def __init__(self, text: str) -> None:
         self._text = text
-        self._descriptor: int | None = anonymous()
         bound = 0x7F
         for piece in _pieces(text):
             bound = max(bound, contexts.bound_of(piece))
-        self.size = len(text) * WIDTHS[bound]
-        self.form = next(form for form, largest in contexts.FIXED.items() if largest == bound)
-        with open(self._descriptor, "wb", closefd=False) as file:
-            for piece in _pieces(text):
-                file.write(piece.encode(CODECS[bound], "surrogatepass"))
-        if hasattr(fcntl, "F_ADD_SEALS"):
-            seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
-            fcntl.fcntl(self._descriptor, fcntl.F_ADD_SEALS, seals)
-
-    def open(self) -> int:
-        assert self._descriptor is not None
-        return os.dup(self._descriptor)  # who maps it does not mind a shared offset
+        super().__init__(*written(_pieces(text), bound))
 
     def value(self) -> str:
         return self._text
@@ -148,10 +114,6 @@ class TextSource(_Readable):
         for piece in _pieces(self._text):
             hashing.update(piece.encode("utf-8", "surrogatepass"))
         return "sha256:" + hashing.hexdigest()
-
-    def __del__(self) -> None:
-        if self._descriptor is not None:
-            os.close(self._descriptor)
 
 
 Source = FileSource | TextSource | EncodedSource | FolderSource | HandedSource
@@ -175,7 +137,7 @@ def prepare(context: Any) -> Source:
         return EncodedSource("bytes", lambda file: file.write(context))
     if isinstance(context, os.PathLike):
         path = Path(context)
-        return _folder([path], str(path)) if path.is_dir() else FileSource(path)
+        return _folder([path], str(path)) if path.is_dir() else FileSource(path, _regular(path).st_size)
     if (
         isinstance(context, list | tuple)
         and context

@@ -57,10 +57,7 @@ class HandedSource:
                 raise SandboxError("the call that handed this context over has ended")
             if isinstance(self._content, bytes):
                 return _file_of(self._content)
-            try:
-                return os.open(f"/proc/self/fd/{self._content}", os.O_RDONLY | os.O_CLOEXEC)
-            except FileNotFoundError:  # no /proc; who reads at positions does not mind a shared offset
-                return os.dup(self._content)
+            return reopened(self._content)
 
     def value(self) -> Any:
         """Decode the bytes, within the bounds of `values.decode`. Blocks; call it in a thread.
@@ -238,6 +235,14 @@ def anonymous() -> int:
         return os.memfd_create("recursor", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     with tempfile.TemporaryFile() as file:
         return os.dup(file.fileno())
+
+
+def reopened(descriptor: int) -> int:
+    """A descriptor of the same file, for reading only, at an offset of its own."""
+    try:
+        return os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:  # no /proc; who reads at positions does not mind a shared offset
+        return os.dup(descriptor)
 
 
 def _file_of(data: bytes) -> int:

@@ -17,6 +17,7 @@ from typing import Any
 from recursor.errors import RLMError, SandboxError
 from recursor.protocols import Snapshot, Source, Subcalls
 from recursor.sandboxes import branches, wire
+from recursor.sandboxes.files import FileSource
 from recursor.sandboxes.folders import FolderSource
 from recursor.sandboxes.link import Clock, Link, Worker, decoded
 from recursor.threads import in_thread
@@ -336,6 +337,8 @@ class WireRepl:
         if link.worker.aux is None and isinstance(source, FolderSource):
             source = source.whole()
         try:
+            if link.worker.aux is not None and isinstance(source, FileSource):
+                source = await in_thread(source.shared)
             descriptor = await in_thread(source.open, discard=os.close)
         except (OSError, RLMError) as error:
             raise SandboxError(f"`{name}` could not be loaded: {error}") from error

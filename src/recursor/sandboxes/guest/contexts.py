@@ -11,12 +11,12 @@ import mmap
 import os
 import reprlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from . import values
 from .documents import Documents, text_or_bytes
-from .mapped import CODECS, WIDTHS, MappedStr, mapped
+from .mapped import CODECS, WIDTHS, MappedStr, can_map, mapped
 from .text import Text, teach_re
 
 CHUNK = 1 << 17
@@ -67,11 +67,13 @@ def describe(value: Any) -> dict[str, str]:
 
 
 def _read_text(descriptor: int, size: int) -> str | Text:
-    if size >= SHARED and _is_ascii(descriptor, size):
-        text = mapped(descriptor, size, 0x7F)
-        if text is not None:
-            return text
-    count, bound = _measure(descriptor, size)
+    if size >= SHARED and can_map(descriptor) and _is_ascii(descriptor, size):
+        return mapped(descriptor, size, 0x7F)
+    return _copy_text(descriptor, size)
+
+
+def _copy_text(descriptor: int, size: int) -> str | Text:
+    count, bound = measure(descriptor, size)
     if count * WIDTHS[bound] > LAZY:
         teach_re()
         return Text(mmap.mmap(descriptor, size, prot=mmap.PROT_READ), count)
@@ -85,24 +87,26 @@ def _is_ascii(descriptor: int, size: int) -> bool:
         return all(view[offset : offset + CHUNK].isascii() for offset in range(0, size, CHUNK))
 
 
-def _read_fixed(largest: int, descriptor: int, size: int) -> str:
+def _read_fixed(largest: int, descriptor: int, size: int) -> str | Text:
     """Characters of one width, with a bound on the largest: see `mapped`."""
-    text = mapped(descriptor, size // WIDTHS[largest], largest)
-    if text is None:
-        return _read_bytes(descriptor, size).decode(CODECS[largest], "surrogatepass")
-    return text
+    if size and can_map(descriptor):
+        return mapped(descriptor, size // WIDTHS[largest], largest)
+    if largest == 0x7F:
+        return _copy_text(descriptor, size)
+    return _read_bytes(descriptor, size).decode(CODECS[largest], "surrogatepass")
 
 
-def _measure(descriptor: int, size: int) -> tuple[int, int]:
+def measure(descriptor: int, size: int) -> tuple[int, int]:
     """Return the number of characters and a bound on the largest, holding one chunk at a time."""
     count, bound = 0, 0x7F
-    for piece in _pieces(descriptor, size):
+    for piece in decoded(descriptor, size):
         count += len(piece)
         bound = max(bound, bound_of(piece))
     return count, bound
 
 
-def _pieces(descriptor: int, size: int) -> Any:
+def decoded(descriptor: int, size: int) -> Iterator[str]:
+    """Yield the characters of a UTF-8 file, some at a time. Raises UnicodeDecodeError."""
     decoder = codecs.getincrementaldecoder("utf-8")("surrogatepass")
     for offset in range(0, size, CHUNK):
         chunk = os.pread(descriptor, min(CHUNK, size - offset), offset)
@@ -130,7 +134,7 @@ def _fill(descriptor: int, size: int, count: int, bound: int) -> str:
     copy.argtypes = [ctypes.c_void_p, ctypes.c_ssize_t, ctypes.py_object, ctypes.c_ssize_t, ctypes.c_ssize_t]
     text = api.PyUnicode_New(count, bound)
     position = 0
-    for index, piece in enumerate(_pieces(descriptor, size)):
+    for index, piece in enumerate(decoded(descriptor, size)):
         copy(id(text), position, piece, 0, len(piece))
         position += len(piece)
         if (index + 1) % RELEASE == 0:

@@ -58,29 +58,37 @@ _allowed = False
 
 
 def allow() -> None:
-    """Let texts be mapped here: in a process that may end with the file."""
+    """Let texts in any file be mapped here: in a process that may end with the file."""
     global _allowed  # noqa: PLW0603 - what a process is, it is once
     _allowed = True
 
 
-def mapped(descriptor: int, length: int, largest: int) -> MappedStr | None:
-    """Return the text in a file; None where that is not allowed, or a `str` is kept in another way.
+def can_map(descriptor: int) -> bool:
+    """Whether the text in a file may be mapped here, and a `str` is kept as this module takes for granted."""
+    return (_allowed or _stays(descriptor)) and _can()
+
+
+def _stays(descriptor: int) -> bool:
+    """Whether nobody can write to a file or cut it off any more."""
+    try:
+        import fcntl  # noqa: PLC0415 - not everywhere where a REPL may run
+
+        seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK
+        return fcntl.fcntl(descriptor, fcntl.F_GET_SEALS) & seals == seals
+    except (ImportError, AttributeError, OSError):
+        return False
+
+
+def mapped(descriptor: int, length: int, largest: int) -> MappedStr:
+    """Return the text in a file for which `can_map` holds.
 
     Args:
-        length: in characters.
+        length: in characters, one at least.
         largest: the bound on its largest character, one of `WIDTHS`, and the smallest that holds.
 
     Raises:
         OSError: the file cannot be mapped.
     """
-    return _over(descriptor, length, largest) if length and _allowed and _can() else None
-
-
-def _words(text: str) -> Any:
-    return (ctypes.c_size_t * (str.__basicsize__ // 8)).from_address(id(text))
-
-
-def _over(descriptor: int, length: int, largest: int) -> MappedStr:
     address, reserved = _map(descriptor, length * WIDTHS[largest])
     text = MappedStr(_SAMPLES[largest] * _MARK)
     text._map = address, reserved
@@ -91,6 +99,10 @@ def _over(descriptor: int, length: int, largest: int) -> MappedStr:
     for index, word in text._saved:
         words[index] = places[word]
     return text
+
+
+def _words(text: str) -> Any:
+    return (ctypes.c_size_t * (str.__basicsize__ // 8)).from_address(id(text))
 
 
 def _map(descriptor: int, size: int) -> tuple[int, int]:

@@ -1,0 +1,148 @@
+"""Texts that all REPLs of this machine map, and files of the user's that become such.
+
+The host reads a long file once, to see how wide its characters are. One of ASCII is mapped as it is.
+Another is written once, in characters of one width, into an anonymous file that nobody can change.
+It is no worker that says so, since what one says of a file would be believed in others.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import threading
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from recursor.sandboxes.guest import contexts
+from recursor.sandboxes.guest.mapped import CODECS, WIDTHS
+from recursor.sandboxes.handed import anonymous, reopened
+
+READ = 1 << 18
+"""Bytes that are read at once."""
+SETTLED = 0.05
+"""Seconds after which a change of a file shows in its times: they are those of the kernel's last tick."""
+_FORMS = {largest: form for form, largest in contexts.FIXED.items()}
+
+
+class SharedText:
+    """A `Source` of characters of one width, in a file that is mapped wherever it is loaded.
+
+    Args:
+        descriptor: this object then owns it.
+    """
+
+    def __init__(self, form: str, descriptor: int, size: int, origin: str = "") -> None:
+        self.form = form
+        self.size = size
+        self.origin = origin
+        self._descriptor = descriptor
+
+    def open(self) -> int:
+        return reopened(self._descriptor)
+
+    def __del__(self) -> None:
+        os.close(self._descriptor)
+
+
+class FileSource:
+    """A `Source` of a file of the user's: text if it is UTF-8, else bytes.
+
+    Args:
+        size: of the file, as it was found.
+    """
+
+    form = "file"
+
+    def __init__(self, path: Path, size: int) -> None:
+        self.size = size
+        self.origin = str(path)
+        self._path = path
+        self._lock = threading.Lock()
+        self._seen: tuple[tuple[int, ...], SharedText | None] | None = None
+        """What the file was when it was read, and what came of it."""
+
+    def open(self) -> int:
+        return os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def value(self) -> Any:
+        """Read the whole value. Blocks; call it in a thread."""
+        return contexts.load(self.open(), self.form, self.size)
+
+    def digest(self) -> str:
+        """Hash the bytes ("sha256:..."). Blocks; call it in a thread."""
+        with self._path.open("rb") as file:
+            return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+
+    def shared(self) -> SharedText | FileSource:
+        """Return what a REPL that takes descriptors should load: this source, or one that all can map.
+
+        The file is read when that was not done since it was changed. Blocks; call it in a thread.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        if self.size < contexts.SHARED:
+            return self
+        with self._lock:
+            identity = _identity(self._path.stat())
+            if self._seen is None or self._seen[0] != identity:
+                began = time.time()
+                self._seen = identity, self._examine()
+                if identity[-1] / 1e9 > began - SETTLED:
+                    self._seen = (), self._seen[1]
+            return self._seen[1] or self
+
+    def _examine(self) -> SharedText | None:
+        """Read the file; return what all REPLs can map, if there is such a thing."""
+        with os.fdopen(self.open(), "rb") as file:
+            descriptor, size = file.fileno(), self.size
+            if os.fstat(descriptor).st_size != size:
+                return None
+            if _is_ascii(descriptor, size):
+                return SharedText("ascii", reopened(descriptor), size, self.origin)
+            try:
+                count, bound = contexts.measure(descriptor, size)
+                if count * WIDTHS[bound] > contexts.LAZY:
+                    return None
+                return SharedText(*written(contexts.decoded(descriptor, size), bound), self.origin)
+            except UnicodeDecodeError:
+                return None
+
+
+def written(pieces: Iterable[str], bound: int) -> tuple[str, int, int]:
+    """Write a text into an anonymous file that stays as it is; return form, descriptor and bytes.
+
+    Args:
+        bound: on the largest character, see `mapped.WIDTHS`.
+    """
+    descriptor = anonymous()
+    try:
+        with open(descriptor, "wb", closefd=False) as file:
+            for piece in pieces:
+                file.write(piece.encode(CODECS[bound], "surrogatepass"))
+            size = file.tell()
+    except BaseException:
+        os.close(descriptor)
+        raise
+    if hasattr(fcntl, "F_ADD_SEALS"):
+        seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
+    return _FORMS[bound], descriptor, size
+
+
+def _identity(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _is_ascii(descriptor: int, size: int) -> bool:
+    piece = bytearray(READ)
+    position = 0
+    while position < size:
+        count = os.preadv(descriptor, [piece], position)
+        if not count or not (piece if count == READ else piece[:count]).isascii():
+            return False
+        position += count
+    return True

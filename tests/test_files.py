@@ -1,0 +1,137 @@
+"""Long files: read once by the host, shared by all REPLs, and read again when they have changed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from conftest import Bench
+from recursor.context import prepare
+from recursor.sandboxes import files
+from recursor.sandboxes.files import FileSource
+from recursor.sandboxes.guest import contexts
+from recursor.sandboxes.process import ProcessSandbox
+
+LARGE = contexts.SHARED
+
+
+def put(path: Path, data: bytes) -> FileSource:
+    path.write_bytes(data)
+    return source_of(path)
+
+
+def source_of(path: Path) -> FileSource:
+    source = prepare(path)
+    assert isinstance(source, FileSource)
+    return source
+
+
+def filled(line: str, size: int = LARGE) -> bytes:
+    data = line.encode()
+    return data * (size // len(data) + 1)
+
+
+@pytest.mark.parametrize(
+    ("data", "form"),
+    [
+        (filled("plain\n"), "ascii"),
+        (filled("caf\xe9\n"), "latin-1"),
+        (filled("\u20ac 5\n"), "ucs-2"),
+        (filled("\U0001f600\n"), "ucs-4"),
+        (filled("plain\n") + "\u20ac".encode(), "ucs-2"),
+        (filled("plain\n") + b"\xff", "file"),
+        (filled("plain\n", 1000), "file"),
+    ],
+)
+async def test_two_repls_over_a_file_see_it_as_it_is(tmp_path: Path, data: bytes, form: str) -> None:
+    source = put(tmp_path / "file", data)
+    assert source.shared().form == form
+    sandbox = ProcessSandbox()
+    for _ in range(2):
+        bench = Bench(await sandbox.open(context_size=source.size))
+        info = await bench.repl.load("context", source)
+        assert info.source == source.origin
+        assert await bench.answered("FINAL(context)") == source.value()
+        await bench.repl.close()
+
+
+async def test_a_file_that_has_changed_is_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    source = put(path, b"a" * LARGE)
+    assert source.shared().form == "ascii"
+    path.write_bytes(b"\xc3\xa9" * (LARGE // 2))
+    assert source.shared().form == "latin-1"
+    path.with_name("new").write_bytes(b"\xff" * LARGE)
+    path.with_name("new").rename(path)
+    assert source.shared() is source
+
+
+def test_a_file_is_read_once_however_many_repls_ask_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = put(tmp_path / "file", filled("\u20ac\n"))
+    monkeypatch.setattr(files, "SETTLED", -1e9)  # its times tell at once
+    read: list[int] = []
+    examine = source._examine
+    monkeypatch.setattr(source, "_examine", lambda: read.append(1) or examine())
+    found: list[object] = []
+    threads = [threading.Thread(target=lambda: found.append(source.shared())) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(read) == 1
+    assert len(set(map(id, found))) == 1
+
+
+async def test_a_file_that_is_not_utf_8_at_its_very_end_is_bytes(isolated: Bench, tmp_path: Path) -> None:
+    source = put(tmp_path / "file", filled("\u20ac\n") + b"\xe2\x82")
+    assert source.shared() is source
+    info = await isolated.repl.load("context", source)
+    assert info.type == "bytes"
+
+
+async def test_a_repl_keeps_its_text_when_the_file_is_replaced(isolated: Bench, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    await isolated.repl.load("context", put(path, filled("old\n")))
+    path.with_name("new").write_bytes(filled("new\n"))
+    path.with_name("new").rename(path)
+    assert await isolated.shown("context[:4], set(context.split())") == "('old\\n', {'old'})\n"
+
+
+async def test_a_worker_that_writes_to_a_shared_text_changes_no_other(tmp_path: Path) -> None:
+    source = put(tmp_path / "file", filled("\u20ac uro\n"))
+    sandbox = ProcessSandbox()
+    one, other = [Bench(await sandbox.open(context_size=source.size)) for _ in range(2)]
+    for bench in (one, other):
+        await bench.repl.load("context", source)
+    # The address of the characters stands in the object, and the map is private and for reading.
+    await one.run("import ctypes\nctypes.memset(context._map[0], 65, 4096)")
+    await one.run("import ctypes\nctypes.CDLL(None).mprotect(context._map[0], 4096, 3)\nctypes.memset(context._map[0], 65, 4096)")
+    assert await other.shown("context[:6]") == "'\u20ac uro\\n'\n"
+    for bench in (one, other):
+        await bench.repl.close()
+
+
+async def test_the_event_loop_goes_on_while_a_long_file_is_read(isolated: Bench, tmp_path: Path) -> None:
+    source = put(tmp_path / "file", filled("\u20ac and more text than that\n", 4 * LARGE))
+    loading = asyncio.ensure_future(isolated.repl.load("context", source))
+    turns = 0
+    while not loading.done():
+        await asyncio.sleep(0)
+        turns += 1
+    assert (await loading).type == "str"
+    assert turns > 20
+
+
+def test_what_was_read_is_freed_with_its_source(tmp_path: Path) -> None:
+    before = set(os.listdir("/proc/self/fd"))
+    source = put(tmp_path / "file", filled("\u20ac\n"))
+    descriptor = source.shared().open()
+    os.close(descriptor)
+    del source
+    assert set(os.listdir("/proc/self/fd")) == before
