@@ -50,6 +50,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/core.py
 	$(BIN)/python benchmarks/scale.py
 	$(BIN)/python benchmarks/sandbox.py
+	$(BIN)/python benchmarks/text.py
 	$(BIN)/python benchmarks/attacks.py
 	$(if $(SNIPS),$(BIN)/python benchmarks/pairs.py $(SNIPS))
 	$(if $(BOOKS),$(BIN)/python benchmarks/large.py $(BOOKS))

@@ -76,8 +76,13 @@ def test_a_file_is_read_once_however_many_repls_ask_at_once(
     source = put(tmp_path / "file", filled("\u20ac\n"))
     monkeypatch.setattr(files, "SETTLED", -1e9)  # its times tell at once
     read: list[int] = []
-    examine = source._examine
-    monkeypatch.setattr(source, "_examine", lambda: read.append(1) or examine())
+    measure = contexts.measure
+
+    def counted(descriptor: int, size: int, most: float) -> tuple[int, int]:
+        read.append(size)
+        return measure(descriptor, size, most)
+
+    monkeypatch.setattr(contexts, "measure", counted)
     found: list[object] = []
     threads = [threading.Thread(target=lambda: found.append(source.shared())) for _ in range(8)]
     for thread in threads:
@@ -111,7 +116,9 @@ async def test_a_worker_that_writes_to_a_shared_text_changes_no_other(tmp_path: 
         await bench.repl.load("context", source)
     # The address of the characters stands in the object, and the map is private and for reading.
     await one.run("import ctypes\nctypes.memset(context._map[0], 65, 4096)")
-    await one.run("import ctypes\nctypes.CDLL(None).mprotect(context._map[0], 4096, 3)\nctypes.memset(context._map[0], 65, 4096)")
+    await one.run(
+        "import ctypes\nctypes.CDLL(None).mprotect(context._map[0], 4096, 3)\nctypes.memset(context._map[0], 65, 4096)"
+    )
     assert await other.shown("context[:6]") == "'\u20ac uro\\n'\n"
     for bench in (one, other):
         await bench.repl.close()
@@ -135,3 +142,13 @@ def test_what_was_read_is_freed_with_its_source(tmp_path: Path) -> None:
     os.close(descriptor)
     del source
     assert set(os.listdir("/proc/self/fd")) == before
+
+
+async def test_what_would_need_much_memory_as_a_str_stays_in_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = put(tmp_path / "file", filled("plain\n") + "\u20ac".encode())
+    monkeypatch.setattr(contexts, "LAZY", 2 * LARGE)
+    assert source.shared() is source
+    (tmp_path / "file").write_bytes(b"a" * source.size)
+    assert source.shared().form == "ascii"

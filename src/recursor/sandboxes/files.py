@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from recursor.sandboxes.guest import contexts
-from recursor.sandboxes.guest.mapped import CODECS, WIDTHS
+from recursor.sandboxes.guest.mapped import CODECS
 from recursor.sandboxes.handed import anonymous, reopened
 
 READ = 1 << 18
@@ -104,11 +104,9 @@ class FileSource:
             if _is_ascii(descriptor, size):
                 return SharedText("ascii", reopened(descriptor), size, self.origin)
             try:
-                count, bound = contexts.measure(descriptor, size)
-                if count * WIDTHS[bound] > contexts.LAZY:
-                    return None
+                _, bound = contexts.measure(descriptor, size, most=contexts.LAZY)
                 return SharedText(*written(contexts.decoded(descriptor, size), bound), self.origin)
-            except UnicodeDecodeError:
+            except (UnicodeDecodeError, OverflowError):
                 return None
 
 

@@ -7,6 +7,7 @@ import ctypes
 import functools
 import json
 import marshal
+import math
 import mmap
 import os
 import reprlib
@@ -17,7 +18,8 @@ from typing import Any
 from . import values
 from .documents import Documents, text_or_bytes
 from .mapped import CODECS, WIDTHS, MappedStr, can_map, mapped
-from .text import Text, teach_re
+from .patterns import teach_re
+from .text import Text
 
 CHUNK = 1 << 17
 """Bytes decoded at once: small enough to stay in the processor's cache."""
@@ -96,12 +98,19 @@ def _read_fixed(largest: int, descriptor: int, size: int) -> str | Text:
     return _read_bytes(descriptor, size).decode(CODECS[largest], "surrogatepass")
 
 
-def measure(descriptor: int, size: int) -> tuple[int, int]:
-    """Return the number of characters and a bound on the largest, holding one chunk at a time."""
+def measure(descriptor: int, size: int, most: float = math.inf) -> tuple[int, int]:
+    """Return the number of characters and a bound on the largest, holding one chunk at a time.
+
+    Raises:
+        UnicodeDecodeError: it is no text.
+        OverflowError: as a `str` it would have more than `most` bytes.
+    """
     count, bound = 0, 0x7F
     for piece in decoded(descriptor, size):
         count += len(piece)
         bound = max(bound, bound_of(piece))
+        if count * WIDTHS[bound] > most:
+            raise OverflowError
     return count, bound
 
 

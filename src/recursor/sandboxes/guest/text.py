@@ -8,12 +8,12 @@ from __future__ import annotations
 import bisect
 import mmap
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+from .windows import WINDOW, Match, anchored, matches
+
 BLOCK = 1 << 16
-WINDOW = 1 << 22
-MARGIN = 1 << 16
 COUNTED = 1 << 20
 """Bytes that are counted in at once."""
 _CONTINUATION = bytes(range(0x80, 0xC0))
@@ -27,8 +27,7 @@ class Text:
     `re.finditer` and the same methods of a `Text`. Every other method of `str`, and `str(text)`,
     makes a real `str` and needs the memory for it.
 
-    A regular expression is tried on windows of 4 Mi characters: a match longer than that may be
-    missed, and so is what a lookahead sees beyond 64 Ki characters or a lookbehind beyond 1 Ki.
+    `re` takes it as `guest.windows` says. `split` and `splitlines` make a list, and nothing else as large.
     """
 
     def __init__(self, data: mmap.mmap, length: int) -> None:
@@ -202,87 +201,55 @@ class Text:
             raise AttributeError(f"'Text' object has no attribute {name!r}")
         return getattr(str(self), name)
 
-    def finditer(self, pattern: str | re.Pattern[str], flags: int = 0) -> Iterator[Match]:
-        """Matches in order, as `re.finditer` on the whole `str` would give them."""
-        compiled = re.compile(pattern, flags)
-        start, width = 0, WINDOW
-        while True:
-            before = min(start, 1024)
-            window = self[start - before : start + width]
-            last = start + width >= self._length
-            safe = len(window) if last else len(window) - MARGIN
-            position, grow = before, False
-            for match in compiled.finditer(window, before):
-                if match.end() > safe or (match.start() == match.end() == len(window) and not last):
-                    grow = match.start() <= before
-                    position = match.start()
-                    break
-                yield Match(match, start - before)
-                position = match.end() + (match.start() == match.end())
-            else:
-                position = max(position, safe)
-            if last:
-                return
-            start += position - before
-            width = 2 * width if grow else WINDOW
+    def splitlines(self, keepends: bool = False) -> list[str]:
+        def parts(text: str) -> tuple[list[str], str]:
+            cut = text.rfind("\n") + 1  # where a line ends whatever comes next
+            return text[:cut].splitlines(keepends), text[cut:]
 
-    def findall(self, pattern: str | re.Pattern[str], flags: int = 0) -> list[Any]:
+        found, rest = self._parted(parts)
+        return found + rest.splitlines(keepends)
+
+    def split(self, sep: str | None = None, maxsplit: int = -1) -> list[str]:
+        if maxsplit >= 0:
+            return str(self).split(sep, maxsplit)
+
+        def parts(text: str) -> tuple[list[str], str]:
+            found = text.split(sep)
+            rest = found.pop() if sep is not None or not text[-1].isspace() else ""
+            return found, rest
+
+        found, rest = self._parted(parts)
+        return found if sep is None and not rest else [*found, rest]
+
+    def _parted(self, parts: Callable[[str], tuple[list[str], str]]) -> tuple[list[str], str]:
+        """Cut up all, where `parts` cuts up a piece and says what is to be cut with the next."""
+        found: list[str] = []
+        start, rest = 0, ""
+        while start < self._length:
+            end = start + max(WINDOW, len(rest))  # as long as the rest, so that nothing is read often
+            more, rest = parts(rest + self[start:end])
+            found += more
+            start = end
+        return found, rest
+
+    def finditer(
+        self, pattern: Any, flags: int = 0, pos: int = 0, endpos: int | None = None
+    ) -> Iterator[Match]:
+        """Matches in order, as `re.finditer` on the whole `str` would give them."""
+        return matches(self, re.compile(pattern, flags), pos, endpos)
+
+    def findall(self, pattern: Any, flags: int = 0, pos: int = 0, endpos: int | None = None) -> list[Any]:
         found = []
-        for match in self.finditer(pattern, flags):
+        for match in self.finditer(pattern, flags, pos, endpos):
             groups = match.groups("")
             found.append(groups if len(groups) > 1 else groups[0] if groups else match.group())
         return found
 
-    def search(self, pattern: str | re.Pattern[str], flags: int = 0) -> Match | None:
-        return next(self.finditer(pattern, flags), None)
+    def search(self, pattern: Any, flags: int = 0, pos: int = 0, endpos: int | None = None) -> Match | None:
+        return next(self.finditer(pattern, flags, pos, endpos), None)
 
-    def match(self, pattern: str | re.Pattern[str], flags: int = 0) -> re.Match[str] | None:
-        return re.compile(pattern, flags).match(self[:WINDOW])
-
-
-class Match:
-    """A match whose positions are those in the whole text."""
-
-    def __init__(self, match: re.Match[str], offset: int) -> None:
-        self._match = match
-        self._offset = offset
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._match, name)
-
-    def __getitem__(self, group: int | str) -> str:
-        return self._match[group]
-
-    def start(self, group: int | str = 0) -> int:
-        found = self._match.start(group)
-        return found if found < 0 else found + self._offset
-
-    def end(self, group: int | str = 0) -> int:
-        found = self._match.end(group)
-        return found if found < 0 else found + self._offset
-
-    def span(self, group: int | str = 0) -> tuple[int, int]:
-        return self.start(group), self.end(group)
-
-    def __repr__(self) -> str:
-        return f"<Match span={self.span()} match={self.group()!r}>"
-
-
-def teach_re() -> None:
-    """Let the functions of `re` take a `Text` where they take a `str`."""
-    for name in ("search", "match", "findall", "finditer"):
-        setattr(re, name, _either(name, getattr(re, name)))
-
-
-def _either(name: str, original: Any) -> Any:
-    def function(pattern: Any, string: Any, flags: Any = 0) -> Any:
-        if isinstance(string, Text):
-            return getattr(string, name)(pattern, flags)
-        return original(pattern, string, flags)
-
-    function.__name__ = function.__qualname__ = name
-    function.__doc__ = original.__doc__
-    return function
+    def match(self, pattern: Any, flags: int = 0, pos: int = 0, endpos: int | None = None) -> Match | None:
+        return anchored(self, re.compile(pattern, flags), pos, endpos)
 
 
 def _encoded(part: str) -> bytes:
