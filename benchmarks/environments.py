@@ -35,6 +35,8 @@ class System:
 
 OURS = System("recursor", "recursor", "ours.py", Path(sys.executable))
 RLMS = System("rlms", "rlm", "rlms.py", ROOT / ".bench/rlms/bin/python", ("rlms==0.1.3",))
+KERNEL = System("rlms", "rlm", "", ROOT / ".bench/kernel/bin/python", ("rlms[ipython]==0.1.3",))
+"""rlms with what its REPL in an IPython kernel needs."""
 DSPY = System("dspy", "dspy", "dspy_rlm.py", ROOT / ".bench/dspy/bin/python", ("dspy[deno]",))
 SYSTEMS = (OURS, RLMS, DSPY)
 

@@ -20,7 +20,7 @@ from typing import Any
 import environments as env
 import tables
 from core import Results, noted
-from environments import OURS, PEERS, RLMS, System
+from environments import KERNEL, OURS, PEERS, RLMS, System
 from scale import Scale
 
 SMALL, LARGE = 100_000_000, 1_000_000_000
@@ -73,6 +73,7 @@ COLUMNS = (
     Column("container", OURS, "repl.py", CONTAINER, Column.tasks - {"context", "many"}),
     Column("inprocess", OURS, "repl.py", ("--sandbox", "inprocess"), Column.tasks - {"rebirth"}),
     Column("rlms", RLMS, "rlms_repl.py", (), Column.tasks - {"interrupt", "rebirth"}),
+    Column("rlms ipykernel", KERNEL, "rlms_repl.py", ("--kernel",), frozenset({"start", "cell", "calls"})),
 )
 
 
@@ -120,6 +121,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
     env.ensure(RLMS)
+    env.ensure(KERNEL)
     facts = env.machine()
     only = options.only.split(",") if options.only else sorted(Column.tasks)
     results = Results()
@@ -199,7 +201,8 @@ def report(results: Results, facts: dict[str, str], options: argparse.Namespace)
         ),
         "## Beside others",
         "`inprocess` and the local REPL of rlms run code in the caller's own process, without isolation: a tool "
-        "is a plain call there. `container` is runc under the stand-in for an engine of tests/engine.py, so that a "
+        "is a plain call there, and so it is in the IPython kernel of `rlms ipykernel`, a process of its own without "
+        "isolation. `container` is runc under the stand-in for an engine of tests/engine.py, so that a "
         "start holds no engine's own time. In brackets, times that of `process`.",
         tables.table(["", *names], [_row(figure, medians, names) for figure in ROWS if figure in medians]),
     ]

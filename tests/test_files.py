@@ -8,12 +8,15 @@ import threading
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from conftest import Bench
 from recursor.context import prepare
 from recursor.sandboxes import files
 from recursor.sandboxes.files import FileSource
 from recursor.sandboxes.guest import contexts
+from recursor.sandboxes.guest.mapped import WIDTHS
 from recursor.sandboxes.process import ProcessSandbox
 
 LARGE = contexts.SHARED
@@ -57,6 +60,12 @@ async def test_two_repls_over_a_file_see_it_as_it_is(tmp_path: Path, data: bytes
         assert info.source == source.origin
         assert await bench.answered("FINAL(context)") == source.value()
         await bench.repl.close()
+
+
+@given(st.text(st.characters() | st.sampled_from("\x7f\x80\xff\u0100\ud800\uffff\U00010000")))
+def test_the_bound_of_a_text_is_the_least_that_holds(whole: str) -> None:
+    largest = max(map(ord, whole), default=0)
+    assert contexts.bound_of(whole) == min(bound for bound in WIDTHS if bound >= largest)
 
 
 async def test_a_file_that_has_changed_is_read_again(tmp_path: Path) -> None:

@@ -1,4 +1,7 @@
-"""What `repl` measures, of the local REPL of `rlms`: it runs code in the caller's own process, without isolation."""
+"""What `repl` measures, of REPLs of `rlms`, without isolation: the local one runs code in the caller's own process.
+
+With --kernel it is the one that runs code in an IPython kernel, a process of its own.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,8 @@ from rlm.core.types import ModelUsageSummary, UsageSummary  # type: ignore[impor
 from rlm.environments.local_repl import LocalREPL  # type: ignore[import-not-found]
 
 STARTS, CELLS, CALLS, BATCH, PAYLOADS, MANY = 50, 1000, 300, 1000, 10, 100
+KERNELS = 5
+"""Starts of kernels, which take a thousand times as long."""
 PAYLOAD = b"x" * 10_000_000
 SEE = "print(len(context), context[-6:])"
 SCAN = "print(len(context), context.count('no such words'))"
@@ -45,17 +50,25 @@ def ran(repl: Any, code: str) -> str:
     return str(done.stdout)
 
 
-def opened() -> Any:
-    repl = LocalREPL(custom_tools=TOOLS)
+def made(options: argparse.Namespace, **settings: Any) -> Any:
+    if not options.kernel:
+        return LocalREPL(**settings)
+    from rlm.environments.ipython_repl import IPythonREPL  # noqa: PLC0415 - only that environment has it
+
+    return IPythonREPL(kernel_mode="subprocess", **settings)
+
+
+def opened(options: argparse.Namespace) -> Any:
+    repl = made(options, custom_tools=TOOLS)
     ran(repl, "")
     return repl
 
 
 def start(options: argparse.Namespace) -> dict[str, Any]:
     opens, cells = [], []
-    for _ in range(STARTS):
+    for _ in range(KERNELS if options.kernel else STARTS):
         began = time.perf_counter()
-        repl = LocalREPL()
+        repl = made(options)
         opens.append(time.perf_counter() - began)
         ran(repl, "")
         cells.append(time.perf_counter() - began)
@@ -64,17 +77,18 @@ def start(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def cell(options: argparse.Namespace) -> dict[str, Any]:
-    repl = opened()
+    repl = opened(options)
     seconds = []
     for _ in range(CELLS):
         began = time.perf_counter()
         ran(repl, "")
         seconds.append(time.perf_counter() - began)
+    repl.cleanup()
     return {"cell": seconds}
 
 
 def calls(options: argparse.Namespace) -> dict[str, Any]:
-    repl = opened()
+    repl = opened(options)
     handler = LMHandler(Instant("instant"))
     repl.update_handler_address(handler.start())
     tool = timed(repl, "take(1)", CALLS)
@@ -83,6 +97,7 @@ def calls(options: argparse.Namespace) -> dict[str, Any]:
     ran(repl, f"data = b'x' * {len(PAYLOAD)}")
     into, out = timed(repl, "give()", PAYLOADS), timed(repl, "take(data)", PAYLOADS)
     handler.stop()
+    repl.cleanup()
     return {"tool": tool, "query": query, "batched": batch / BATCH, "payload in": into, "payload out": out}
 
 
@@ -98,11 +113,11 @@ def timed(repl: Any, code: str, count: int) -> float:
 def context(options: argparse.Namespace) -> dict[str, Any]:
     """A file is read by the caller, as `rlms` takes no path."""
     given = "" if options.file else (LINE * (options.size // len(LINE) + 1))[: options.size]
-    opened().cleanup()
+    opened(options).cleanup()
     pace(options)
     began = time.perf_counter()
     text = options.file.read_text() if options.file else given
-    repls = [over(text)]
+    repls = [over(options, text)]
     seen = time.perf_counter() - began
     if options.paced:
         return {"found": ran(repls[0], SCAN)}
@@ -110,12 +125,12 @@ def context(options: argparse.Namespace) -> dict[str, Any]:
     ran(repls[0], SCAN)
     scan = time.perf_counter() - began
     began = time.perf_counter()
-    repls.append(over(text))
+    repls.append(over(options, text))
     return {"seen": [seen], "scan": [scan], "further": [time.perf_counter() - began]}
 
 
-def over(text: str) -> Any:
-    repl = LocalREPL(context_payload=text)
+def over(options: argparse.Namespace, text: str) -> Any:
+    repl = made(options, context_payload=text)
     ran(repl, SEE)
     return repl
 
@@ -123,7 +138,7 @@ def over(text: str) -> Any:
 def many(options: argparse.Namespace) -> dict[str, Any]:
     pace(options)
     began = time.perf_counter()
-    repls = [opened() for _ in range(MANY)]
+    repls = [opened(options) for _ in range(MANY)]
     seconds = time.perf_counter() - began
     return {"many": [seconds]} if repls else {}
 
@@ -142,5 +157,6 @@ if __name__ == "__main__":
     parser.add_argument("--size", type=int, default=0)
     parser.add_argument("--file", type=Path)
     parser.add_argument("--paced", action="store_true")
+    parser.add_argument("--kernel", action="store_true")
     parsed = parser.parse_args()
     print(json.dumps(TASKS[parsed.task](parsed)), flush=True)

@@ -11,7 +11,6 @@ import math
 import mmap
 import os
 import reprlib
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -122,15 +121,16 @@ def decoded(descriptor: int, size: int) -> Iterator[str]:
         yield decoder.decode(chunk, final=offset + CHUNK >= size)
 
 
-_HEADER = sys.getsizeof("\xe9") - 2
-
-
 def bound_of(piece: str) -> int:
-    """A bound on the largest character, read off the memory that a `str` takes for each."""
+    """The bound on the largest character."""
     if piece.isascii():
         return 0x7F
-    width = (sys.getsizeof(piece) - _HEADER) // (len(piece) + 1)
-    return {1: 0xFF, 2: 0xFFFF}.get(width, 0x10FFFF)
+    try:
+        piece.encode("latin-1")
+    except UnicodeEncodeError:
+        one_unit_each = len(piece.encode("utf-16-le", "surrogatepass")) == 2 * len(piece)
+        return 0xFFFF if one_unit_each else 0x10FFFF
+    return 0xFF
 
 
 def _fill(descriptor: int, size: int, count: int, bound: int) -> str:
