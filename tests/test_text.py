@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import re
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -176,8 +177,9 @@ def _own_memory() -> int:
     total, processes = 0, [os.getpid()]
     while processes:
         process = processes.pop()
-        rows = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
-        total += sum(int(row.split()[1]) << 10 for row in rows if row.startswith("Anonymous:"))
+        with suppress(ProcessLookupError):  # it has ended
+            rows = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+            total += sum(int(row.split()[1]) << 10 for row in rows if row.startswith("Anonymous:"))
         for children in Path(f"/proc/{process}/task").glob("*/children"):
             processes += map(int, children.read_text().split())
     return total

@@ -53,7 +53,9 @@ def ran(repl: Any, code: str) -> str:
 def made(options: argparse.Namespace, **settings: Any) -> Any:
     if not options.kernel:
         return LocalREPL(**settings)
-    from rlm.environments.ipython_repl import IPythonREPL  # noqa: PLC0415 - only that environment has it
+    from rlm.environments.ipython_repl import (  # type: ignore[import-not-found]  # noqa: PLC0415
+        IPythonREPL,  # only that environment has it
+    )
 
     return IPythonREPL(kernel_mode="subprocess", **settings)
 
