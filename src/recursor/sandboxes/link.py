@@ -61,7 +61,8 @@ class Worker(Protocol):
 
     @property
     def interrupt(self) -> Callable[[], None] | None:
-        """Raises KeyboardInterrupt in its running block; None where only a frame can."""
+        """Raises KeyboardInterrupt in its running block; None where only a frame can. A worker that only
+        bytes reach gets the frame in any case: it may wait for one."""
 
     def kill(self) -> None:
         """End it now, with everything it started."""
@@ -185,7 +186,7 @@ class Link(asyncio.Protocol):
         """Raise KeyboardInterrupt in the block that runs."""
         if self.worker.interrupt is not None:
             self.worker.interrupt()
-        else:
+        if self.worker.interrupt is None or self.worker.aux is None:
             self.send({"op": "interrupt"})
 
     async def load(

@@ -105,19 +105,21 @@ class CommandWorker:
         command: what leads to a guest that waits for its preface.
         environment: of the command; None is this process's.
         end: called in a thread to end what killing the command leaves alive; None where that is nothing.
+        folder: that the command runs in; None is this process's.
 
     Raises:
         IsolationUnavailable: the command cannot be started.
     """
 
     aux: None = None
-    interrupt: None = None
+    interrupt: Callable[[], None] | None = None
 
     def __init__(
         self,
         command: Sequence[str],
         environment: Mapping[str, str] | None = None,
         end: Callable[[], None] | None = None,
+        folder: str | None = None,
     ) -> None:
         self._end = end
         self._ending: threading.Thread | None = None
@@ -131,6 +133,7 @@ class CommandWorker:
                 stdout=inside.fileno(),
                 stderr=errors,
                 env=None if environment is None else dict(environment),
+                cwd=folder,
                 start_new_session=True,  # Ctrl-C at the terminal is for the host
             )
         except OSError as error:
@@ -169,6 +172,13 @@ class CommandWorker:
         self.rpc.close()
         os.close(self.output)
 
+    def send_ahead(self, data: bytes) -> None:
+        """Send what the guest needs before the first frame. Whoever waits until it is ready hears of a failure."""
+        with suppress(OSError):
+            self.rpc.settimeout(START)
+            self.rpc.sendall(data)
+            self.rpc.settimeout(None)
+
     def _signal(self) -> None:
         with suppress(ProcessLookupError):
             if self._process.poll() is None:  # else another process may have its number
@@ -183,10 +193,7 @@ def started(
 ) -> CommandWorker:
     """Start a worker by a command, and send ahead what it needs. Blocks; call it in a thread."""
     worker = CommandWorker(command, environment, end)
-    with suppress(OSError):  # whoever waits until it is ready hears how it ended
-        worker.rpc.settimeout(START)
-        worker.rpc.sendall(ahead)
-        worker.rpc.settimeout(None)
+    worker.send_ahead(ahead)
     return worker
 
 

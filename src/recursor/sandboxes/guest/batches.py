@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import copy
 import hashlib
-import queue
 from collections.abc import Callable, Iterable, Sized
 from functools import partial
 from typing import Any, TypeAlias
@@ -89,7 +88,7 @@ class Batch:
         Raises:
             SubcallError: the batch was refused as a whole, or some calls failed.
         """
-        woken: queue.SimpleQueue[None] = queue.SimpleQueue()
+        woken = self._channel.inbox()
         self._wake = partial(woken.put, None)
         announcement = self._announcement()
         if announcement is not None:

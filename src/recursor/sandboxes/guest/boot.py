@@ -54,6 +54,9 @@ def main() -> NoReturn:
     setup = json.loads(zlib.decompress(_take(incoming, size)))
     sys.dont_write_bytecode = True
     sys.meta_path.insert(0, _Modules(setup["modules"]))
+    if sys.platform == "emscripten":
+        wasm: Any = importlib.import_module("guest.wasm")
+        wasm.serve(incoming, outgoing)
     worker: Any = importlib.import_module("guest.worker")
     selflock: Any = importlib.import_module("guest.selflock")
     worker.serve_stream(incoming, outgoing, selflock.lock_in(**setup["lock"]))

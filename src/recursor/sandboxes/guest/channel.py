@@ -105,7 +105,7 @@ class Channel:
         self._reader: threading.Thread | None = None
         self._sending = False
         self._interrupted = False
-        self.commands: queue.SimpleQueue[tuple[dict[str, Any], bytes]] = queue.SimpleQueue()
+        self.commands: queue.SimpleQueue[tuple[dict[str, Any], bytes]] = self.inbox()
 
     def start(self) -> None:
         """Begin to read. Call it in the thread that runs the blocks."""
@@ -128,7 +128,11 @@ class Channel:
         self._write_lock = threading.Lock()
         self._sending = self._interrupted = False
         self._waiting.clear()
-        self.commands = queue.SimpleQueue()
+        self.commands = self.inbox()
+
+    def inbox(self) -> queue.SimpleQueue[Any]:
+        """Make a queue whose `get` waits for what the thread that reads puts into it."""
+        return queue.SimpleQueue()
 
     def interrupt(self) -> None:
         """Raise KeyboardInterrupt: here, or after the frame that is being sent, since half of one ends the REPL."""
@@ -238,13 +242,10 @@ class Channel:
     # The thread that reads ----------------------------------------------------------------------
 
     def _read(self) -> None:
-        incoming = self._incoming
         try:
             reads = True
             while reads:
-                head, body = _HEAD.unpack(incoming.take(_HEAD.size))
-                header = _loads(incoming.take(head).decode("utf-8"))
-                data = incoming.take(body)
+                header, data = self._next()
                 if header["op"] == "reply":
                     self._settle(header, data)
                 elif header["op"] == "fork":
@@ -256,6 +257,13 @@ class Channel:
             self._hang_up()
         except (OSError, EOFError):
             self._hang_up()
+
+    def _next(self) -> tuple[dict[str, Any], bytes]:
+        """Read a frame: header and body."""
+        incoming = self._incoming
+        head, body = _HEAD.unpack(incoming.take(_HEAD.size))
+        header = _loads(incoming.take(head).decode("utf-8"))
+        return header, incoming.take(body)
 
     def _take(self, header: dict[str, Any], data: bytes) -> None:
         if header["op"] == "room":

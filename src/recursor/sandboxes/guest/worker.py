@@ -376,7 +376,7 @@ def _no_input(prompt: object = "") -> NoReturn:  # noqa: ARG001
 
 def serve(rpc_fd: int, aux_fd: int) -> NoReturn:
     """Take over this process as the REPL of the host at the other end of `rpc_fd`."""
-    _serve(Channel(socket.socket(fileno=rpc_fd), socket.socket(fileno=aux_fd), leave))
+    serve_over(Channel(socket.socket(fileno=rpc_fd), socket.socket(fileno=aux_fd), leave))
 
 
 def serve_stream(incoming: int, outgoing: int, facts: dict[str, Any]) -> NoReturn:
@@ -385,10 +385,11 @@ def serve_stream(incoming: int, outgoing: int, facts: dict[str, Any]) -> NoRetur
     Args:
         facts: about this place, for the host.
     """
-    _serve(Channel(Duplex(incoming, outgoing), None, leave), facts)
+    serve_over(Channel(Duplex(incoming, outgoing), None, leave), facts)
 
 
-def _serve(channel: Channel, facts: dict[str, Any] | None = None) -> NoReturn:
+def serve_over(channel: Channel, facts: dict[str, Any] | None = None) -> NoReturn:
+    """The same, over a channel that the caller has made."""
     mapped.allow()
     capture = Capture()
 

@@ -1,0 +1,189 @@
+"""The worker where Python is WebAssembly: no threads, no processes, a file system in memory.
+
+Nothing reads frames while code runs. Whoever waits for one reads until it is there: the worker for its
+next command, a call for its result, an event loop that has nothing to do. A timer of an event loop is
+late while calls are in flight, by as long as the next result takes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import marshal
+import signal
+import sys
+import time
+import types
+from collections import deque
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+
+def _complete() -> None:
+    """Add what the modules of the worker take for granted, and this Python lacks."""
+    resource: Any = types.ModuleType("resource")
+    resource.RLIMIT_AS, resource.RLIM_INFINITY = 0, -1
+    resource.getrlimit = lambda _kind: (-1, -1)  # the memory of the module has an end of its own
+    resource.setrlimit = lambda _kind, _limits: None
+    sys.modules["resource"] = resource
+    signal.pthread_kill = lambda _thread, number: signal.raise_signal(number)
+
+
+if sys.platform == "emscripten":
+    _complete()
+
+from . import contexts, values, worker  # noqa: E402 - they need what was added
+from .channel import Channel, Duplex, Incoming, Settle, leave, result  # noqa: E402
+from .documents import text_or_bytes  # noqa: E402
+from .mapped import CODECS  # noqa: E402
+
+if sys.platform == "emscripten":
+    del sys.modules["resource"]
+
+
+class PumpedChannel(Channel):
+    """A channel that is read by those who wait."""
+
+    def __init__(self, rpc: Duplex, hang_up: Callable[[], Any]) -> None:
+        super().__init__(rpc, None, hang_up)
+        self._incoming = Incoming(rpc)
+        self._content: dict[int, bytearray] = {}
+        """Contexts whose parts arrive, by number."""
+
+    def start(self) -> None:
+        """Nothing reads by itself."""
+
+    def inbox(self) -> Any:
+        return PumpedQueue(self.pump)
+
+    @property
+    def waits(self) -> bool:
+        """Whether a call is in flight."""
+        return bool(self._waiting)
+
+    def pump(self) -> None:
+        """Read one frame and deal with it. Blocks until there is one."""
+        self._sending = True  # half a frame may no more be left than half of one be sent
+        try:
+            self._handle(*self._incoming.frame())
+        except (OSError, EOFError):
+            self._hang_up()
+        finally:
+            self._sending = False
+        if self._interrupted:
+            self._interrupted = False
+            raise KeyboardInterrupt
+
+    def ask(self, start: bytes, body: bytes = b"", number: int | None = None) -> Any:
+        outcomes: list[Any] = []
+        settle: Settle = outcomes.append
+        number, data = self.prepare(start, body, settle, number)
+        try:
+            self.transmit(data)
+            while not outcomes:
+                self.pump()
+        except (KeyboardInterrupt, SystemExit):
+            self.cancel([number])
+            raise
+        return result(outcomes[0])
+
+    def _put(self, number: int, data: bytes) -> None:
+        if number not in self._content:
+            self._content.clear()  # the host has given up what came before
+        try:
+            self._content.setdefault(number, bytearray()).extend(data)
+        except MemoryError:  # loading says so
+            self._content = {number: bytearray()}
+
+    def _loaded(self, number: int) -> Any:
+        return self._content.pop(number, bytearray())
+
+
+class PumpedQueue:
+    """A queue whose `get` has frames read until it holds something."""
+
+    def __init__(self, pump: Callable[[], None]) -> None:
+        self._pump = pump
+        self._held: deque[Any] = deque()
+
+    def put(self, item: Any) -> None:
+        self._held.append(item)
+
+    def get(self) -> Any:
+        while not self._held:
+            self._pump()
+        return self._held.popleft()
+
+
+class _Idle:
+    """Stands for a selector: what an event loop does until there is something to do."""
+
+    def __init__(self, channel: PumpedChannel) -> None:
+        self._channel = channel
+
+    def select(self, timeout: float | None) -> list[Any]:
+        if timeout is None or (timeout > 0 and self._channel.waits):
+            self._channel.pump()
+        elif timeout > 0:
+            time.sleep(timeout)
+        return []
+
+
+class Loop(asyncio.base_events.BaseEventLoop):
+    """An event loop of timers and sub-calls, and of no files and sockets."""
+
+    def __init__(self, channel: PumpedChannel) -> None:
+        super().__init__()
+        self._selector = _Idle(channel)
+
+    def _process_events(self, _events: list[Any]) -> None:
+        """There are none."""
+
+    def _write_to_self(self) -> None:
+        """Nobody waits in another thread."""
+
+
+_WHOLE: dict[str, Callable[[bytes], Any]] = {
+    "bytes": bytes,
+    "file": text_or_bytes,
+    "values": lambda data: values.decode("values", data, bounded=False),
+}
+
+
+def load(content: bytearray, form: str, size: int) -> Any:
+    """Make the value of a context, as `contexts.load` does from a descriptor."""
+    if len(content) != size:
+        raise MemoryError("there is no room for it")
+    if form == "text" or form in contexts.FIXED:
+        codec = CODECS[contexts.FIXED[form]] if form in contexts.FIXED else "utf-8"
+        return content.decode(codec, "surrogatepass")
+    if form in _WHOLE:
+        return _WHOLE[form](bytes(content))
+    file = io.BytesIO(content)
+    index = json.loads(file.readline())
+    if form == "documents":
+        return {name: text_or_bytes(file.read(length)) for name, length in index}
+    if index["type"] == "list":
+        parts = [marshal.load(file) for _ in range(index["parts"])]  # noqa: S302 - written by the host, read in the sandbox
+        return [item for part in parts for item in part]
+    return marshal.load(file)  # noqa: S302 - as above
+
+
+def serve(incoming: int, outgoing: int) -> NoReturn:
+    """Take over this Python as the REPL of the host at the other end of the two descriptors."""
+    channel = PumpedChannel(Duplex(incoming, outgoing), leave)
+    asyncio._set_running_loop(None)  # Pyodide's, which would run after us
+    for module in (asyncio, asyncio.events):
+        module.new_event_loop = lambda: Loop(channel)  # type: ignore[attr-defined]
+    contexts.load = load  # type: ignore[assignment]
+    _hide_javascript()
+    worker.serve_over(channel)
+
+
+def _hide_javascript() -> None:
+    """Take away the modules that lead out of Python. Native code leads there, too: this is no lock."""
+    ours = ("js", "pyodide_js")
+    for name in [name for name in sys.modules if name.partition(".")[0] in ours]:
+        del sys.modules[name]
+    sys.meta_path[:] = [finder for finder in sys.meta_path if type(finder).__name__ != "JsFinder"]
