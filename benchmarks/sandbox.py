@@ -68,9 +68,12 @@ class Column:
 
 IMAGE = "image:none"
 CONTAINER = ("--sandbox", "docker", "--image", IMAGE)
+PYODIDE = env.ROOT / "tests" / "pyodide" / "node_modules" / "pyodide"
+WASM = ("--sandbox", "wasm", "--image", str(PYODIDE))
 COLUMNS = (
     Column("process", OURS, "repl.py"),
     Column("container", OURS, "repl.py", CONTAINER, Column.tasks - {"context", "many"}),
+    Column("wasm", OURS, "repl.py", WASM, Column.tasks - {"context", "many"}),
     Column("inprocess", OURS, "repl.py", ("--sandbox", "inprocess"), Column.tasks - {"rebirth"}),
     Column("rlms", RLMS, "rlms_repl.py", (), Column.tasks - {"interrupt", "rebirth"}),
     Column("rlms ipykernel", KERNEL, "rlms_repl.py", ("--kernel",), frozenset({"start", "cell", "calls"})),
@@ -131,11 +134,12 @@ def main() -> None:
         containers = can_contain()
         if containers:
             put_engine(Path(folder))
+        absent = {*(() if containers else ("container",)), *(() if PYODIDE.is_dir() else ("wasm",))}
         first = Sandboxes("", Path(folder), "", results, COLUMNS[0], large)
         for number in range(options.repeats):
             for task in only:
                 for column in COLUMNS:
-                    if task in column.tasks and (containers or column.name != "container"):
+                    if task in column.tasks and column.name not in absent:
                         print(f"{number + 1}/{options.repeats} {task} {column.name}", file=sys.stderr)
                         replace(first, column=column).measure(task)
     facts["load after"] = f"{os.getloadavg()[0]:.1f}"
@@ -203,7 +207,8 @@ def report(results: Results, facts: dict[str, str], options: argparse.Namespace)
         "`inprocess` and the local REPL of rlms run code in the caller's own process, without isolation: a tool "
         "is a plain call there, and so it is in the IPython kernel of `rlms ipykernel`, a process of its own without "
         "isolation. `container` is runc under the stand-in for an engine of tests/engine.py, so that a "
-        "start holds no engine's own time. In brackets, times that of `process`.",
+        "start holds no engine's own time. `wasm` is Python in WebAssembly (`make pyodide`). In brackets, times "
+        "that of `process`.",
         tables.table(["", *names], [_row(figure, medians, names) for figure in ROWS if figure in medians]),
     ]
     reasons = [

@@ -25,7 +25,7 @@ from recursor.types import Execution, Subcall, ToolCall
 Figures: TypeAlias = dict[str, Any]
 STARTS, CELLS, CALLS, BATCH, PAYLOADS, STOPS, FURTHER, MANY = 50, 1000, 1000, 10_000, 10, 10, 5, 100
 CONTAINERS = 5
-"""Starts of containers, which take a hundred times as long."""
+"""Starts of containers and of WebAssembly, which take a hundred times as long and more."""
 PAYLOAD = b"x" * 10_000_000
 BOUND = 0.1
 SEE = "print(len(context), context[-6:])"
@@ -76,6 +76,10 @@ def sandbox_of(options: Options) -> Sandbox:
         from recursor.sandboxes.container import DockerSandbox  # noqa: PLC0415
 
         return DockerSandbox(options.image)
+    if options.sandbox == "wasm":
+        from recursor.sandboxes.wasm import WasmSandbox  # noqa: PLC0415
+
+        return WasmSandbox(options.image)
     from recursor.sandboxes.process import ProcessSandbox  # noqa: PLC0415
 
     return ProcessSandbox()
@@ -98,7 +102,7 @@ async def opened(sandbox: Sandbox, size: int = 0) -> Repl:
 
 async def start(sandbox: Sandbox, options: Options) -> Figures:
     opens, cells = [], []
-    for _ in range(CONTAINERS if options.sandbox == "docker" else STARTS):
+    for _ in range(CONTAINERS if options.sandbox in ("docker", "wasm") else STARTS):
         began = time.perf_counter()
         repl = await sandbox.open()
         opens.append(time.perf_counter() - began)

@@ -58,21 +58,49 @@ python.setInterruptBuffer({
 
 const { FS } = python;
 const { MEMFS } = FS.filesystems;
-const most = Number(scratch);
-let bytes = 0;
-let nodes = 0;
-const grow = MEMFS.expandFileStorage;
-MEMFS.expandFileStorage = (node, size) => {
-  const before = node.contents ? node.contents.length : 0;
-  if (size > before && bytes + size - before > most) throw new FS.ErrnoError(51); // ENOSPC
-  grow(node, size);
-  bytes += (node.contents ? node.contents.length : 0) - before;
+const NO_SPACE = 51;
+const bounds = { bytes: Number(scratch), nodes: Number(files) };
+let held = { bytes: 0, nodes: 0 };
+
+function count() {
+  const seen = new Set(FS.streams.filter(Boolean).map((stream) => stream.node));
+  const visit = (node) => {
+    seen.add(node);
+    if (FS.isDir(node.mode) && node.contents) Object.values(node.contents).forEach(visit);
+  };
+  visit(FS.root);
+  let bytes = 0;
+  for (const node of seen) bytes += node.usedBytes || 0;
+  held = { bytes, nodes: seen.size };
+}
+
+function charge(what, amount) {
+  if (amount <= 0) return;
+  if (held[what] + amount > bounds[what]) count(); // some may have been deleted
+  if (held[what] + amount > bounds[what]) throw new FS.ErrnoError(NO_SPACE);
+  held[what] += amount;
+}
+
+const streams = MEMFS.ops_table.file.stream;
+const { write } = streams;
+streams.write = (stream, buffer, offset, length, position, canOwn) => {
+  charge("bytes", position + length - (stream.node.usedBytes || 0));
+  return write(stream, buffer, offset, length, position, canOwn);
 };
-const create = MEMFS.createNode;
+const { resizeFileStorage, createNode } = MEMFS;
+MEMFS.resizeFileStorage = (node, size) => {
+  charge("bytes", size - (node.usedBytes || 0));
+  return resizeFileStorage(node, size);
+};
 MEMFS.createNode = (...given) => {
-  if (++nodes > Number(files)) throw new FS.ErrnoError(51);
-  return create(...given);
+  charge("nodes", 1);
+  return createNode(...given);
 };
+count();
+bounds.bytes += held.bytes;
+bounds.nodes += held.nodes;
+for (const path of ["/dev/tty", "/dev/tty1"]) FS.unlink(path);
+for (const path of ["/dev/shm/tmp", "/dev/shm"]) FS.rmdir(path);
 
 // No rights, and no names to try any with -----------------------------------------------------------
 

@@ -144,6 +144,18 @@ class Loop(asyncio.base_events.BaseEventLoop):
         """Nobody waits in another thread."""
 
 
+_SLICE = 0.02
+_sleep, _monotonic = time.sleep, time.monotonic
+
+
+def sleep(seconds: float) -> None:
+    """Delay execution for a given number of seconds. Unlike the system's it can be interrupted."""
+    end = _monotonic() + seconds
+    _sleep(min(seconds, _SLICE))
+    while (left := end - _monotonic()) > 0:
+        _sleep(min(left, _SLICE))
+
+
 _WHOLE: dict[str, Callable[[bytes], Any]] = {
     "bytes": bytes,
     "file": text_or_bytes,
@@ -177,6 +189,7 @@ def serve(incoming: int, outgoing: int) -> NoReturn:
     for module in (asyncio, asyncio.events):
         module.new_event_loop = lambda: Loop(channel)  # type: ignore[attr-defined]
     contexts.load = load  # type: ignore[assignment]
+    time.sleep = sleep
     _hide_javascript()
     worker.serve_over(channel)
 
