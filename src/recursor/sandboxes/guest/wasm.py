@@ -34,7 +34,7 @@ if sys.platform == "emscripten":
     _complete()
 
 from . import contexts, values, worker  # noqa: E402 - they need what was added
-from .channel import Channel, Duplex, Incoming, Settle, leave, result  # noqa: E402
+from .channel import Channel, Duplex, Settle, leave, result  # noqa: E402
 from .documents import text_or_bytes  # noqa: E402
 from .mapped import CODECS  # noqa: E402
 
@@ -47,7 +47,6 @@ class PumpedChannel(Channel):
 
     def __init__(self, rpc: Duplex, hang_up: Callable[[], Any]) -> None:
         super().__init__(rpc, None, hang_up)
-        self._incoming = Incoming(rpc)
         self._content: dict[int, bytearray] = {}
         """Contexts whose parts arrive, by number."""
 
@@ -66,7 +65,11 @@ class PumpedChannel(Channel):
         """Read one frame and deal with it. Blocks until there is one."""
         self._sending = True  # half a frame may no more be left than half of one be sent
         try:
-            self._handle(*self._incoming.frame())
+            header, data = self._next()
+            if header["op"] == "reply":
+                self._settle(header, data)
+            else:
+                self._take(header, data)
         except (OSError, EOFError):
             self._hang_up()
         finally:
@@ -189,7 +192,7 @@ def serve(incoming: int, outgoing: int) -> NoReturn:
     for module in (asyncio, asyncio.events):
         module.new_event_loop = lambda: Loop(channel)  # type: ignore[attr-defined]
     contexts.load = load  # type: ignore[assignment]
-    time.sleep = sleep
+    time.sleep = sleep  # type: ignore[assignment]
     _hide_javascript()
     worker.serve_over(channel)
 
