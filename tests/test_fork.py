@@ -17,6 +17,8 @@ from recursor.errors import SandboxError
 from recursor.protocols import CopyableRepl, Repl
 from recursor.sandboxes.inprocess import InProcessSandbox
 from recursor.sandboxes.process import ProcessSandbox
+from recursor.testing import check_sandbox, run_attacks
+from recursor.testing.programs import QUICK
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the process sandbox is made of Linux")
 
@@ -229,3 +231,205 @@ async def test_a_repl_that_died_between_blocks_tells_it_beside_the_next(repl: Co
     assert found.output.head == "1\n"
     assert any("died after the block before" in note for note in found.notes)
     assert any("went back" in note for note in found.notes)
+
+
+# Code that is out to get a process --------------------------------------------------------------
+
+GUEST = "import os, signal, sys, threading, time\nforking = sys.modules['guest.forking']\nreal = os.fork\n"
+REFUSED = """
+def refused(act, *arguments):
+    try: act(*arguments)
+    except OSError as error: print('refused', error.errno)
+    else: print('BROKEN')
+"""
+
+
+async def test_a_permission_is_good_for_one_process(repl: CopyableRepl) -> None:
+    code = """
+def twice():
+    pid = real()
+    if pid:
+        for _ in range(20):
+            try: extra = real()
+            except OSError: found.append('refused')
+            else: os._exit(0) if not extra else found.append('BROKEN')
+    return pid
+found = []
+forking._fork = twice
+"""
+    await Bench(repl).shown(GUEST + code)
+    before = processes()
+    fork = await repl.fork()
+    assert await Bench(repl).shown("set(found), len(found)") == "({'refused'}, 20)\n"
+    assert len(processes() - before) == 1
+    await fork.close()
+    assert await Bench(repl).shown(REFUSED + "for _ in range(3): refused(real)") == "refused 1\n" * 3
+
+
+async def test_a_permission_that_was_not_used_is_taken_back(repl: CopyableRepl) -> None:
+    code = "def no(): raise OSError(11, 'not now')\nforking._fork = no"
+    await Bench(repl).shown(GUEST + code)
+    for _ in range(3):
+        with pytest.raises(SandboxError, match="not now"):
+            await repl.fork()
+    assert await Bench(repl).shown(REFUSED + "refused(real)") == "refused 1\n"
+
+
+async def test_a_thread_cannot_use_the_permission_of_its_process(repl: CopyableRepl) -> None:
+    code = (
+        REFUSED
+        + """
+def from_a_thread():
+    thread = threading.Thread(target=refused, args=(real,))
+    thread.start()
+    thread.join()
+    return real()
+forking._fork = from_a_thread
+"""
+    )
+    await Bench(repl).shown(GUEST + code)
+    fork = await repl.fork()
+    assert await Bench(fork).shown("n = 1; n") == "1\n"
+    await fork.close()
+
+
+@pytest.mark.parametrize("ends", [False, True])
+async def test_a_process_that_does_not_show_itself_is_ended_and_so_is_who_forked_it(
+    ends: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("recursor.sandboxes.branches.BIRTH", 0.5)
+    first = copyable(await ProcessSandbox(memory=512 << 20).open())
+    try:
+        before = processes()
+        await Bench(first).shown("kept = 1")
+        second = await first.fork()
+        code = f"""
+def hide():
+    if not real():
+        while True: time.sleep(100)
+    {"os._exit(0)" if ends else "return 1"}
+forking._fork = hide
+"""
+        await Bench(second).shown(GUEST + code)
+        with pytest.raises(SandboxError):
+            await second.fork()
+        await second.close()
+        assert processes() == before
+        assert await Bench(first).shown("kept") == "1\n"
+        await (await first.fork()).close()
+    finally:
+        await first.close()
+
+
+async def test_a_process_that_shows_another_in_its_place_gains_nothing(repl: CopyableRepl) -> None:
+    code = """
+births = []
+def spy(fd, data):
+    births.append(fd)
+    return write(fd, data)
+write, forking._write = forking._write, spy
+def parent_shows():
+    pid = real()
+    if not pid: time.sleep(100)
+    return pid
+forking._fork = parent_shows
+"""
+    await Bench(repl).shown(
+        GUEST
+        + code
+        + "take = forking._close\nforking._close = lambda fd: (write(fd, b'.') if fd > 4 else 0, take(fd))"
+    )
+    before = processes()
+    with pytest.raises(SandboxError):
+        async with asyncio.timeout(20):
+            await repl.fork()
+    assert len(processes()) <= len(before)
+    assert await Bench(repl).shown("6 * 7") == "42\n"
+
+
+async def test_copies_cannot_signal_each_other_nor_change_each_others_limits(repl: CopyableRepl) -> None:
+    forks = [await repl.fork() for _ in range(3)]
+    code = (
+        GUEST
+        + REFUSED
+        + """
+import resource
+for pid in (1, 2, 3, 4, 5, -1, 0):
+    if pid != os.getpid():
+        refused(os.kill, pid, 9)
+        refused(os.kill, pid, 0)
+    if pid > 0:
+        refused(os.sched_setaffinity, pid, {0})
+        refused(resource.prlimit, pid, resource.RLIMIT_NOFILE)
+refused(os.killpg, 2, 9)
+os.kill(os.getpid(), 0)
+"""
+    )
+    for fork in forks:
+        assert "BROKEN" not in await Bench(fork).shown(code)
+    for each in (repl, *forks):
+        assert await Bench(each).shown("6 * 7") == "42\n"
+        if each is not repl:
+            await each.close()
+
+
+async def test_there_is_an_end_to_copies(repl: CopyableRepl) -> None:
+    forks = [await repl.fork() for _ in range(79)]
+    with pytest.raises(SandboxError, match="close some of them"):
+        await repl.fork()
+    await forks[0].close()
+    forks[0] = await forks[1].fork()
+    assert await Bench(forks[0]).shown("6 * 7") == "42\n"
+    await asyncio.gather(*(fork.close() for fork in forks))
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        'send({"op": "forked", "re": 1})',
+        'send({"op": "forked", "re": -1})',
+        'for n in range(-1, -300, -1): send({"op": "branch", "id": n})',
+        'send({"op": "branch", "id": -5}); send({"op": "branch", "id": -5})',
+        'send({"op": "rlm_query", "id": -9, "model": None, "schema": None, "tools": [], "instruction": None, "limits": None, "question": 0, "context": None, "fork": -77})',
+        'send({"op": "ready"})',
+    ],
+)
+async def test_forged_frames_of_forks_do_nothing_to_the_host(repl: CopyableRepl, frames: str) -> None:
+    code = """
+import json, os, struct
+def send(header):
+    data = json.dumps(header).encode()
+    os.write(3, struct.pack('<II', len(data), 0) + data)
+"""
+    before = processes()
+    async with asyncio.timeout(30):
+        await Bench(repl).run(code + frames, max_time=2)
+        for _ in range(3):
+            if (await Bench(repl).run("x = 6 * 7")).error is None:
+                break
+        assert await Bench(repl).shown("x") == "42\n"
+    assert len(processes()) <= len(before) + 1
+    fork = await repl.fork()
+    assert await Bench(fork).shown("x") == "42\n"
+    await fork.close()
+
+
+class Copies:
+    """The default sandbox, whose REPLs are copies of copies."""
+
+    async def open(self, **options: Any) -> Repl:
+        first = copyable(await ProcessSandbox(memory=256 << 20, scratch=8 << 20).open(**options))
+        second = await first.fork()
+        await first.close()
+        third = await second.fork()
+        await second.close()
+        return third
+
+
+async def test_a_copy_is_as_locked_in_as_what_it_was_made_of() -> None:
+    findings = await run_attacks(Copies(), QUICK)
+    assert [str(each) for each in findings if not each.held] == []
+
+
+async def test_a_copy_passes_the_checks_of_a_sandbox() -> None:
+    await check_sandbox(Copies())

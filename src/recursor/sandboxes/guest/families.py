@@ -6,8 +6,11 @@ before the others, and all end with it.
 
 A worker's filter stops it when it wants to fork, and asks who holds the filter's descriptor: this
 file, which says yes to the one process that the host has named, once for each time that it has, and
-no to everything else. The process that comes of it holds an end of a socket that the host has made
-for it, on which the kernel says who it is. One that does not show itself there ends the family.
+no to everything else. The process that comes of it gives up, once more by permission, to signal any
+but itself. It holds an end of a socket that the host has made for it, on which the kernel says who
+it is. Where one does not show itself there, it and who has forked it are ended.
+
+They also share a user, a /tmp, and the limit of threads.
 """
 
 from __future__ import annotations
@@ -30,7 +33,8 @@ _STACK = 1 << 14
 _WITH_TEMPLATE = 0x100 | 0x400
 """CLONE_VM and CLONE_FILES: no copy of either is made, and no descriptor is held open by one."""
 _RECEIVE, _SEND, _CONTINUE = 0xC0502100, 0xC0182101, 1
-_REQUEST, _HEAD, _ANSWER = 80, struct.Struct("=QI"), struct.Struct("=QqiI")
+_REQUEST, _HEAD, _ANSWER = 80, struct.Struct("=QIIi"), struct.Struct("=QqiI")
+"""struct seccomp_notif: its size, and its id, pid, flags and number of the call; struct seccomp_notif_resp."""
 _CREDENTIALS = struct.Struct("=iII")
 _PIDFD_GETFD = 438
 
@@ -42,6 +46,7 @@ class Family:
 
     Args:
         namespace: whether they have one of their own; without it there is one process, which cannot fork.
+        pinning: the number of the call by which a new process gives up to signal others: seccomp(2).
 
     Attributes:
         first: the pid of the first process; 0 when all has ended, or without a namespace.
@@ -49,7 +54,7 @@ class Family:
         members: numbers, by pid, of those that the host has not asked to reap.
     """
 
-    def __init__(self, *, namespace: bool) -> None:
+    def __init__(self, *, namespace: bool, pinning: int) -> None:
         self._stack = ctypes.create_string_buffer(_STACK)
         self.first = 0
         if namespace:
@@ -61,13 +66,15 @@ class Family:
         """Where the child of a member is to show itself, by the member's pid."""
         self._allowed: set[int] = set()
         """Those of them that may fork, until they have."""
+        self._pinning = pinning
+        self._unpinned = False
+        """Whether there may be one that has not yet."""
 
     def _wait_for_ever(self) -> int:
         top = (ctypes.addressof(self._stack) + _STACK) & ~15
         wait = ctypes.cast(_libc.pause, ctypes.c_void_p)
-        before = signal.signal(
-            signal.SIGCHLD, signal.SIG_IGN
-        )  # it inherits that: orphans leave nothing behind
+        # It inherits this, so that orphans leave nothing behind.
+        before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
         flags = _WITH_TEMPLATE | linux.NEWPID | signal.SIGCHLD
         pid: int = _libc.clone(wait, ctypes.c_void_p(top), flags, None)
         signal.signal(signal.SIGCHLD, before)
@@ -100,18 +107,20 @@ class Family:
         return next(pid for pid, candidate in self.members.items() if candidate == number)
 
     def judge(self) -> None:
-        """Answer a process that wants to fork."""
+        """Answer a process that wants to fork, or to be pinned."""
         request = bytearray(_REQUEST)
         try:
             fcntl.ioctl(self.listener, _RECEIVE, request)
-            number, caller = _HEAD.unpack_from(request)
-            allowed = caller in self._allowed
+            number, caller, _, call = _HEAD.unpack_from(request)
+            pins = call == self._pinning
+            allowed = self._unpinned and caller not in self.members if pins else caller in self._allowed
             answer = (0, _CONTINUE) if allowed else (-errno.EPERM, 0)
             fcntl.ioctl(self.listener, _SEND, _ANSWER.pack(number, 0, *answer))
         except OSError:
             return  # it has ended, or was interrupted and asks again
-        if allowed:
+        if allowed and not pins:
             self._allowed.remove(caller)
+            self._unpinned = True
 
     def begin_fork(self, pid: int, birth: int) -> None:
         """Allow a member to fork once; its child is to show itself at the other end of `birth`.
@@ -141,6 +150,7 @@ class Family:
         forked = pid not in self._allowed
         self._allowed.discard(pid)
         with self._births.pop(pid) as end:
+            self._unpinned = self._unpinned and bool(self._births)
             try:
                 said, ancillary, _, _ = end.recvmsg(1, socket.CMSG_SPACE(_CREDENTIALS.size))
             except OSError:

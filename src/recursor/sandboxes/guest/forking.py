@@ -19,7 +19,7 @@ from contextlib import suppress
 
 from .channel import Channel
 
-_fork, _dup2, _close, _write = os.fork, os.dup2, os.close, os.write
+_fork, _dup2, _close, _write, _exit = os.fork, os.dup2, os.close, os.write, os._exit
 _mask = signal.pthread_sigmask
 _SHOWN = 3
 """Names of threads that a refusal tells."""
@@ -80,12 +80,24 @@ def fork(channel: Channel, descriptors: Sequence[int]) -> bool:
             channel.move(rpc, aux)
             _dup2(output, 1)
             _dup2(output, 2)
+            _pin()
             _write(birth, b".")
     finally:
         for descriptor in descriptors:
             if descriptor >= 0:
                 _close(descriptor)
     return child
+
+
+def _pin() -> None:
+    """Let this process signal itself alone; it ends where that is not to be had."""
+    from . import seccomp  # noqa: PLC0415 - only where processes fork is there one, and Linux
+
+    try:
+        seccomp.pin(os.getpid())
+    except OSError:
+        _write(2, b"a copy of the REPL was not kept from signalling others\n")
+        _exit(1)
 
 
 def abandon(loop: asyncio.AbstractEventLoop | None) -> None:

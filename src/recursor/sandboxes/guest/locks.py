@@ -33,6 +33,7 @@ class Locks:
         """How many a worker may have; 0 where nothing limits them."""
         self._filter = _filter()
         self.syscalls = self._filter.allowed + self._filter.conditional
+        self.pinning = self._filter.number
 
     def lock_in(self, memory: int, scratch: int, *, last: int) -> int:
         """Make this process a worker's, for good, but for the descriptor of its filter.

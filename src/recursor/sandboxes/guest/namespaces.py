@@ -9,7 +9,7 @@ import os
 import resource
 import socket
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager, suppress
 
 from . import linux
@@ -90,6 +90,29 @@ class Proc:
                     descriptor = os.open(f"{name}/status", os.O_RDONLY, dir_fd=self._directory)
                     with open(descriptor, encoding="utf-8", errors="replace") as file:
                         yield dict(line.split(":", 1) for line in file.read().splitlines() if ":" in line)
+
+    def children(self, parent: int, *, beside: int, known: Container[int]) -> list[int] | None:
+        """Pids of processes that are not known, and are children of a process, or have lost it to another.
+
+        None where nothing can be said of that, since not even one that is known can be seen.
+
+        Args:
+            parent: a process in a namespace below this one's.
+            beside: the first process there, which children are given to whose own parent has ended.
+        """
+        level = len(self.read("status").partition("NSpid:")[2].partition("\n")[0].split()) - 1
+        above: dict[int, int] = {}
+        numbers: dict[int, int] = {}
+        for status in self.statuses():
+            pids = status.get("NSpid", "").split()
+            if len(pids) > level:
+                numbers[int(pids[0])] = int(pids[level])
+                above[int(pids[level])] = int(status["PPid"])
+        if not any(pid in known for pid in above):
+            return None
+        return [
+            pid for pid, its in above.items() if numbers.get(its) in (parent, beside) and pid not in known
+        ]
 
     def address_space(self) -> int:
         return int(self.read("statm").split()[0]) * resource.getpagesize()

@@ -197,7 +197,7 @@ _SETSOCKOPTS = [9, 20, 21, 66, 67]
 _SET_DUMPABLE = 4
 _PRCTLS = [3, 15, 16, 23, 0x53564D41]
 """GET_DUMPABLE, SET_NAME, GET_NAME, CAPBSET_READ, SET_VMA (names of maps, by malloc)."""
-_SIGSTOP = 19
+_SIGSTOP, _MODE_FILTER, _NEW_LISTENER = 19, 1, 8
 _FORK = 0x1200011
 """SIGCHLD, CHILD_SETTID and CHILD_CLEARTID: what the C library's fork asks of clone, and nothing else."""
 
@@ -290,10 +290,6 @@ _CONDITIONAL: dict[str, list[bytes]] = {
 }
 
 _FORKS: dict[str, list[bytes]] = {
-    # Not to stop a process: nobody inside would let it go on.
-    "kill": _unless(1, _SIGSTOP),
-    "tkill": _unless(1, _SIGSTOP),
-    "tgkill": _unless(2, _SIGSTOP),
     # A process, too, where who holds the filter's descriptor says so: see `families`.
     "clone": [
         _op(_LOAD, _low(0)),
@@ -304,7 +300,36 @@ _FORKS: dict[str, list[bytes]] = {
         _op(_RETURN, _NOTIFY),
         _op(_RETURN, _EPERM),
     ],
+    # One more filter without a descriptor of its own (`pin`), where they say so.
+    "seccomp": [
+        _op(_LOAD, _low(0)),
+        _op(_EQUAL, _MODE_FILTER, 0, 3),
+        _op(_LOAD, _low(1)),
+        _op(_EQUAL, 0, 0, 1),
+        _op(_RETURN, _NOTIFY),
+        _op(_RETURN, _EPERM),
+    ],
+    # Not to stop a process: nobody inside would let it go on.
+    "kill": _unless(1, _SIGSTOP),
+    "tkill": _unless(1, _SIGSTOP),
+    "tgkill": _unless(2, _SIGSTOP),
+    # Of itself: others are of the same user.
+    "sched_setaffinity": _one_of(0, [0], _EPERM),
 }
+
+
+def pin(pid: int) -> None:
+    """Let this process, for good, signal itself alone, by its number: those beside it are of the same user.
+
+    A process that is forked from it has two of these filters, and signals nobody.
+    """
+    architecture = ARCHITECTURES[os.uname().machine]
+    program = [_op(_LOAD, _NUMBER)]
+    body = [_op(_LOAD, _low(0)), _op(_EQUAL, pid, 0, 1), _op(_RETURN, _ALLOW), _op(_RETURN, _EPERM)]
+    for name in ("kill", "tkill", "tgkill"):
+        program += [_op(_EQUAL, architecture.numbers[name], 0, len(body)), *body]
+    made = _Program(b"".join([*program, _op(_RETURN, _ALLOW)]))
+    linux.syscall("seccomp", architecture.seccomp, _MODE_FILTER, 0, made.header)
 
 
 def among_others(pid: int, alone: bool) -> dict[str, list[bytes]]:
@@ -370,6 +395,8 @@ class Filter:
         self._program = _Program(_assemble(self._architecture, rules))
         self._asking = _Program(_assemble(self._architecture, {**rules, **_FORKS})) if forks else None
         numbers = self._architecture.numbers
+        self.number = self._architecture.seccomp
+        """Of seccomp(2) itself."""
         self.allowed = sum(name in numbers for name in ALLOWED if name not in rules)
         """System calls that are allowed whatever their arguments."""
         self.conditional = sum(name in numbers for name in rules) - 1
@@ -382,12 +409,11 @@ class Filter:
             The descriptor whose holder is asked about forks; -1 where nobody is, and none are allowed:
             by choice, or since another filter that asks is in force already.
         """
-        set_mode_filter, new_listener = 1, 8
         number = self._architecture.seccomp
         if self._asking is not None:
             with suppress(OSError):
-                return linux.syscall("seccomp", number, set_mode_filter, new_listener, self._asking.header)
-        linux.syscall("seccomp", number, set_mode_filter, 0, self._program.header)
+                return linux.syscall("seccomp", number, _MODE_FILTER, _NEW_LISTENER, self._asking.header)
+        linux.syscall("seccomp", number, _MODE_FILTER, 0, self._program.header)
         return -1
 
 

@@ -32,6 +32,7 @@ import socket
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, NoReturn
 
 from . import linux, worker
@@ -113,6 +114,7 @@ def _clear_places(control_fd: int) -> socket.socket:
 class _Zygote:
     def __init__(self, control: socket.socket, proc: Proc, locks: Locks, *, own_pids: bool) -> None:
         self._control = control
+        self._proc = proc
         self._locks = locks
         self._own_pids = proc.namespace("pid") if own_pids else None
         self._number = 0
@@ -210,9 +212,21 @@ class _Zygote:
         self._listeners.pop(family.listener, None)
         family.forget()
 
+    def _end_unknown(self, family: Family, parent: int) -> None:
+        """End a process that was forked and does not show itself, and its parent; or all, where none can be seen."""
+        looks = [self._proc.children(parent, beside=family.first, known=family.members) for _ in range(2)]
+        # One look may come while the parent ends, and find neither it nor the child with its new one.
+        unknown = None if None in looks else {pid for found in looks for pid in found or ()}
+        if unknown is None:
+            self._end(family)
+        elif unknown:
+            for pid in (*unknown, parent):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
     def _spawn(self, request: dict[str, int], descriptors: list[int]) -> None:
         report, inside = socket.socketpair()
-        family = Family(namespace=self._own_pids is not None)
+        family = Family(namespace=self._own_pids is not None, pinning=self._locks.pinning)
         with report:
             try:
                 with inside:
@@ -253,7 +267,7 @@ class _Zygote:
         try:
             pid = family.end_fork(family.pid(number))
         except StepFailed:
-            self._end(family)  # among its processes is one that is not known
+            self._end_unknown(family, family.pid(number))
             raise
         if pid is None:
             self._answer({"failed": {"step": "fork a REPL", "errno": 0, "error": "it did not fork"}})
