@@ -103,6 +103,8 @@ def test_a_child_begins_with_the_variables_of_its_parent_and_changes_none() -> N
     done = RLM(model(cast), sinks=[sink], limits=DEEP).completion("q", "some text " * 100)
     assert done.answer == [[{"a": [1, 42]}, 1000], {"a": [1]}, "draft", "sub"]
     first = cast.prompts["child"]
+    assert "fork=True" in cast.prompts["q"][0].content
+    assert "fork=True" not in first[0].content  # whose children are plain calls
     assert "begins as a copy" in first[0].content
     assert "data: dict" in first[0].content
     assert "`context`: str, 1,000 characters" in first[1].content

@@ -147,7 +147,8 @@ class Engine:
             copied = await run.variables(repl) if task.start is not None else ""
             opening = prompt.opening(
                 self.dialect, task.question, list(infos.values()), tools=run.offers(),
-                recursive=run.may_recurse, expected=task.expected.text,
+                recursive=run.may_recurse, copyable=isinstance(repl, CopyableRepl) and repl.copyable,
+                expected=task.expected.text,
                 instruction="\n\n".join(filter(None, (task.instruction, copied))),
             )  # fmt: skip
             parts = loop.Parts(

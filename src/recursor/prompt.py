@@ -78,6 +78,7 @@ def opening(
     *,
     tools: Sequence[str] = (),
     recursive: bool = False,
+    copyable: bool = False,
     expected: str = "",
     instruction: str = "",
 ) -> tuple[Message, ...]:
@@ -86,12 +87,15 @@ def opening(
     Args:
         tools: one line of documentation for each.
         recursive: whether `rlm_query` starts a child RLM; False when it is a plain call.
+        copyable: whether that can begin with a copy of the REPL.
         expected: what the answer must look like; empty when anything will do.
         instruction: added to the system message.
     """
     recursion = (
         "a child RLM works on it in its own REPL" if recursive else "at this depth it is a plain `llm_query`"
     )
+    if recursive and copyable and dialect.calls != "reference":  # its models were trained without
+        recursion += "; with `fork=True` that begins as a copy of yours, with all variables"
     listed = "".join(f"\n- {tool}" for tool in tools)
     system = dialect.system.replace("{recursion}", recursion).replace("{tools}", listed)
     system = f"{system.rstrip()}\n\n{instruction}" if instruction else system

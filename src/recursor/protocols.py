@@ -144,6 +144,10 @@ class CopyableRepl(Repl, Protocol):
     not have threads. Copying waits for no block: it is done between two of them.
     """
 
+    @property
+    def copyable(self) -> bool:
+        """Whether it can be copied where it is."""
+
     async def fork(self) -> CopyableRepl:
         """Return a REPL of its own that begins as this one is now.
 

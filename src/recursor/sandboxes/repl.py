@@ -173,6 +173,10 @@ class WireRepl:
 
     # Copies ------------------------------------------------------------------------------------
 
+    @property
+    def copyable(self) -> bool:
+        return self._link is not None and not branches.no_forks(self._link.worker)
+
     async def fork(self) -> WireRepl:
         await self._settled()
         return await self._copy(await self._alive(), None)
@@ -200,9 +204,9 @@ class WireRepl:
         link.send({"op": "become", "tools": self._tools, "calls": calls, "seed": self._seed and f"{seed}/0"})
 
     def checkpoint(self) -> None:
-        if self._closed or self._keeping is not None or self._link is None or not self._since:
+        if self._closed or self._keeping is not None or not self._since:
             return
-        if not branches.no_forks(self._link.worker):
+        if self._link is not None and self.copyable:
             self._keeping = asyncio.ensure_future(self._keep(self._link))
 
     async def _keep(self, link: Link) -> None:

@@ -6,8 +6,8 @@ import asyncio
 from typing import Any
 
 from recursor.context import prepare
-from recursor.errors import SubcallError
-from recursor.protocols import Model, Repl, Sandbox
+from recursor.errors import SandboxError, SubcallError
+from recursor.protocols import CopyableRepl, Model, Repl, Sandbox
 from recursor.threads import in_thread
 from recursor.types import Batch, Execution, LlmQuery, Message, Reply, RlmQuery, Subcall, ToolCall
 
@@ -63,7 +63,8 @@ async def check_sandbox(sandbox: Sandbox) -> None:
     """Try a sandbox against its contract: what a REPL must do, whatever it is isolated by.
 
     Says nothing about isolation; `recursor doctor` does. A sandbox whose executions carry no
-    readings of clocks repeats nothing, and is not tried for that.
+    readings of clocks repeats nothing, and is not tried for that; one whose REPLs cannot be copied,
+    and say so, is not tried for that.
 
     Raises:
         AssertionError: it breaks the contract; the text says where.
@@ -82,6 +83,7 @@ async def check_sandbox(sandbox: Sandbox) -> None:
     await repl.close()  # closing twice is allowed
     await _check_asynchronous(sandbox)
     await _check_repeats(sandbox)
+    await _check_copies(sandbox)
 
 
 class _Echo:
@@ -199,6 +201,65 @@ async def _check_repeats(sandbox: Sandbox) -> None:
         assert shown[0] == shown[1], (
             f"seed and readings must repeat a block: {shown[1]!r} is not {shown[0]!r}"
         )
+
+
+async def _check_copies(sandbox: Sandbox) -> None:
+    repl = await sandbox.open(tools=["lookup"])
+    try:
+        if not isinstance(repl, CopyableRepl):
+            return
+        await _run(repl, "x = [1]")
+        if not repl.copyable:
+            await _check_refusal(repl)
+            return
+        fork = await repl.fork()
+        try:
+            await _check_fork(repl, fork)
+        finally:
+            await fork.close()
+        await _check_snapshots(repl)
+    finally:
+        await repl.close()
+
+
+async def _check_refusal(repl: CopyableRepl) -> None:
+    repl.checkpoint()  # which does nothing there
+    for attempt in (repl.fork, repl.snapshot):
+        try:
+            await attempt()
+        except SandboxError:
+            continue
+        raise AssertionError("a REPL that says it cannot be copied must raise SandboxError")
+    await _shows(repl, "x", "[1]\n")
+
+
+async def _check_fork(repl: CopyableRepl, fork: CopyableRepl) -> None:
+    await _shows(fork, "x.append(2); x", "[1, 2]\n")
+    await _shows(repl, "x", "[1]\n")
+    await _shows(fork, "llm_query('a'), lookup(1)", "('a', ['lookup', (1,), {}])\n")
+    await _run(fork, "answer['content'] = 'theirs'")
+    await fork.become(tools=[], seed=1, calls="plain")
+    await _shows(fork, "answer['content'], 'lookup' in globals(), x", "(None, False, [1, 2])\n")
+    host = _Echo()
+    execution = await repl.execute("rlm_query('q', fork=True)", host)
+    query = host.asked[0] if host.asked else None
+    assert isinstance(query, RlmQuery), f"a child that begins as a copy was not asked for: {execution.error}"
+    assert isinstance(query.fork, CopyableRepl), f"a child must get a copy of the REPL, not {query.fork!r}"
+
+
+async def _check_snapshots(repl: CopyableRepl) -> None:
+    snapshot = await repl.snapshot()
+    for _ in range(2):
+        await _shows(repl, "x.append(3); x", "[1, 3]\n")
+        await repl.restore(snapshot)
+        await _shows(repl, "x", "[1]\n")
+    await snapshot.close()
+    await snapshot.close()  # closing twice is allowed
+    repl.checkpoint()
+    died = await _run(repl, "x = 'spoilt'; import os; os._exit(0)")
+    assert died.error, "a block in which the REPL dies must end in an error"
+    assert died.notes, "a note must say what is left"
+    await _shows(repl, "x", "[1]\n")
 
 
 async def _check_answers(repl: Repl) -> None:

@@ -222,7 +222,7 @@ class _Zygote:
         elif unknown:
             for pid in (*unknown, parent):
                 with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+                    _kill(pid)
 
     def _spawn(self, request: dict[str, int], descriptors: list[int]) -> None:
         report, inside = socket.socketpair()
@@ -314,6 +314,18 @@ def _forked(child: Callable[[], NoReturn]) -> int:
     if not pid:
         child()
     return pid
+
+
+def _kill(pid: int) -> None:
+    """End a process that may be no child of this one, and wait until it has ended."""
+    pidfd = linux.pidfd_open(pid)
+    try:
+        linux.pidfd_send_signal(pidfd, signal.SIGKILL)
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        poll.poll(1000)
+    finally:
+        os.close(pidfd)
 
 
 class _Unborn(Exception):
