@@ -50,6 +50,10 @@ ROWS: dict[str, tuple[str, float | None, str]] = {
     "memory 1 GB file": ("memory, the file's own pages included, times its size", 1.2, "x"),
     "many": ("100 REPLs, opened at once, until each has run a cell", None, "s"),
     "many memory": ("memory of the 100, idle", 400e6, "B"),
+    "fork 100 MB": ("a copy of a REPL with 100 MB of its own, until it is open", 0.003, "s"),
+    "fork 1 GB": ("a copy of a REPL over a context of 1 GB, until it is open", 0.005, "s"),
+    "snapshot": ("keeping the state of the one with 100 MB", None, "s"),
+    "restore": ("going back to it", None, "s"),
 }
 """Figure -> title, goal for the default sandbox, unit."""
 
@@ -62,7 +66,9 @@ class Column:
     system: System
     script: str
     options: tuple[str, ...] = ()
-    tasks: frozenset[str] = frozenset({"start", "cell", "calls", "interrupt", "rebirth", "context", "many"})
+    tasks: frozenset[str] = frozenset(
+        {"start", "cell", "calls", "interrupt", "rebirth", "context", "many", "copy"}
+    )
     """What it can do."""
 
 
@@ -72,10 +78,10 @@ PYODIDE = env.ROOT / "tests" / "pyodide" / "node_modules" / "pyodide"
 WASM = ("--sandbox", "wasm", "--image", str(PYODIDE))
 COLUMNS = (
     Column("process", OURS, "repl.py"),
-    Column("container", OURS, "repl.py", CONTAINER, Column.tasks - {"context", "many"}),
-    Column("wasm", OURS, "repl.py", WASM, Column.tasks - {"context", "many"}),
-    Column("inprocess", OURS, "repl.py", ("--sandbox", "inprocess"), Column.tasks - {"rebirth"}),
-    Column("rlms", RLMS, "rlms_repl.py", (), Column.tasks - {"interrupt", "rebirth"}),
+    Column("container", OURS, "repl.py", CONTAINER, Column.tasks - {"context", "many", "copy"}),
+    Column("wasm", OURS, "repl.py", WASM, Column.tasks - {"context", "many", "copy"}),
+    Column("inprocess", OURS, "repl.py", ("--sandbox", "inprocess"), Column.tasks - {"rebirth", "copy"}),
+    Column("rlms", RLMS, "rlms_repl.py", (), Column.tasks - {"interrupt", "rebirth", "copy"}),
     Column("rlms ipykernel", KERNEL, "rlms_repl.py", ("--kernel",), frozenset({"start", "cell", "calls"})),
 )
 

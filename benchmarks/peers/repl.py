@@ -19,11 +19,12 @@ from typing import Any, TypeAlias
 from harness import LINE
 
 from recursor.context import prepare
-from recursor.protocols import Repl, Sandbox
+from recursor.protocols import CopyableRepl, Repl, Sandbox
 from recursor.types import Execution, Subcall, ToolCall
 
 Figures: TypeAlias = dict[str, Any]
 STARTS, CELLS, CALLS, BATCH, PAYLOADS, STOPS, FURTHER, MANY = 50, 1000, 1000, 10_000, 10, 10, 5, 100
+COPIES = 20
 CONTAINERS = 5
 """Starts of containers and of WebAssembly, which take a hundred times as long and more."""
 PAYLOAD = b"x" * 10_000_000
@@ -211,6 +212,30 @@ async def many(sandbox: Sandbox, options: Options) -> Figures:
     return await closed(repls, {"many": [time.perf_counter() - began]})
 
 
+async def copy(sandbox: Sandbox, options: Options) -> Figures:
+    """Copies of a REPL that holds 100 MB of its own, and of one over a context of 1 GB."""
+    text = prepare(text_of(1_000_000_000))
+    holds, reads = await sandbox.open(), await over(sandbox, text)
+    assert isinstance(holds, CopyableRepl)
+    assert isinstance(reads, CopyableRepl)
+    await ran(holds, "held = 'x' * 100_000_000")
+    figures: Figures = {"fork 100 MB": [], "fork 1 GB": [], "snapshot": [], "restore": []}
+    for _ in range(COPIES):
+        for name, repl in (("fork 100 MB", holds), ("fork 1 GB", reads)):
+            began = time.perf_counter()
+            fork = await repl.fork()
+            figures[name].append(time.perf_counter() - began)
+            await fork.close()
+        began = time.perf_counter()
+        kept = await holds.snapshot()
+        taken = time.perf_counter()
+        await holds.restore(kept)
+        figures["snapshot"].append(taken - began)
+        figures["restore"].append(time.perf_counter() - taken)
+        await kept.close()
+    return await closed([holds, reads], figures)
+
+
 async def closed(repls: list[Repl], figures: Figures) -> Figures:
     for repl in repls:
         await repl.close()
@@ -229,7 +254,7 @@ def pace(options: Options) -> None:
 
 Task: TypeAlias = Callable[[Sandbox, Options], Awaitable[Figures]]
 TASKS: dict[str, Any] = {
-    each.__name__: each for each in (start, cell, calls, interrupt, rebirth, context, many)
+    each.__name__: each for each in (start, cell, calls, interrupt, rebirth, context, many, copy)
 }
 
 if __name__ == "__main__":
