@@ -248,7 +248,7 @@ def _story(store: Path, run_id: str) -> Any:
     with view.open(store) as recorded:
         run = recorded.run(run_id)
         calls = Counter((call.turn, call.purpose, call.reply, call.error) for call in recorded.calls(run.id))
-        events = Counter(kind for kind, _ in recorded.events(run.id))
+        events = Counter(event.kind for event in recorded.events(run.id))
         return (
             run.answer,
             run.stop_reason,

@@ -168,7 +168,7 @@ def test_a_prompt_that_did_not_fit_is_not_sent_again(tmp_path: Path) -> None:
     done = rlm.resume(run_id)
     assert (done.answer, done.diverged_at, len(sent)) == (1, None, 8)
     with view.open(tmp_path / "runs.db") as recorded:
-        kinds = [kind for kind, _ in recorded.events(run_id)]
+        kinds = [event.kind for event in recorded.events(run_id)]
     assert kinds.count("Compacted") == len({str(e) for e in sink.events if isinstance(e, Compacted)})
     assert kinds[-1] == "RunEnded"
 

@@ -11,7 +11,8 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 if TYPE_CHECKING:
-    from recursor.coverage import Coverage
+    from recursor import display
+from recursor.coverage import Coverage
 
 Purpose: TypeAlias = Literal["root", "sub", "compaction"]
 """What a model call is for: the next reply of the root LM, a plain sub-call, a summary of old turns."""
@@ -244,6 +245,16 @@ class Completion:
     coverage: Coverage | None = None
     """What was read of its context, with `RLM(coverage=True)`; not in the events of a stream, nor recorded. None, too,
     when a file of the context was changed meanwhile."""
+
+    def _repr_html_(self) -> str:
+        usage = self.usage
+        took = display.counts(self.turns, usage.calls, usage.total_tokens, self.cost, self.duration)
+        rows = [
+            ("answer", display.text(self.answer)),
+            ("ended", str(self.stop_reason)),
+            ("model", self.model),
+        ]
+        return display.table(f"run {self.run_id}", [*rows, *took])
 
 
 # Sub-calls: what code in a REPL asks of the engine -------------------------------------------

@@ -9,23 +9,16 @@ from __future__ import annotations
 import json
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from typing import IO, Any
 
 from recursor.errors import TrajectoryError
 from recursor.sandboxes.guest import values
 from recursor.trajectory.packing import dumps, represent
-from recursor.trajectory.view import RecordedCall, RecordedExecution, RecordedRun, Trajectories
+from recursor.trajectory.view import Trajectories
 from recursor.types import (
     BlockExecuted,
-    CallRefused,
-    CallRetried,
-    Compacted,
-    Completion,
-    ContextHashed,
-    Decided,
-    Diverged,
     Event,
     Message,
     ModelCalled,
@@ -33,21 +26,11 @@ from recursor.types import (
     ReplyText,
     RunEnded,
     RunStarted,
-    StopReason,
     SubcallStarted,
-    Submission,
     ToolCalled,
-    Usage,
 )
 
 VERSION = 3
-_NOTES: dict[str, Callable[..., Event]] = {
-    "CallRefused": CallRefused,
-    "Decided": Decided,
-    "CallRetried": CallRetried,
-    "Compacted": Compacted,
-    "Diverged": Diverged,
-}
 
 
 class JsonlSink:
@@ -88,7 +71,7 @@ def export(trajectories: Trajectories, run_id: str, file: IO[str]) -> None:
     """
     lines = _Lines()
     with trajectories.snapshot():
-        for event in _events(trajectories, trajectories.run(run_id)):
+        for event in trajectories.each_event(trajectories.run(run_id).id):
             file.write(dumps(lines.line(event)) + "\n")
 
 
@@ -216,68 +199,3 @@ def _answer(answer: Any) -> Any:
     except (values.NotPlain, ValueError, RecursionError):
         return {"$": ["repr", represent(answer)]}
     return {"$": ["bytes", data.hex()]} if form == "bytes" else json.loads(data)
-
-
-def _events(trajectories: Trajectories, run: RecordedRun) -> Iterator[Event]:
-    """The events of a run as they were emitted; those of its children follow the start."""
-    calls = {call.id: call for call in trajectories.calls(run.id)}
-    tools = {tool.call_id: tool for tool in trajectories.tools(run.id)}
-    notes = {kind: iter(trajectories.notes(run.id, kind)) for kind in _NOTES}
-    executions = {f"{found.turn}.{found.block}": found for found in trajectories.executions(run.id)}
-    for kind, subject in trajectories.events(run.id):
-        match kind:
-            case "RunStarted":
-                yield run.start()
-                for child in trajectories.children(run.id):
-                    yield from _events(trajectories, child)
-            case "ModelCalled":
-                yield _model_called(trajectories, calls[str(subject)])
-            case "ToolCalled":
-                yield tools[str(subject)]
-            case _ if kind in _NOTES:
-                yield _NOTES[kind](**next(notes[kind]))
-            case "BlockExecuted":
-                yield _block_executed(executions[str(subject)])
-            case "ContextHashed":
-                digest = next(context.digest for context in run.contexts if context.info.name == subject)
-                yield ContextHashed(run.id, str(subject), digest or "")
-            case "RunEnded":
-                yield _run_ended(run)
-
-
-def _model_called(trajectories: Trajectories, call: RecordedCall) -> ModelCalled:
-    reply = None
-    if call.reply is not None:
-        usage = call.usage or Usage()
-        reply = Reply(
-            call.reply,
-            usage,
-            call.cost,
-            call.reply_model,
-            call.finish_reason,
-            call.reasoning,
-            call.raw,
-            call.cached,
-        )
-    purpose: Any = call.purpose
-    return ModelCalled(
-        call.run_id, call.id, call.turn, purpose, call.model, trajectories.messages(call), reply, call.error,
-        call.started, call.duration, call.cut, call.request, call.block,
-    )  # fmt: skip
-
-
-def _block_executed(found: RecordedExecution) -> BlockExecuted:
-    submission = Submission(None) if found.submitted else None  # its value is the run's answer
-    return BlockExecuted(
-        found.run_id, found.turn, found.block, replace(found.execution, submission=submission)
-    )
-
-
-def _run_ended(run: RecordedRun) -> RunEnded:
-    completion = None
-    if run.stop_reason is not None:
-        completion = Completion(
-            run.answer, StopReason(run.stop_reason), run.usage or Usage(), run.cost, run.id, run.turns or 0,
-            run.duration or 0.0, run.model, run.isolation, run.replayed, run.diverged_at,
-        )  # fmt: skip
-    return RunEnded(run.id, completion, run.error, run.ended or 0.0)

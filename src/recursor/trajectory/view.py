@@ -1,128 +1,42 @@
-"""The read side of a store: runs, calls, executions and messages as plain values."""
+"""The read side of a store: runs, turns, calls, executions, messages and events as plain values."""
 
 from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
-import msgspec
-
+from recursor import display
 from recursor.errors import TrajectoryError
-from recursor.trajectory.packing import unpack, unpack_value
-from recursor.trajectory.store import check_version
-from recursor.types import (
-    ContextInfo,
-    Execution,
-    Isolation,
-    Message,
-    Output,
-    RunStarted,
-    StopReason,
-    ToolCalled,
-    Usage,
-    Variable,
+from recursor.trajectory import events
+from recursor.trajectory.packing import unpack
+from recursor.trajectory.recorded import (
+    RecordedCall,
+    RecordedContext,
+    RecordedEvent,
+    RecordedExecution,
+    RecordedRun,
+    RecordedTurn,
+    call_of,
+    execution_of,
+    run_of,
+    tool_of,
 )
+from recursor.trajectory.store import check_version
+from recursor.types import Event, Message, ToolCalled
 
+__all__ = [
+    "RecordedCall", "RecordedContext", "RecordedEvent", "RecordedExecution", "RecordedRun", "RecordedTurn",
+    "Trajectories", "open",
+]  # fmt: skip
 
-@dataclass(frozen=True, slots=True)
-class RecordedContext:
-    """What is kept of a context: not its text."""
-
-    info: ContextInfo
-    digest: str | None
-    """None when the run ended before it was known."""
-
-
-@dataclass(frozen=True, slots=True)
-class RecordedRun:
-    """One run. `ended` is None while it goes, and when it was cut off."""
-
-    id: str
-    parent_id: str | None
-    depth: int
-    question: str
-    model: str
-    sub_model: str
-    isolation: Isolation | None
-    """None when it was answered without a REPL."""
-    strategy: Literal["rlm", "direct"]
-    reason: str
-    settings: Mapping[str, Any]
-    contexts: tuple[RecordedContext, ...]
-    started: float
-    """Seconds since the epoch."""
-    ended: float | None
-    stop_reason: StopReason | None
-    answer: Any
-    error: str | None
-    turns: int | None
-    duration: float | None
-    usage: Usage | None
-    cost: float | None
-    """None when the price of any call is unknown, or the run has not ended."""
-    replayed: int
-    """Model calls whose replies were recorded before it was resumed."""
-    diverged_at: int | None
-    limits: Mapping[str, Any]
-    turn: int
-    """The turn of its parent that asked for it; 0 where it has none."""
-    block: int
-    """The block of that turn."""
-    number: int
-    """Its place among the children that its parent asked for, from 1."""
-
-    def start(self) -> RunStarted:
-        """The event that it began with."""
-        infos = tuple(context.info for context in self.contexts)
-        return RunStarted(
-            self.id, self.parent_id, self.depth, self.question, infos, self.model, self.sub_model, self.isolation,
-            self.started, self.strategy, self.reason, self.settings, limits=self.limits, turn=self.turn,
-            block=self.block, number=self.number,
-        )  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class RecordedCall:
-    """One model call. `reply` is None when it failed."""
-
-    id: str
-    run_id: str
-    turn: int
-    purpose: str
-    model: str
-    leaf: bytes
-    """The node of its last message; see `Trajectories.messages`."""
-    reply: str | None
-    reasoning: str | None
-    raw: Any
-    finish_reason: str | None
-    usage: Usage | None
-    cost: float | None
-    error: str | None
-    started: float
-    duration: float
-    reply_model: str
-    cut: bool
-    cached: bool
-    request: str
-    block: int
-    """The block that made it, counted from 1 within the turn; 0 for what no code asked for."""
-
-
-@dataclass(frozen=True, slots=True)
-class RecordedExecution:
-    """One code block. The value that it may have submitted is the run's answer."""
-
-    run_id: str
-    turn: int
-    block: int
-    execution: Execution
-    submitted: bool
+TREE = "WITH RECURSIVE tree (id) AS (SELECT ? UNION SELECT run.id FROM run JOIN tree ON run.parent_id = tree.id) "
+"""The ids of a run and its children, for a query."""
+TOGETHER = 500
+"""Rows that are read at once."""
 
 
 class Trajectories:
@@ -141,6 +55,12 @@ class Trajectories:
     def close(self) -> None:
         """Free the file."""
         self._connection.close()
+
+    def _repr_html_(self) -> str:
+        found = self.runs(20)
+        return display.table(
+            str(self._path), [(run.id[:12], f"{run.outcome}: {run.question}") for run in found]
+        )
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
@@ -189,21 +109,123 @@ class Trajectories:
 
     def calls(self, run_id: str) -> list[RecordedCall]:
         """Return the calls of a run in the order in which they ended."""
-        return [_call(row) for row in self.rows("SELECT * FROM call WHERE run_id = ? ORDER BY rowid", run_id)]
+        return [
+            call_of(row) for row in self.rows("SELECT * FROM call WHERE run_id = ? ORDER BY rowid", run_id)
+        ]
 
     def tools(self, run_id: str) -> list[ToolCalled]:
         """Return the tool calls of a run in the order in which they ended."""
-        return [_tool(row) for row in self.rows("SELECT * FROM tool WHERE run_id = ? ORDER BY rowid", run_id)]
+        return [
+            tool_of(row) for row in self.rows("SELECT * FROM tool WHERE run_id = ? ORDER BY rowid", run_id)
+        ]
 
     def executions(self, run_id: str) -> list[RecordedExecution]:
         """Return the code blocks of a run in order."""
         rows = self.rows("SELECT * FROM execution WHERE run_id = ? ORDER BY turn, block", run_id)
-        return [_execution(row) for row in rows]
+        return [execution_of(row) for row in rows]
 
-    def events(self, run_id: str) -> list[tuple[str, str | None]]:
-        """Return (event name, call id | "turn.block" | context name | None) in the order of emission."""
-        rows = self.rows("SELECT kind, subject FROM event WHERE run_id = ? ORDER BY number", run_id)
-        return [(row["kind"], row["subject"]) for row in rows]
+    def tree(self, run_id: str) -> list[RecordedRun]:
+        """Return a run and all below it: parents before their children, and those in the order of `children`."""
+        found = [self.run(run_id)]
+        for run in found:  # which grows
+            found += self.children(run.id)
+        return found
+
+    def turns(self, run_id: str) -> list[RecordedTurn]:
+        """Return the turns of a run in order."""
+        asked = self.rows("SELECT * FROM call WHERE run_id = ? AND purpose = 'root' ORDER BY rowid", run_id)
+        calls: dict[int, RecordedCall] = {}
+        for call in map(call_of, asked):
+            if call.reply is not None or call.turn not in calls:
+                calls[call.turn] = call
+        blocks: dict[int, list[RecordedExecution]] = {}
+        for execution in self.executions(run_id):
+            blocks.setdefault(execution.turn, []).append(execution)
+        numbers = sorted(calls.keys() | blocks.keys())
+        return [RecordedTurn(each, calls.get(each), tuple(blocks.get(each, ()))) for each in numbers]
+
+    def call(self, call_id: str) -> RecordedCall:
+        """Return a call by its id. Raises TrajectoryError when there is none."""
+        row = self.row("SELECT * FROM call WHERE id = ?", call_id)
+        if row is None:
+            raise TrajectoryError(f"there is no call {call_id!r} in {self._path}")
+        return call_of(row)
+
+    def each_call(self, run_id: str, *, tree: bool = False, skip: int = 0) -> Iterator[RecordedCall]:
+        """Yield the calls of a run in the order in which they ended, a few held at a time.
+
+        Args:
+            tree: those of its children too.
+            skip: how many to leave out at the beginning: those of earlier pages.
+        """
+        among = f"{TREE}SELECT call.rowid AS place FROM call JOIN tree ON call.run_id = tree.id "  # noqa: S608 - ours
+        alone = "SELECT rowid AS place FROM call WHERE run_id = ? "
+        query = f"{among if tree else alone}ORDER BY place LIMIT -1 OFFSET ?"
+        places = [row["place"] for row in self.rows(query, run_id, skip)]
+        for start in range(0, len(places), TOGETHER):
+            part = places[start : start + TOGETHER]
+            marks = ", ".join("?" * len(part))
+            for row in self.rows(f"SELECT * FROM call WHERE rowid IN ({marks}) ORDER BY rowid", *part):  # noqa: S608 - ours
+                yield call_of(row)
+
+    def events(self, run_id: str) -> list[RecordedEvent]:
+        """Return the events of a run in the order of emission."""
+        rows = self.rows("SELECT * FROM event WHERE run_id = ? ORDER BY number", run_id)
+        return [_recorded_event(row) for row in rows]
+
+    def since(
+        self, number: int = 0, run_id: str | None = None, limit: int | None = None
+    ) -> list[RecordedEvent]:
+        """Return events after one of a number, in order: to follow what is being recorded.
+
+        Args:
+            number: of the last event that is known; 0 for the beginning.
+            run_id: only those of this run and its children.
+            limit: how many at most.
+        """
+        most = -1 if limit is None else limit
+        if run_id is None:
+            rows = self.rows("SELECT * FROM event WHERE number > ? ORDER BY number LIMIT ?", number, most)
+        else:  # the plus keeps SQLite from going by run, which would sort all events of it each time
+            query = "SELECT * FROM event WHERE number > ? AND +run_id IN (SELECT id FROM tree) ORDER BY number LIMIT ?"
+            rows = self.rows(TREE + query, run_id, number, most)
+        return [_recorded_event(row) for row in rows]
+
+    def event(self, found: RecordedEvent) -> Event:
+        """Return what happened. Raises TrajectoryError when the record of it is missing."""
+        run_id, subject = found.run_id, found.subject or ""
+        match found.kind:
+            case "RunStarted" | "RunEnded":
+                run = self.run(run_id)
+                return run.start() if found.kind == "RunStarted" else events.run_ended(run)
+            case "ModelCalled":
+                call = self.call(subject)
+                return events.model_called(call, self.messages(call))
+            case "ToolCalled":
+                return tool_of(self._one(found, "SELECT * FROM tool WHERE id = ?", subject))
+            case "BlockExecuted":
+                place = subject.split(".")
+                query = "SELECT * FROM execution WHERE run_id = ? AND turn = ? AND block = ?"
+                return events.block_executed(execution_of(self._one(found, query, run_id, *map(int, place))))
+            case "ContextHashed":
+                row = self._one(found, "SELECT * FROM context WHERE run_id = ? AND name = ?", run_id, subject)
+                return events.context_hashed(run_id, subject, row["digest"])
+            case _:
+                return events.noted(found)
+
+    def each_event(self, run_id: str) -> Iterator[Event]:
+        """Yield what happened in a run, in order; that of its children follows its start."""
+        for found in self.events(run_id):
+            yield self.event(found)
+            if found.kind == "RunStarted":
+                for child in self.children(run_id):
+                    yield from self.each_event(child.id)
+
+    def _one(self, found: RecordedEvent, query: str, *arguments: Any) -> sqlite3.Row:
+        row = self.row(query, *arguments)
+        if row is None:
+            raise TrajectoryError(f"{self._path}: what event {found.number} ({found.kind}) is of is missing")
+        return row
 
     def notes(self, run_id: str, kind: str) -> list[dict[str, Any]]:
         """Return the fields of all events of a kind that has no table: "Compacted", for one."""
@@ -227,19 +249,7 @@ class Trajectories:
         return tuple(reversed(found))
 
     def _run(self, row: sqlite3.Row) -> RecordedRun:
-        contexts = self.rows("SELECT * FROM context WHERE run_id = ? ORDER BY name", row["id"])
-        return RecordedRun(
-            id=row["id"], parent_id=row["parent_id"], depth=row["depth"], question=unpack(row["question"]),
-            model=row["model"], sub_model=row["sub_model"], isolation=_typed(row["isolation"], Isolation | None),
-            strategy=row["strategy"], reason=unpack(row["reason"]), settings=json.loads(unpack(row["settings"])),
-            contexts=tuple(map(_context, contexts)), started=row["started"], ended=row["ended"],
-            stop_reason=StopReason(row["stop_reason"]) if row["stop_reason"] else None,
-            answer=unpack_value(row["answer_form"], row["answer"]) if row["answer_form"] else None,
-            error=unpack(row["error"]) if row["error"] else None, turns=row["turns"], duration=row["duration"],
-            usage=_typed(row["usage"], Usage) if row["usage"] else None, cost=row["cost"],
-            replayed=row["replayed"] or 0, diverged_at=row["diverged_at"],
-            limits=json.loads(row["limits"]), turn=row["turn"], block=row["block"], number=row["number"],
-        )  # fmt: skip
+        return run_of(row, self.rows("SELECT * FROM context WHERE run_id = ? ORDER BY name", row["id"]))
 
     def row(self, query: str, *arguments: Any) -> sqlite3.Row | None:
         """Return the first row of a query; None when there is none."""
@@ -284,53 +294,6 @@ def _readable(path: Path) -> Iterator[None]:
         raise TrajectoryError(f"{path} cannot be read: {error}") from error
 
 
-def _context(row: sqlite3.Row) -> RecordedContext:
-    info = ContextInfo(row["name"], row["type"], row["size"], unpack(row["preview"]), unpack(row["source"]))
-    return RecordedContext(info, row["digest"])
-
-
-def _call(row: sqlite3.Row) -> RecordedCall:
-    return RecordedCall(
-        id=row["id"], run_id=row["run_id"], turn=row["turn"], purpose=row["purpose"], model=row["model"],
-        leaf=row["leaf"], reply=None if row["reply"] is None else unpack(row["reply"]),
-        reasoning=unpack(row["reasoning"]) if row["reasoning"] else None,
-        raw=json.loads(unpack(row["raw"])) if row["raw"] else None, finish_reason=row["finish_reason"],
-        usage=_typed(row["usage"], Usage) if row["usage"] else None, cost=row["cost"],
-        error=unpack(row["error"]) if row["error"] else None, started=row["started"], duration=row["duration"],
-        reply_model=row["reply_model"] or "", cut=bool(row["cut"]), cached=bool(row["cached"]),
-        request=row["request"].hex(), block=row["block"],
-    )  # fmt: skip
-
-
-def _tool(row: sqlite3.Row) -> ToolCalled:
-    args, kwargs = unpack_value(row["arguments_form"], row["arguments"])
-    return ToolCalled(
-        row["run_id"], row["id"], row["turn"], row["name"], args, kwargs,
-        unpack_value(row["result_form"], row["result"]), unpack(row["error"]) if row["error"] else None,
-        row["started"], row["duration"], bool(row["cut"]), row["block"],
-    )  # fmt: skip
-
-
-def _execution(row: sqlite3.Row) -> RecordedExecution:
-    error = None if row["error"] is None else unpack(row["error"])
-    output = Output(unpack(row["head"]), row["omitted"], unpack(row["tail"]))
-    execution = Execution(
-        unpack(row["code"]),
-        output,
-        error,
-        tuple(json.loads(row["notes"])),
-        None,
-        row["duration"],
-        tuple(json.loads(unpack(row["readings"]))),
-        _typed(unpack(row["variables"]), tuple[Variable, ...]),
-        row["more_variables"],
-        row["started"],
-    )
-    return RecordedExecution(row["run_id"], row["turn"], row["block"], execution, bool(row["submitted"]))
-
-
-def _typed(text: str, kind: Any) -> Any:
-    try:
-        return msgspec.json.decode(text, type=kind)
-    except msgspec.MsgspecError as error:
-        raise TrajectoryError(f"a recorded {kind} is damaged: {error}") from error
+def _recorded_event(row: sqlite3.Row) -> RecordedEvent:
+    data = None if row["data"] is None else json.loads(unpack(row["data"]))
+    return RecordedEvent(row["number"], row["run_id"], row["kind"], row["subject"], data)
