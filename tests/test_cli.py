@@ -231,7 +231,7 @@ def test_a_run_is_recorded_and_can_be_listed_shown_and_exported(cli: Cli) -> Non
     shown = cli("runs", "show", asked["run_id"][:6]).stdout
     for part in ("How long?", "llm_query_batched(['a', 'b', 'c'])", "→ 3", "3 sub-calls", "answer    4"):
         assert part in shown
-    exported = cli("runs", "export", asked["run_id"], "--jsonl").stdout.splitlines()
+    exported = cli("runs", "export", asked["run_id"]).stdout.splitlines()
     events = [json.loads(line)["event"] for line in exported]
     assert (events.count("model_called"), events[-1]) == (5, "run_ended")
 

@@ -67,7 +67,7 @@ class RLM:
             endpoint, options, messages, schema), and pays for them once. None asks each time.
         coverage: whether completions say which parts of their context models read (`Completion.coverage`).
             It needs a store, and some seconds more for a context of 100 MB.
-        sinks: further receivers of events.
+        sinks: further receivers of events: objects, names ("otel") or import paths.
         base_url: the endpoint of both models, for specs.
         api_key: the key of both models, for specs; None reads the environment or the keys file.
 
@@ -93,7 +93,7 @@ class RLM:
         store: Any = None,
         cache: str | None = None,
         coverage: bool = False,
-        sinks: Sequence[Sink] = (),
+        sinks: Sequence[Sink | str] = (),
         base_url: str | None = None,
         api_key: str | None = None,
     ) -> None:
@@ -124,7 +124,7 @@ class RLM:
             dialect=prompts.load(dialect),
             tools=collect(tools),
             policy=policy,
-            sink=Fanout([*([self._store] if self._store else []), *sinks]),
+            sink=Fanout([*([self._store] if self._store else []), *map(_sink, sinks)]),
             cache=self._cache(cache),
             strategy=strategy,
             compact_at=compact_at,
@@ -365,6 +365,13 @@ def _routes(model: Any, sub_model: Any, base_url: str | None, api_key: str | Non
                 f"{name} must be a spec such as 'openai/gpt-5' or an object with `name` and `query`"
             )
     return Routes.of(model, sub_model).resolved(resolved)
+
+
+def _sink(sink: Sink | str) -> Sink:
+    if not isinstance(sink, str):
+        return sink
+    found: Sink = plugins.load("recursor.sinks", sink)()
+    return found
 
 
 def _store(store: Any) -> Sink | None:

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from recursor import display
+
 if TYPE_CHECKING:
-    from recursor import display
-from recursor.coverage import Coverage
+    from recursor.coverage import Coverage
 
 Purpose: TypeAlias = Literal["root", "sub", "compaction"]
 """What a model call is for: the next reply of the root LM, a plain sub-call, a summary of old turns."""

@@ -18,7 +18,7 @@ COMMANDS = {
     "demo": "Three questions over 47 MB of text, offline and without a key.",
     "doctor": "Check this machine: sandbox, endpoints, keys, store.",
     "resume": "Go on with a run that was cut off, or that a limit ended.",
-    "runs": "List, show and export recorded runs.",
+    "runs": "List, show, export, import and remove recorded runs.",
     "serve": "An OpenAI-compatible server: unlimited context for any client.",
     "view": "Show recorded runs in the browser.",
 }

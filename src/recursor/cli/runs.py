@@ -4,40 +4,37 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
-from recursor import config
-from recursor.cli import coverage, options
+from recursor.cli import coverage, exports
 from recursor.cli.text import as_text, clean, count, first_lines, money, preview, seconds, to_json
-from recursor.trajectory import jsonl, view
+from recursor.trajectory import view
 from recursor.types import Output, Usage
 
 SHOWN_LINES = 20
-F = TypeVar("F", bound=Callable[..., Any])
 
 
 @click.group("runs")
 def command() -> None:
-    """List, show and export recorded runs."""
+    """List, show, export, import and remove recorded runs."""
 
 
-def of_store(function: F) -> F:
-    """Add the options that say which store."""
-    return options.STORE(options.FILE(function))
+for each in (exports.export, exports.load, exports.collect, coverage.command, coverage.evidence):
+    command.add_command(each)
 
 
 @command.command("list")
-@of_store
+@exports.of_store
 @click.option("--limit", "-n", type=click.IntRange(1), default=20, show_default=True, help="How many.")
 @click.option("--all", "every", is_flag=True, help="Child runs too, and no limit.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
 def list_runs(store: str | None, file: Path | None, limit: int, every: bool, as_json: bool) -> None:
     """List runs, newest first."""
-    path = _path(store, file)
+    path = exports.store_path(store, file)
     if not path.exists() and store is None:
         click.echo(f"nothing is recorded yet in {path}", err=True)
         found: list[view.RecordedRun] = []
@@ -58,41 +55,13 @@ def list_runs(store: str | None, file: Path | None, limit: int, every: bool, as_
 
 @command.command("show")
 @click.argument("run_id", metavar="RUN")
-@of_store
+@exports.of_store
 @click.option("--full", is_flag=True, help="All of every output and reply.")
 def show(run_id: str, store: str | None, file: Path | None, full: bool) -> None:
     """Show RUN (its id, or the first digits of it): turns with code and output, sub-calls, cost."""
-    with view.open(_path(store, file)) as recorded:
+    with view.open(exports.store_path(store, file)) as recorded:
         for line in _story(recorded, recorded.run(run_id), sys.maxsize if full else SHOWN_LINES):
             click.echo(clean(line))
-
-
-@command.command("export")
-@click.argument("run_id", metavar="RUN")
-@of_store
-@click.option("--jsonl", "as_jsonl", is_flag=True, required=True, help="Events, one JSON object a line.")
-@click.option("--output", "-o", type=click.Path(path_type=Path), metavar="FILE", help="Instead of stdout.")
-def export(run_id: str, store: str | None, file: Path | None, as_jsonl: bool, output: Path | None) -> None:  # noqa: ARG001 - the one form so far
-    """Write RUN and its children to stdout or a file."""
-    with view.open(_path(store, file)) as recorded:
-        found = recorded.run(run_id).id
-        if output is None:
-            sys.stdout.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
-            jsonl.export(recorded, found, sys.stdout)
-            return
-        try:
-            with output.open("w", encoding="utf-8") as out:
-                jsonl.export(recorded, found, out)
-        except OSError as error:
-            raise click.UsageError(f"cannot write {output}: {error.strerror}") from error
-
-
-command.add_command(coverage.command)
-command.add_command(coverage.evidence)
-
-
-def _path(store: str | None, file: Path | None) -> Path:
-    return config.load(file, {"store": store}).store_path
 
 
 def _end(run: view.RecordedRun) -> str:

@@ -12,6 +12,7 @@ from typing import Any, Self
 from recursor import display
 from recursor.errors import TrajectoryError
 from recursor.trajectory import events
+from recursor.trajectory.file import check_version
 from recursor.trajectory.packing import unpack
 from recursor.trajectory.recorded import (
     RecordedCall,
@@ -25,7 +26,6 @@ from recursor.trajectory.recorded import (
     run_of,
     tool_of,
 )
-from recursor.trajectory.store import check_version
 from recursor.types import Event, Message, ToolCalled
 
 __all__ = [
