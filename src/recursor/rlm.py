@@ -15,7 +15,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from recursor import background, models, prompts
+from recursor import background, models, plugins, prompts
 from recursor.context import Source
 from recursor.engine import Engine, Place, Strategy
 from recursor.errors import ConfigError, RLMError

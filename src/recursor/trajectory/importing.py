@@ -161,9 +161,8 @@ def _block_executed(line: dict[str, Any]) -> BlockExecuted:
 
 def _run_ended(line: dict[str, Any]) -> RunEnded:
     found = line["completion"]
-    kinds = (("run_id", str), ("error", str | None), ("time", float))
-    run_id, error, time = (msgspec.convert(line[name], kind) for name, kind in kinds)
-    ended = RunEnded(run_id, None, error, time)
+    error = msgspec.convert(line["error"], str | None)
+    ended = RunEnded(msgspec.convert(line["run_id"], str), None, error, msgspec.convert(line["time"], float))
     if found is None:
         return ended
     done = Completion(
