@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -146,6 +147,20 @@ async def test_forks_leave_no_process_and_no_descriptor_behind(repl: CopyableRep
     assert await Bench(repl).shown("x") == "1\n"
     await repl.close()
     assert len(processes()) < len(before)
+
+
+async def test_a_host_without_descriptors_left_says_so_and_the_repl_goes_on(repl: CopyableRepl) -> None:
+    await Bench(repl).shown("x = 1")
+    bounds = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 1, bounds[1]))
+    try:
+        with pytest.raises(SandboxError, match="Too many open files"):
+            await repl.fork()
+        repl.checkpoint()
+        assert await Bench(repl).shown("x") == "1\n"
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, bounds)
+    await (await repl.fork()).close()
 
 
 # Snapshots --------------------------------------------------------------------------------------
@@ -344,6 +359,7 @@ forking._fork = parent_shows
         async with asyncio.timeout(20):
             await repl.fork()
     assert len(processes()) <= len(before)
+    await Bench(repl).run("it may die in this one")
     assert await Bench(repl).shown("6 * 7") == "42\n"
 
 

@@ -89,7 +89,10 @@ async def fork(link: Link, sources: Mapping[str, Source], asked: int | None = No
 
 
 async def _forked(worker: Forkable, link: Link, asked: int | None) -> Copied:
-    birth = await in_thread(worker.fork, discard=lambda birth: birth.drop())
+    try:
+        birth = await in_thread(worker.fork, discard=lambda birth: birth.drop())
+    except OSError as error:
+        raise SandboxError(f"the REPL cannot be forked: {error.strerror}") from error
     try:
         refused = await _told(link, birth, asked)
     except BaseException:

@@ -20,7 +20,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -151,10 +151,12 @@ class _Ends:
 
     @classmethod
     def make(cls) -> _Ends:
-        rpc, worker_rpc = socket.socketpair()
-        aux, worker_aux = socket.socketpair()
-        output, worker_output = os.pipe()
-        os.set_blocking(output, False)
+        with ExitStack() as opened:
+            rpc, worker_rpc = map(opened.enter_context, socket.socketpair())
+            aux, worker_aux = map(opened.enter_context, socket.socketpair())
+            output, worker_output = os.pipe()
+            os.set_blocking(output, False)
+            opened.pop_all()
         return cls(rpc, aux, output, [worker_rpc.detach(), worker_aux.detach(), worker_output])
 
     def close_inside(self) -> None:
@@ -289,9 +291,9 @@ class Zygote:
     def begin_fork(self, number: int) -> Birth:
         """See `Spawned.fork`."""
         ends = _Ends.make()
-        outside, inside = socket.socketpair()
-        ends.inside.append(inside.detach())
         try:
+            outside, inside = socket.socketpair()
+            ends.inside.append(inside.detach())
             with outside:
                 answer, _ = self._ask({"fork": number}, [outside.fileno()])
             if not answer.forking:
