@@ -496,9 +496,10 @@ def test_any_bytes_are_frames_or_the_one_error(pieces: list[bytes]) -> None:
 
 def test_nothing_is_left_of_runs_that_were_cancelled() -> None:
     code = """
-import asyncio, os
+import asyncio, logging, os
 from recursor import RLM
 from recursor.testing import ScriptedModel
+logging.getLogger("asyncio").setLevel(logging.ERROR)  # that a busy machine was slow is a warning
 async def main():
     rlm = RLM(ScriptedModel(lambda _: "```repl\\nwhile True: pass\\n```"))
     await asyncio.wait_for(asyncio.shield(asyncio.ensure_future(RLM(ScriptedModel(["```repl\\nFINAL(1)\\n```"])).acompletion("?"))), 30)
