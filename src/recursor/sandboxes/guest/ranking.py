@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import threading
+import weakref
 from array import array
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -36,6 +37,7 @@ class _Index:
         self._places = array("q")
         self._names: list[Any] = []
         self._database = sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None)
+        weakref.finalize(self, self._database.close)
         self._database.execute("PRAGMA journal_mode = OFF")
         self._database.execute(
             "CREATE VIRTUAL TABLE passages USING fts5(text, content = '', tokenize = 'porter unicode61')"
