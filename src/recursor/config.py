@@ -92,6 +92,11 @@ def color_allowed() -> bool:
     return not os.environ.get("NO_COLOR")
 
 
+def redrawing_allowed() -> bool:
+    """Whether the terminal is one that can move its cursor, and this is no CI job."""
+    return os.environ.get("TERM", "") not in ("", "dumb", "unknown") and not os.environ.get("CI")
+
+
 def load(file: Path | None = None, flags: Mapping[str, Any] | None = None) -> Config:
     """Merge defaults, a file and flags.
 

@@ -29,6 +29,7 @@ from recursor.threads import in_thread
 from recursor.tools import Tool
 from recursor.types import (
     Batch,
+    BatchAnnounced,
     Completion,
     ContextInfo,
     Decided,
@@ -409,6 +410,7 @@ class Run:
         except LimitExceeded as refusal:
             self.caller.refused(call_id, refusal)
             raise
+        self.engine.sink.emit(BatchAnnounced(self.id, turn, batch.count, recursive, model.name))
 
     def _passed_on(self, names: Sequence[str]) -> dict[str, Tool]:
         unknown = [name for name in names if name not in self.engine.tools]

@@ -478,6 +478,18 @@ class SubcallStarted:
 
 
 @dataclass(frozen=True, slots=True)
+class BatchAnnounced:
+    """Code will make this many sub-calls, and they are allowed. Not recorded."""
+
+    run_id: str
+    turn: int
+    count: int
+    recursive: bool
+    """Whether they are child runs with a REPL."""
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
 class BlockExecuted:
     """A code block ran."""
 
@@ -519,6 +531,7 @@ Event: TypeAlias = (
     | Compacted
     | ReplyText
     | SubcallStarted
+    | BatchAnnounced
     | BlockExecuted
     | ContextHashed
     | RunEnded

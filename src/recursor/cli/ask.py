@@ -71,14 +71,14 @@ def carry_out(
     Args:
         also: what the JSON has beside; None is nothing.
     """
-    display = progress.choose(settings.settings.limits, quiet=output.quiet)
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     recorded = settings.settings.record
+    display = progress.choose(settings.settings.limits, output.display, again.view if recorded else None)
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         done = asyncio.run(_follow(start, display))
     except (RLMError, KeyboardInterrupt) as error:
         display.close()
-        run_id = display.tally.run_id if recorded else ""
+        run_id = display.tree.run_id if recorded else ""
         sys.exit(exits.report(error, again.command(run_id) if run_id else ""))
     finally:
         display.close()
@@ -109,7 +109,7 @@ async def _follow(start: Callable[[], AsyncGenerator[Event, None]], display: pro
     async with aclosing(start()) as events:
         async for event in events:
             display.show(event)
-            if isinstance(event, RunEnded) and event.run_id == display.tally.run_id:
+            if isinstance(event, RunEnded) and event.run_id == display.tree.run_id:
                 done = event.completion
     assert done is not None, "a stream that raises nothing ends in a completion"
     return done

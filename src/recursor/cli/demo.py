@@ -12,14 +12,13 @@ from typing import Any
 import click
 
 from recursor import config
-from recursor.cli import exits, options
-from recursor.cli.progress import Tally, describe
+from recursor.cli import exits, options, progress
 from recursor.cli.text import as_text, count, preview, seconds, to_json
 from recursor.demo.questions import questions, sub_model
 from recursor.demo.texts import unpack
 from recursor.limits import Limits
 from recursor.rlm import RLM
-from recursor.types import Completion, Event, ModelCalled, RunStarted
+from recursor.types import Completion, Event, ModelCalled
 
 LIMITS = Limits(max_turns=8, max_time=120.0, max_depth=2)
 """Two levels: a child RLM gets a REPL of its own."""
@@ -32,15 +31,16 @@ NOTICE = (
 @click.command("demo")
 @options.STORE
 @click.option("--no-store", is_flag=True, help="Do not record the runs.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def command(store: str | None, no_store: bool, as_json: bool) -> None:
+@options.DISPLAY
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, and show nothing else.")
+def command(store: str | None, no_store: bool, display: options.Display, as_json: bool) -> None:
     """Answer three questions over 47 MB of text, offline: scripted models, everything else real.
 
     Exit codes: 0 all answers are right, 1 one is wrong.
     """
     path = None if no_store else options.store_path(config.load(flags={"store": store}))
     say = _Nothing() if as_json else _Printed()
-    results = run(path, say)
+    results = run(path, say, display="none" if as_json else display)
     if as_json:
         summaries = [result.summary() for result in results]
         click.echo(to_json({"scripted": True, "questions": summaries}, indent=2))
@@ -76,11 +76,12 @@ class Result:
         }  # fmt: skip
 
 
-def run(store: Path | None, say: _Nothing) -> list[Result]:
+def run(store: Path | None, say: _Nothing, display: options.Display = "none") -> list[Result]:
     """Unpack the texts, ask the questions, compare."""
     for line in NOTICE:
         say.line("bold yellow", line)
-    results = []
+    results: list[Result] = []
+    again = options.Again((), () if store is None else ("--store", str(store)))
     with tempfile.TemporaryDirectory(prefix="recursor-demo-") as folder:
         began = time.monotonic()
         texts = unpack(Path(folder))
@@ -89,11 +90,15 @@ def run(store: Path | None, say: _Nothing) -> list[Result]:
         for number, question in enumerate(questions(texts), 1):
             size = _size(question.context)
             say.line("bold", f"\n{number}. {question.title}: {question.text}")
-            watcher = _Watcher(say)
-            rlm = RLM(question.root(), sub_model=sub_model(), limits=LIMITS, store=store, sinks=[watcher])
-            done = rlm.completion(question.text, question.context)
-            result = Result(question.title, size, done, question.truth, watcher.tally.done,
-                            watcher.children, watcher.largest)  # fmt: skip
+            watcher = _Watcher(progress.choose(LIMITS, display, again.view if store else None))
+            try:
+                rlm = RLM(question.root(), sub_model=sub_model(), limits=LIMITS, store=store, sinks=[watcher])
+                done = rlm.completion(question.text, question.context)
+            finally:
+                watcher.display.close()
+            tree = watcher.display.tree
+            result = Result(question.title, size, done, question.truth, tree.done, tree.children_ended,
+                            watcher.largest)  # fmt: skip
             say.line("bold", f"   answer: {preview(as_text(done.answer), 300)}")
             verdict = "right" if result.right else f"WRONG: {preview(as_text(question.truth), 300)}"
             say.line("green" if result.right else "bold red", f"   truth, found by plain Python: {verdict}")
@@ -121,25 +126,19 @@ class _Printed(_Nothing):
 
 
 class _Watcher:
-    """A sink that shows what the root run does, and measures."""
+    """A sink that shows events, and measures."""
 
-    def __init__(self, say: _Nothing) -> None:
-        self.tally = Tally(LIMITS)
-        self.children = 0
+    def __init__(self, display: progress.Progress) -> None:
+        self.display = display
         self.largest = 0
-        self._say = say
 
     def emit(self, event: Event) -> None:
-        self.tally.take(event)
-        if isinstance(event, RunStarted):
-            self.children += event.parent_id is not None
         if isinstance(event, ModelCalled) and event.purpose == "root":
             self.largest = max(self.largest, sum(len(message.content) for message in event.messages))
-        for style, text in describe(event, self.tally):
-            self._say.line(style, f"   {text}")
+        self.display.show(event)
 
     async def flush(self) -> None:
-        """Lines are out already."""
+        """What is shown need not be durable."""
 
 
 def _size(path: Path) -> int:

@@ -7,19 +7,27 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import click
 
 from recursor import config
 from recursor.errors import ConfigError
 
+Display: TypeAlias = Literal["auto", "tree", "plain", "none"]
+"""How progress is shown on stderr."""
 F = TypeVar("F", bound=Callable[..., Any])
 
 FILE = click.option(
     "--config", "file", type=click.Path(path_type=Path), metavar="FILE", help="Settings to read instead."
 )
 STORE = click.option("--store", metavar="PATH", help="Where runs are recorded.")
+DISPLAY = click.option(
+    "--display",
+    type=click.Choice(["auto", "tree", "plain", "none"]),
+    default="auto",
+    help="Progress on stderr; auto: the tree on a terminal, plain lines elsewhere and in CI.",
+)
 SETTINGS = (
     click.option("--model", "-m", metavar="SPEC", help="The root LM: openai/gpt-5, ollama/qwen3:8b, ..."),
     click.option("--sub-model", metavar="SPEC", help="Answers sub-calls; without it the root LM does."),
@@ -49,7 +57,8 @@ OUTPUT = (
         "--json", "as_json", is_flag=True, help="Print one JSON object: answer, reason, usage, cost."
     ),
     click.option("--jsonl", metavar="FILE|-", help="Write every event as a line of JSON while it happens."),
-    click.option("--quiet", "-q", is_flag=True, help="No progress on stderr."),
+    DISPLAY,
+    click.option("--quiet", "-q", is_flag=True, help="No progress: --display none."),
 )
 
 
@@ -59,7 +68,11 @@ class Output:
 
     as_json: bool
     jsonl: str | None
-    quiet: bool
+    display: Display
+
+    @property
+    def quiet(self) -> bool:
+        return self.display == "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +89,10 @@ class Again:
         again = [part for flag, value in named if value is not None for part in (flag, str(value))]
         return Again(tuple(paths) if len(paths) > 1 or "-" in paths else (), tuple(again))
 
+    def view(self, run_id: str) -> str:
+        """The command that shows a run in the browser."""
+        return shlex.join(["recursor", "view", run_id[:12], *self.flags])
+
     def command(self, run_id: str, *, answered: bool = False) -> str:
         """The command that goes on with a run, or gives the answer again that it has."""
         return shlex.join(["recursor", "resume", run_id, *(() if answered else self.paths), *self.flags])
@@ -90,7 +107,10 @@ def output(function: F) -> F:
 
 def output_of(flags: dict[str, Any]) -> Output:
     """Take the flags of `output` out of a command's flags."""
-    found = Output(flags.pop("as_json"), flags.pop("jsonl"), flags.pop("quiet"))
+    display: Display = flags.pop("display")
+    if flags.pop("quiet"):
+        display = "none"
+    found = Output(flags.pop("as_json"), flags.pop("jsonl"), display)
     if found.jsonl == "-" and found.as_json:
         raise click.UsageError("--json and --jsonl - both want stdout")
     return found

@@ -1,142 +1,44 @@
-# ruff: noqa: PLC0415 - rich is imported when there is a terminal
-"""What a person sees of a run while it goes, on stderr. Reads events; decides nothing.
+"""Shows a run on stderr while it goes: picks how, keeps the clock, and owns the terminal.
 
-Lines are the same on a terminal and elsewhere; a terminal has a status at the bottom in addition,
-which changes in place. Everything that came from a model or a context is cleaned and cut first.
+Events only change the tree and leave lines behind; a thread of its own draws, five times a second at most,
+so a run is never held up by a terminal, and 100,000 sub-calls cost no more drawing than one.
 """
 
 from __future__ import annotations
 
+import os
 import sys
+import threading
 import time
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Protocol, TextIO
+from collections.abc import Callable
+from typing import Protocol, TextIO, TypeAlias
 
-from recursor.cli.text import clean, count, first_lines, money, preview, seconds
-from recursor.config import color_allowed
+from recursor.cli.frame import frame, status
+from recursor.cli.lines import Row, describe, text_of
+from recursor.cli.options import Display
+from recursor.cli.region import Region
+from recursor.cli.summary import table
+from recursor.cli.tree import Tree
+from recursor.config import color_allowed, redrawing_allowed
 from recursor.limits import Limits
-from recursor.types import (
-    BlockExecuted,
-    Completion,
-    Event,
-    Execution,
-    ModelCalled,
-    ReplyText,
-    RunEnded,
-    RunStarted,
-    SubcallStarted,
-    Usage,
-)
+from recursor.types import Completion, Event, RunEnded
 
-if TYPE_CHECKING:
-    from rich.live import Live
-
-CODE_LINES = 10
-OUTPUT_LINES = 4
+REFRESH = 0.2
+"""Seconds from one frame to the next."""
+STOPPED = 3.0
+"""Seconds without a frame after which others may have written to the terminal: the process was stopped."""
 QUIET_SECONDS = 10.0
 """Without a terminal, a line that says where the run is comes at least this often while things happen."""
-Line = tuple[str, str]
-"""A style of rich, and text."""
-
-
-class Tally:
-    """What the events so far add up to."""
-
-    def __init__(self, limits: Limits) -> None:
-        self.limits = limits
-        self.run_id = ""
-        self.model = ""
-        self.turn = 0
-        self.doing = "starting the sandbox"
-        self.usage = Usage()
-        self.cost: float | None = 0.0
-        self.running = 0
-        self.done = 0
-        self.failed = 0
-        self.children = 0
-        self.children_done = 0
-        self.reply = ""
-        self._told = ""
-        self._began = time.monotonic()
-
-    @property
-    def elapsed(self) -> float:
-        return time.monotonic() - self._began
-
-    def take(self, event: Event) -> None:
-        match event:
-            case RunStarted():
-                self._start(event)
-            case SubcallStarted():
-                self.running += 1
-            case ModelCalled():
-                self._call(event)
-            case ReplyText() if event.run_id == self.run_id:
-                self.turn, self.doing = event.turn, "replying"
-                self.reply = (self.reply + event.text)[-2000:]
-            case BlockExecuted() if event.run_id == self.run_id:
-                self.doing = f"asking {self.model}"
-            case RunEnded() if event.run_id != self.run_id:
-                self.children -= 1
-                self.children_done += 1
-            case _:
-                pass
-
-    def _start(self, event: RunStarted) -> None:
-        if self.run_id:
-            self.children += 1
-            return
-        self.run_id, self.model = event.run_id, event.model
-        self.doing = f"asking {event.model}"
-
-    def _call(self, event: ModelCalled) -> None:
-        cached = event.reply is not None and event.reply.cached
-        if event.reply is not None and not cached:
-            self.usage += event.reply.usage
-            known = self.cost is not None and event.reply.cost is not None
-            self.cost = (self.cost or 0.0) + (event.reply.cost or 0.0) if known else None
-        if event.purpose == "sub":
-            self.running -= not cached  # it was never sent
-            self.done += event.error is None
-            self.failed += event.error is not None
-        elif event.run_id == self.run_id:
-            self.turn, self.reply, self.doing = event.turn, "", "running code"
-
-    def calls(self) -> str:
-        """Sub-calls and children, "" when there were none."""
-        plain, children = (
-            ", ".join(f"{number:,} {word}" for number, word in pairs if number > 0)
-            for pairs in (
-                ((self.done, "done"), (self.running, "running"), (self.failed, "failed")),
-                ((self.children_done, "done"), (self.children, "running")),
-            )
-        )
-        named = (f"sub-calls: {plain}" if plain else "", f"child RLMs: {children}" if children else "")
-        return " · ".join(filter(None, named))
-
-    def news(self) -> str:
-        """`calls`, when it is not what this said the last time."""
-        calls = self.calls()
-        told, self._told = self._told, calls
-        return calls if calls != told else ""
-
-    def spent(self) -> str:
-        """Tokens, money and time against their limits."""
-        limits = self.limits
-        tokens = f"{self.usage.total_tokens:,}" + (f" of {limits.max_tokens:,}" if limits.max_tokens else "")
-        cost = money(self.cost) + (f" of {money(limits.max_cost)}" if limits.max_cost else "")
-        took = seconds(self.elapsed) + (f" of {seconds(limits.max_time)}" if limits.max_time else "")
-        return f"{tokens} tokens · {cost} · {took}"
-
-    def status(self) -> str:
-        turn = f"turn {self.turn or 1} of {self.limits.max_turns}: {self.doing}"
-        return " · ".join(filter(None, (turn, self.calls(), self.spent())))
+PLAIN = 160
+"""Columns of a plain line."""
+View: TypeAlias = Callable[[str], str]
+"""From a run's id to the command that shows the run."""
 
 
 class Progress(Protocol):
     """Shows events. `close` may be called at any time, and more than once."""
 
-    tally: Tally
+    tree: Tree
 
     def show(self, event: Event) -> None: ...
 
@@ -147,10 +49,10 @@ class Quiet:
     """Shows nothing."""
 
     def __init__(self, limits: Limits) -> None:
-        self.tally = Tally(limits)
+        self.tree = Tree(limits, time.monotonic())
 
     def show(self, event: Event) -> None:
-        self.tally.take(event)
+        self.tree.take(event, time.monotonic())
 
     def close(self) -> None:
         """There is nothing to end."""
@@ -159,18 +61,23 @@ class Quiet:
 class Lines:
     """Plain lines, for logs and pipes."""
 
-    def __init__(self, limits: Limits, file: TextIO) -> None:
-        self.tally = Tally(limits)
+    def __init__(self, limits: Limits, file: TextIO, view: View | None = None) -> None:
+        self.tree = Tree(limits, time.monotonic())
         self._file = file
+        self._view = view
         self._last = time.monotonic()
 
     def show(self, event: Event) -> None:
-        self.tally.take(event)
-        lines = [text for _, text in describe(event, self.tally)]
-        if not lines and time.monotonic() - self._last > QUIET_SECONDS:
-            lines = [self.tally.status()]
+        now = time.monotonic()
+        self.tree.take(event, now)
+        rows = [*describe(event, self.tree, PLAIN, beside=False)]
+        if isinstance(event, RunEnded) and event.run_id == self.tree.run_id and event.completion:
+            rows += closing(self.tree, event.completion, PLAIN, self._view)
+        lines = [text_of(row) for row in rows]
+        if not lines and now - self._last > QUIET_SECONDS:
+            lines = [status(self.tree, now)]
         if lines:
-            self._last = time.monotonic()
+            self._last = now
             print("\n".join(lines), file=self._file, flush=True)
 
     def close(self) -> None:
@@ -178,92 +85,80 @@ class Lines:
 
 
 class Screen:
-    """Lines, and below them a status that is redrawn four times a second."""
+    """Lines that scroll up, and below them the tree."""
 
-    def __init__(self, limits: Limits) -> None:
-        from rich.console import Console
-        from rich.live import Live
-
-        self.tally = Tally(limits)
-        self._console = Console(file=sys.stderr, no_color=not color_allowed(), highlight=False)
-        self._live: Live = Live(
-            console=self._console, get_renderable=self._status, refresh_per_second=4, transient=True,
-            redirect_stdout=False, redirect_stderr=False,
-        )  # fmt: skip
-        self._live.start()
+    def __init__(self, limits: Limits, file: TextIO, view: View | None = None) -> None:
+        self.tree = Tree(limits, time.monotonic())
+        self._file = file
+        self._view = view
+        self._region = Region(file, self._size, color=color_allowed())
+        self._above: list[Row] = []
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+        self._drawing = threading.Lock()
+        self._thread = threading.Thread(target=self._refresh, name="recursor-progress", daemon=True)
+        self._thread.start()
 
     def show(self, event: Event) -> None:
-        from rich.text import Text
-
-        self.tally.take(event)
-        for style, text in describe(event, self.tally):
-            self._console.print(Text(text, style=style), soft_wrap=False, overflow="ellipsis", no_wrap=True)
+        now = time.monotonic()
+        with self._lock:
+            self.tree.take(event, now)
+            if event.run_id != self.tree.run_id:
+                return
+            width = self._size().columns - 1
+            self._above += describe(event, self.tree, width)
+            if isinstance(event, RunEnded) and event.completion:
+                self._above += closing(self.tree, event.completion, width, self._view)
 
     def close(self) -> None:
-        self._live.stop()
+        if not self._ended.is_set():
+            self._ended.set()
+            self._thread.join(timeout=1.0)  # it may be in a write that a terminal holds up
+            self._draw(last=True)
 
-    def _status(self) -> Any:
-        from rich.text import Text
+    def _refresh(self) -> None:
+        before = time.monotonic()
+        while not self._ended.wait(REFRESH):
+            if time.monotonic() - before > STOPPED:
+                self._region.forget()
+            before = time.monotonic()
+            self._draw()
 
-        tally, width = self.tally, max(20, self._console.width - 1)
-        lines = [preview(tally.reply[-width:], width)] if tally.reply.strip() else []
-        text = "\n".join([*lines, preview(tally.status(), width)])
-        return Text(text, style="dim", no_wrap=True, overflow="ellipsis")
+    def _draw(self, *, last: bool = False) -> None:
+        if not self._drawing.acquire(timeout=1.0):
+            return
+        try:
+            with self._lock:
+                above, self._above = self._above, []
+                rows = [] if last else frame(self.tree, self._size().columns, time.monotonic())
+            self._region.draw(above, rows)
+        finally:
+            self._drawing.release()
+
+    def _size(self) -> os.terminal_size:
+        try:
+            size = os.get_terminal_size(self._file.fileno())
+        except (OSError, ValueError):
+            size = os.terminal_size((80, 24))
+        return os.terminal_size((max(20, size.columns or 80), max(4, size.lines or 24)))
 
 
-def choose(limits: Limits, *, quiet: bool) -> Progress:
-    """Return what suits stderr: nothing, a screen, or lines."""
-    if quiet:
+def choose(limits: Limits, display: Display, view: View | None = None) -> Progress:
+    """Return what was asked for; "auto" is the tree on a terminal that takes it, else lines.
+
+    Args:
+        view: names the command that shows a run; None where it is not recorded.
+    """
+    if display == "auto":
+        display = "tree" if sys.stderr.isatty() and redrawing_allowed() else "plain"
+    if display == "none":
         return Quiet(limits)
-    return Screen(limits) if sys.stderr.isatty() else Lines(limits, sys.stderr)
+    return Screen(limits, sys.stderr, view) if display == "tree" else Lines(limits, sys.stderr, view)
 
 
-def describe(event: Event, tally: Tally) -> Iterator[Line]:
-    """The lines that an event of the root run is worth; none for a child's."""
-    if event.run_id != tally.run_id:
-        return
-    match event:
-        case RunStarted():
-            where = f"sandbox {event.isolation.sandbox}" if event.isolation else "answered directly"
-            yield "dim", f"run {event.run_id} · {clean(event.model)} · {where}"
-            for info in event.contexts:
-                source = f", from {info.source}" if info.source else ""
-                yield "dim", preview(f"{info.name}: {info.type}, {info.size}{source}", 200)
-        case ModelCalled(purpose="root"):
-            yield "bold", _asked(event)
-        case BlockExecuted():
-            yield from _block(event.execution, tally)
-        case RunEnded():
-            if event.completion is not None:
-                yield "bold", _ended(event.completion, tally)
-        case _:
-            pass
-
-
-def _asked(event: ModelCalled) -> str:
-    if event.reply is None:
-        return preview(f"turn {event.turn} · {event.model} failed: {event.error}", 300)
-    usage = event.reply.usage
-    tokens = f"{usage.input_tokens:,} tokens in, {usage.output_tokens:,} out"
-    return f"turn {event.turn} · {clean(event.model)} replied in {seconds(event.duration)} · {tokens}"
-
-
-def _block(execution: Execution, tally: Tally) -> Iterator[Line]:
-    for line in first_lines(execution.code, CODE_LINES, 160):
-        yield "cyan", f"  │ {line}"
-    if execution.output.total:
-        for line in first_lines(execution.output.head, OUTPUT_LINES, 160):
-            yield "", f"  → {line}"
-    if execution.error:
-        yield "yellow", f"  ! {preview(execution.error.strip().splitlines()[-1], 160)}"
-    ran = f"ran {seconds(execution.duration)}"
-    yield "dim", "    " + " · ".join(filter(None, (ran, tally.news())))
-
-
-def _ended(done: Completion, tally: Tally) -> str:
-    reason = "answered" if done.stop_reason == "answered" else f"stopped by {done.stop_reason}"
-    calls = f"{tally.calls()} · " if tally.calls() else ""
-    return (
-        f"{reason} · {count(done.turns, 'turn')} · {calls}{done.usage.total_tokens:,} tokens · "
-        f"{money(done.cost)} · {seconds(done.duration)}"
-    )
+def closing(tree: Tree, done: Completion, width: int, view: View | None) -> list[Row]:
+    """What is said when a run has ended in a completion."""
+    rows = [*table(tree, done, width)]
+    if view is not None:
+        rows += [[("dim", f"  {view(done.run_id)}")]]
+    return [*rows, []]

@@ -9,7 +9,9 @@ import base64
 import json
 import math
 import re
+import unicodedata
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 _ESCAPES = re.compile(
@@ -29,17 +31,41 @@ def clean(text: str) -> str:
 
 
 def preview(text: str, width: int) -> str:
-    """Return one line of at most `width` characters, cleaned."""
-    words = " ".join(clean(text[: 20 * width]).split())
-    return words if len(words) <= width else words[: max(1, width - 1)] + "…"
+    """Return one line of at most `width` columns, cleaned."""
+    return cut(" ".join(clean(text[: 20 * width]).split()), width)
 
 
 def first_lines(text: str, lines: int, width: int) -> list[str]:
     """Return the first lines, cleaned and cut, and how many more there are."""
     every = clean(text).strip("\n").split("\n")
-    shown = [line if len(line) <= width else line[: width - 1] + "…" for line in every[:lines]]
+    shown = [cut(line.expandtabs(4), width) for line in every[:lines]]
     more = len(every) - lines
-    return [*shown, f"… {more:,} more line{'s' * (more > 1)}"] if more > 0 else shown
+    return [*shown, cut(f"… {count(more, 'more line')}", width)] if more > 0 else shown
+
+
+def cells(text: str) -> int:
+    """Return the columns that a cleaned line takes on a terminal."""
+    return len(text) if text.isascii() else sum(map(_cells, text))
+
+
+def cut(line: str, width: int) -> str:
+    """Return a cleaned line that takes at most `width` columns, with "…" at the end where it was cut."""
+    if len(line) <= width and (line.isascii() or cells(line) <= width):
+        return line
+    kept, taken = [], 0
+    for char in line[: 4 * width]:  # marks that take no column have an end, too
+        taken += _cells(char)
+        if taken > width - 1:
+            break
+        kept.append(char)
+    return "".join(kept) + "…" if width > 0 else ""
+
+
+@lru_cache(maxsize=4096)
+def _cells(char: str) -> int:
+    if unicodedata.category(char) in ("Mn", "Me", "Cf"):
+        return 0
+    return 2 if unicodedata.east_asian_width(char) in "WF" else 1
 
 
 def as_text(answer: Any) -> str:

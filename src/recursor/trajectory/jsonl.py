@@ -18,6 +18,7 @@ from recursor.sandboxes.guest import values
 from recursor.trajectory.packing import dumps, represent
 from recursor.trajectory.view import Trajectories
 from recursor.types import (
+    BatchAnnounced,
     BlockExecuted,
     Event,
     Message,
@@ -117,7 +118,7 @@ class _Lines:
         """Return the object for an event; None when it is not recorded."""
         fields: dict[str, Any]
         match event:
-            case ReplyText() | SubcallStarted():
+            case ReplyText() | SubcallStarted() | BatchAnnounced():
                 return None
             case RunStarted():
                 fields = {**asdict(event), "contexts": [asdict(info) for info in event.contexts]}

@@ -19,7 +19,7 @@ from recursor.errors import ConfigError, TrajectoryError
 from recursor.protocols import Sink
 from recursor.trajectory.file import connect
 from recursor.trajectory.writer import Writer
-from recursor.types import Event, ReplyText, SubcallStarted
+from recursor.types import BatchAnnounced, Event, ReplyText, SubcallStarted
 
 _STOP = object()
 
@@ -56,7 +56,7 @@ class Store:
 
     def emit(self, event: Event) -> None:
         """Queue one event. A failure to write is raised by the next `flush`."""
-        if not isinstance(event, ReplyText | SubcallStarted):
+        if not isinstance(event, ReplyText | SubcallStarted | BatchAnnounced):
             self._start()
             self._queue.put(event)
 
