@@ -6,7 +6,7 @@ Everything that came from a model or a context is cleaned and cut here.
 from __future__ import annotations
 
 from recursor.cli.lines import Row, failures, fit
-from recursor.cli.text import cells, clean, count, cut, money, preview, seconds
+from recursor.cli.text import cells, clean, count, cut, money, preview
 from recursor.cli.tree import Count, Node, Tree, Work
 
 BRANCHES = 5
@@ -138,7 +138,7 @@ def _child(node: Node, now: float) -> str:
     parts = [
         f"turn {node.turn or 1}",
         "code" if node.doing == "running" else "model",
-        seconds(now - node.began),
+        _rounded(now - node.began),
     ]
     calls = node.work.calls
     if calls.total:

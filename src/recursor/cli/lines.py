@@ -140,8 +140,7 @@ def _widest(text: str) -> int:
 
 
 def _shown(execution: Execution) -> str:
-    output = execution.output
-    return output.head + output.tail or execution.error or ""
+    return "\n".join(text for _, text in _output(execution, CODE_LINES, WIDEST))
 
 
 def _output(execution: Execution, lines: int, width: int) -> Iterator[tuple[str, str]]:

@@ -93,6 +93,7 @@ class Screen:
         self._view = view
         self._region = Region(file, self._size, color=color_allowed())
         self._above: list[Row] = []
+        self._measured = self._size()
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._drawing = threading.Lock()
@@ -128,9 +129,12 @@ class Screen:
         if not self._drawing.acquire(timeout=1.0):
             return
         try:
+            size, self._measured = self._measured, self._size()
+            if size != self._measured and not last:
+                return  # a window that is being resized is drawn when it is as it will be
             with self._lock:
                 above, self._above = self._above, []
-                rows = [] if last else frame(self.tree, self._size().columns, time.monotonic())
+                rows = [] if last else frame(self.tree, self._measured.columns, time.monotonic())
             self._region.draw(above, rows)
         finally:
             self._drawing.release()

@@ -11,8 +11,7 @@ from collections.abc import Callable, Sequence
 from os import terminal_size
 from typing import TextIO
 
-from recursor.cli.lines import Row, text_of
-from recursor.cli.text import cells
+from recursor.cli.lines import Row
 
 _CODES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "cyan": "36"}
 """Colours of the terminal's own palette that are readable on light and on dark backgrounds."""
@@ -42,7 +41,6 @@ class Region:
         self._size = size
         self._color = color
         self._shown: list[str] = []
-        self._widths: list[int] = []
         self._columns = 0
         self._lost = False
 
@@ -57,21 +55,20 @@ class Region:
         lines = [*(painted(row, color=self._color) for row in above), *painted_frame]
         if not frame:
             lines.append("")
-        text = self._to_top(size.columns) + "\r\n".join(f"{line}\x1b[K" for line in lines) + "\x1b[J"
+        text = self._to_top() + "\r\n".join(f"{line}\x1b[K" for line in lines) + "\x1b[J"
         self._write(f"\x1b[?2026h{text}\x1b[?2026l")
         self._shown, self._columns = painted_frame, size.columns
-        self._widths = [cells(text_of(row)) for row in frame]
 
     def forget(self) -> None:
         """Leave what is shown where it is, and go on below: others may have written."""
         if self._shown:
             self._write("\r\n")
-        self._shown, self._widths = [], []
+        self._shown = []
 
-    def _to_top(self, columns: int) -> str:
-        """Go to where the frame begins; a terminal that became narrower has wrapped its lines."""
-        rows = sum(max(1, -(-width // max(1, columns))) for width in self._widths)
-        return f"\r\x1b[{rows - 1}A" if rows > 1 else "\r"
+    def _to_top(self) -> str:
+        """Go to where the frame begins. A terminal that became narrower may have wrapped lines of it, of which some
+        then stay: to go farther up would overwrite what was said, in terminals that cut lines instead."""
+        return f"\r\x1b[{len(self._shown) - 1}A" if len(self._shown) > 1 else "\r"
 
     def _write(self, text: str) -> None:
         try:

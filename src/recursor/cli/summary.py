@@ -6,13 +6,14 @@ from collections.abc import Iterator
 
 from recursor.cli.costs import Cost
 from recursor.cli.lines import Row
-from recursor.cli.text import cells, clean, cut, money
+from recursor.cli.text import cells, clean, cut
 from recursor.cli.tree import Tree
 from recursor.types import Completion
 
 NARROW = 72
 """Columns below which numbers are rounded and cached tokens left out."""
 _HEADS = ("depth", "model", "calls", "input", "cached", "output", "cost")
+_SHORT = ("d", "model", "calls", "in", "", "out", "cost")
 _CACHED = 4
 
 
@@ -22,15 +23,24 @@ def table(tree: Tree, done: Completion, width: int) -> Iterator[Row]:
     if not costs:
         return
     narrow = width < NARROW
-    lines = [_HEADS, *(_line(cost, narrow) for cost in costs)]
+    places = 4 if any(cost.cost and cost.cost < 0.1 for cost in costs) else 2
+    lines = [_HEADS, *(_line(cost, narrow, places) for cost in costs)]
     if len(costs) > 1:
         usage = done.usage
         total = Cost(
-            0, "", usage.calls, 0, usage.input_tokens, usage.cached_tokens, usage.output_tokens, done.cost
+            0,
+            "total",
+            usage.calls,
+            0,
+            usage.input_tokens,
+            usage.cached_tokens,
+            usage.output_tokens,
+            done.cost,
         )
-        lines.append(("total", *_line(total, narrow)[1:]))
+        lines.append(("", *_line(total, narrow, places)[1:]))
     if narrow:
-        lines = [(line[0][:1], *line[1:_CACHED], *line[_CACHED + 1 :]) for line in lines]
+        lines[0] = _SHORT
+        lines = [(*line[:_CACHED], *line[_CACHED + 1 :]) for line in lines]
     columns = [max(cells(line[at]) for line in lines) for at in range(len(lines[0]))]
     gap = 1 if narrow else 2
     columns[1] = max(6, min(columns[1], width - sum(columns) + columns[1] - gap * (len(columns) - 1) - 2))
@@ -42,14 +52,11 @@ def table(tree: Tree, done: Completion, width: int) -> Iterator[Row]:
         yield [(style, cut("  " + (" " * gap).join(texts), width))]
 
 
-def _line(cost: Cost, narrow: bool) -> tuple[str, ...]:
+def _line(cost: Cost, narrow: bool, places: int) -> tuple[str, ...]:
     number = _rounded if narrow else "{:,}".format
     tokens = (cost.input_tokens, cost.cached_tokens, cost.output_tokens)
-    return (str(cost.depth), clean(cost.model), number(cost.calls), *map(number, tokens), _money(cost.cost))
-
-
-def _money(cost: float | None) -> str:
-    return "unknown" if cost is None else money(cost)
+    dollars = "unknown" if cost.cost is None else f"${cost.cost:,.{places}f}"
+    return (str(cost.depth), clean(cost.model), number(cost.calls), *map(number, tokens), dollars)
 
 
 def _rounded(number: int) -> str:

@@ -30,7 +30,7 @@ class Template:
         """The words that they share, with "…" for what differs."""
         if not self.head and not self.tail:
             return "other prompts"
-        if len(self.head) >= max(LEAST, len(self.tail)) or self.done + self.failed == 1:
+        if len(self.head.strip()) >= LEAST or self.done + self.failed == 1:
             return self.head.rstrip() + "…"
         return "…" + self.tail.lstrip()
 
