@@ -93,7 +93,7 @@ def headed(head: str, style: str, parts: list[str], width: int) -> Row:
 
 def _started(event: RunStarted, width: int) -> Iterator[Row]:
     where = f"sandbox {event.isolation.sandbox}" if event.isolation else "answered directly"
-    yield headed(f"run {clean(event.run_id)[:12]}", "bold", [clean(event.model), clean(where)], width)
+    yield headed(f"run {clean(event.run_id)}", "bold", [clean(event.model), clean(where)], width)
     for info in event.contexts:
         source = f" from {info.source}" if info.source else ""
         yield [("dim", preview(f"{info.name}: {info.type}, {info.size}{source}", width))]

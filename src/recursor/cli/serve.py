@@ -35,7 +35,7 @@ def command(host: str, port: int, key_file: Path | None, name: str, max_runs: in
     from recursor.server.app import Server, Settings  # noqa: PLC0415 - brings the HTTP library
 
     settings = Settings(host, port, _keys(key_file), max_runs)
-    rlm = ask.make_rlm(options.load(flags), options.Output(as_json=False, jsonl=None, quiet=False))
+    rlm = ask.make_rlm(options.load(flags), options.Output(as_json=False, jsonl=None, display="auto"))
     asyncio.run(_serve(Server({name: rlm}, settings)))
 
 
