@@ -17,13 +17,17 @@ from recursor.context import prepare
 from recursor.errors import SandboxError
 from recursor.protocols import CopyableRepl, Repl
 from recursor.sandboxes.inprocess import InProcessSandbox
-from recursor.sandboxes.process import ProcessSandbox
+from recursor.sandboxes.process import ProcessSandbox, WeakProcessSandbox
 from recursor.testing import check_sandbox, run_attacks
 from recursor.testing.programs import QUICK
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the process sandbox is made of Linux")
 
 STUBBORN = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\nwhile True: pass"
+
+
+class Landlocked(WeakProcessSandbox):
+    _tiers = ("landlock",)
 
 
 def copyable(repl: Repl) -> CopyableRepl:
@@ -127,6 +131,19 @@ async def test_a_sandbox_that_cannot_copy_a_repl_says_so() -> None:
         opened.checkpoint()
         code = "try: rlm_query('q', fork=True)\nexcept SubcallError as error: print(error)"
         assert 'sandbox="process"' in await Bench(opened).shown(code)
+    finally:
+        await opened.close()
+
+
+async def test_without_namespaces_nothing_is_copied_nor_promised() -> None:
+    opened = copyable(await Landlocked().open())
+    try:
+        assert not opened.copyable
+        with pytest.raises(SandboxError, match="takes namespaces"):
+            await opened.fork()
+        opened.checkpoint()
+        code = "import os\ntry: os.fork()\nexcept OSError as error: print(error.errno)"
+        assert await Bench(opened).shown(code) == "1\n"
     finally:
         await opened.close()
 

@@ -51,7 +51,11 @@ class Birth(Protocol):
 
 @runtime_checkable
 class Forkable(Protocol):
-    """A worker that can be forked."""
+    """A worker of a kind that can be forked."""
+
+    @property
+    def forks(self) -> bool:
+        """Whether it can be where it is."""
 
     def fork(self) -> Birth:
         """Let it fork once. Raises SandboxError when it may not."""
@@ -59,9 +63,14 @@ class Forkable(Protocol):
 
 def no_forks(worker: Worker) -> str:
     """Why a worker cannot be forked; empty when it can."""
-    if isinstance(worker, Forkable):
-        return ""
-    return 'this sandbox cannot copy a REPL that runs; sandbox="process" can, on Linux'
+    if not isinstance(worker, Forkable):
+        return 'this sandbox cannot copy a REPL that runs; sandbox="process" can, on Linux'
+    if not worker.forks:
+        return (
+            "copying a REPL that runs takes namespaces, and a kernel that asks about its system calls (seccomp "
+            'user notification): see `recursor doctor`; sandbox="process" has both where they are to be had'
+        )
+    return ""
 
 
 async def fork(link: Link, sources: Mapping[str, Source], asked: int | None = None) -> Link:
@@ -75,7 +84,7 @@ async def fork(link: Link, sources: Mapping[str, Source], asked: int | None = No
         SandboxError: that is not possible here, or now; the text says what to do.
     """
     worker = link.worker
-    if not isinstance(worker, Forkable):
+    if not isinstance(worker, Forkable) or not worker.forks:
         raise SandboxError(f"a REPL cannot be forked: {no_forks(worker)}")
     async with link.forking:
         new = await _forked(worker, link, asked)

@@ -56,6 +56,7 @@ class _Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ready: Facts | None = None
     failed: _Step | None = None
     spawned: int | None = None
+    forks: bool = False
     forking: bool = False
     status: int | None = None
 
@@ -78,6 +79,8 @@ class Spawned:
     """Takes descriptors of contexts into the worker."""
     output: int
     """Non-blocking read end of the pipe that its stdout and stderr go to."""
+    forks: bool
+    """Whether it can be forked: not without namespaces, nor where nobody is asked by its filter."""
     _pidfd: int
     _number: int
     _zygote: Zygote = field(repr=False)
@@ -314,7 +317,9 @@ class Zygote:
         if answer.spawned is None or len(received) != 1:
             raise self._lost("it gave no worker", received)
         pidfd = received[0]
-        return Spawned(_pid_of(pidfd), ends.rpc, ends.aux, ends.output, pidfd, answer.spawned, self)
+        return Spawned(
+            _pid_of(pidfd), ends.rpc, ends.aux, ends.output, answer.forks, pidfd, answer.spawned, self
+        )
 
     def ending(self, number: int) -> str:
         """Say how a worker that has ended did so."""

@@ -9,11 +9,11 @@ Control socket (SEQPACKET, JSON), one request at a time:
   <- {"begin": {"tier": "namespaces" or "alone", "mounts": {place: folder}}} once, at the start
   -> {"ready": {...}} or {"failed": step} once, then
   <- {"spawn": {"memory": bytes, "scratch": bytes}} with descriptors rpc, aux, output
-  -> {"spawned": number} with a pidfd, or {"failed": step}
+  -> {"spawned": number, "forks": whether it can be forked} with a pidfd, or {"failed": step}
   <- {"fork": number} with an end of a socket: the worker may fork once
   -> {"forking": true}, or {"failed": step}
   <- {"born": number}      it has forked, or will not
-  -> {"spawned": number} of the new process, with a pidfd, or {"failed": step}
+  -> {"spawned": number, "forks": ...} of the new process, with a pidfd, or {"failed": step}
   <- {"reap": number}      the process has ended, or is about to
   -> {"status": wait status; -1 of one that was forked from a worker}
 A step is {"step": name, "errno": number, "error": text}. The end of the socket ends the zygote.
@@ -254,7 +254,7 @@ class _Zygote:
         pidfd = linux.pidfd_open(pid)
         family.members[pid] = self._number
         self._families[self._number] = family
-        self._answer({"spawned": self._number}, (pidfd,))
+        self._answer({"spawned": self._number, "forks": family.listener >= 0}, (pidfd,))
         os.close(pidfd)
 
     def _fork_worker(self, number: int, descriptors: list[int]) -> None:
