@@ -10,7 +10,7 @@ import pytest
 from conftest import Bench
 from recursor import RLM, Limits
 from recursor.sandboxes import wire
-from recursor.sandboxes.guest.changes import MOST, Variables
+from recursor.sandboxes.guest.changes import MANY, MOST, WORK, Variables
 from recursor.sandboxes.guest.previews import MAX_PREVIEW
 from recursor.testing import ScriptedModel
 from recursor.trajectory import view
@@ -220,3 +220,71 @@ async def test_telling_of_variables_takes_little_of_a_block(isolated: Bench) -> 
     async with asyncio.timeout(10):
         for _ in range(100):
             await isolated.run("")
+
+
+TRAPS = """
+import sys, types, datetime
+
+class Trap:
+    def __repr__(self): raise SystemExit('trapped')
+    __str__ = __format__ = __repr__
+
+class Pretends(Trap):
+    __module__ = 'datetime'
+
+class Shaped:
+    __module__ = 'numpy'
+    @property
+    def shape(self): print('trapped'); raise SystemExit
+
+class Hidden:
+    @property
+    def __dict__(self): print('trapped'); raise KeyboardInterrupt
+
+class Named(str):
+    def __format__(self, form): print('trapped'); return 'x'
+
+class Zone(datetime.tzinfo):
+    def __repr__(self): raise KeyboardInterrupt
+
+def function(): pass
+function.__name__ = Named('function')
+module = types.ModuleType('module')
+module.__name__ = Trap()
+pretends, shaped, hidden = Pretends(), Shaped(), Hidden()
+when = datetime.datetime(2026, 1, 2, tzinfo=Zone())
+last = (each for each in [1, 2])
+"""
+
+
+async def test_no_variable_breaks_its_block_or_runs_code(bench: Bench) -> None:
+    found = await did(bench, TRAPS)
+    assert {"module", "when", "last"} <= set(found)
+    assert found["function"].preview == "<function function>"
+    assert found["shaped"].size == ""
+    execution = await bench.run("print(list(last), function.__name__ == 'function')")
+    assert execution.output.head == "[1, 2] True\n"
+
+
+async def test_giant_fractions_and_ranges_are_told_in_no_time(bench: Bench) -> None:
+    code = "import sys, fractions\nsys.set_int_max_str_digits(0)\nf = fractions.Fraction(7**300_000, 3)\nr = range(7**300_000)"
+    found = await did(bench, code)
+    assert found["f"].preview == "<an integer of 842,207 bits>/3"
+    assert found["r"].preview == "range(0, <an integer of 842,207 bits>, 1)"
+
+
+def test_what_was_not_looked_into_before_has_not_changed() -> None:
+    variables = Variables()
+    many = {f"v{number}": [number] for number in range(WORK + 10)}
+    variables.changes(many)
+    assert variables.changes({**many, "v0": 1}) == {
+        "variables": [["v0", "int", "", "1", "changed"]], "more_variables": 0,
+    }  # fmt: skip
+
+
+def test_a_million_variables_cost_a_block_nothing() -> None:
+    variables = Variables()
+    many = {f"v{number}": [number] for number in range(MANY)}
+    assert variables.changes(many)["more_variables"] == MANY - MOST
+    assert variables.changes({**many, "one": 1}) == {}
+    assert variables.changes({**many, "v0": 1})["variables"] == [["v0", "int", "", "1", "changed"]]

@@ -6,7 +6,8 @@ What it cannot see:
 - a change in the middle of a container of more than `SAMPLE` items that keeps its length;
 - a change inside of a container, but for its length, when those before it have used up `WORK`;
 - a new value at the address of the one before it, with the same length and ends;
-- keys that others have taken the place of, but for the last.
+- keys that others have taken the place of, but for the last;
+- anything, while there are more than `MANY` variables.
 A variable that is bound anew to an equal small value is not changed.
 """
 
@@ -22,6 +23,8 @@ from .previews import clipped, describe, length_of, state_of
 
 MOST = 50
 """Variables that are told of after a block; of the others the number."""
+MANY = 10_000
+"""Variables beyond which none is looked at: a block must not take longer for it."""
 MAX_NAME = 100
 SAMPLE = 16
 """Items of a container that are compared."""
@@ -51,6 +54,8 @@ class Variables:
             {} where nothing differs; else {"variables": [[name, type, size, preview, "new" | "changed" |
             "gone"], ...] of the first `MOST` that do, "more_variables": how many others}.
         """
+        if len(variables) > MANY:
+            return {}
         found: list[list[str]] = []
         more, work = 0, WORK
         seen = self._seen
@@ -60,7 +65,7 @@ class Variables:
                 continue
             try:
                 now = _mark(value, work, before)
-            except Exception:  # noqa: BLE001 - a class of the model's may do anything
+            except BaseException:  # noqa: BLE001 - a class of the model's may do anything
                 now = id(value), 0, None
             work -= len(now[2] or ()) if len(now) == 3 else 0
             seen[name] = now
@@ -83,6 +88,8 @@ class Variables:
 def _same(before: _Mark, now: _Mark) -> bool:
     if len(before) == 1 and len(now) == 1:
         return type(before[0]) is type(now[0]) and bool(before[0] == now[0])
+    if len(before) == 3 == len(now) and None in (before[2], now[2]):  # one was not looked into
+        return before[:2] == now[:2]
     return before == now
 
 

@@ -7,6 +7,7 @@ an object of another class is shown by its name and its attributes.
 from __future__ import annotations
 
 import itertools
+import sys
 import types
 from collections import deque
 from collections.abc import Callable
@@ -23,7 +24,7 @@ _MARGIN = 24
 """Characters that the count of what is left out takes."""
 _ITEM = 80
 """Characters of an item within another value."""
-_PRINTED = frozenset({"datetime", "decimal", "fractions", "uuid", "pathlib", "re"})
+_PRINTED = frozenset({"datetime", "decimal", "uuid", "pathlib", "re"})
 """Modules of the standard library whose values print themselves in few words."""
 _SHAPED = frozenset({"numpy", "pandas", "polars", "torch"})
 """Packages whose values have a `shape`."""
@@ -38,7 +39,10 @@ _WORDS: tuple[tuple[type, str, Callable[[Any], int]], ...] = (
     (deque, "item", deque.__len__),
     (bytearray, "byte", bytearray.__len__),
 )
-_SINGLE = frozenset({float, complex, bool, type(None), type(Ellipsis), range})
+_SINGLE = frozenset({float, complex, bool, type(None), type(Ellipsis)})
+_BASES: Callable[[type], tuple[type, ...]] = type.__dict__["__mro__"].__get__
+_ATTRIBUTES: Callable[[type], Any] = type.__dict__["__dict__"].__get__
+_NAME: Callable[[type], str] = type.__dict__["__name__"].__get__
 
 
 def describe(value: Any) -> tuple[str, str, str]:
@@ -51,7 +55,7 @@ def describe(value: Any) -> tuple[str, str, str]:
 def _guarded(function: Callable[..., str], *arguments: Any) -> str:
     try:
         return function(*arguments)
-    except Exception:  # noqa: BLE001 - a class of the model's may do anything
+    except BaseException:  # noqa: BLE001 - a class of the model's may do anything, and leave with any of them
         return ""
 
 
@@ -71,12 +75,15 @@ def length_of(value: Any) -> tuple[int, str]:
 
 
 def state_of(value: Any) -> dict[str, Any] | None:
-    """The attributes of an object, where they are an ordinary dict."""
-    try:
-        found = object.__getattribute__(value, "__dict__")
-    except AttributeError:
-        return None
-    return found if type(found) is dict else None
+    """The attributes of an object, where they are an ordinary dict, and no property of its class is."""
+    for base in _BASES(type(value)):
+        descriptor = _ATTRIBUTES(base).get("__dict__")
+        if descriptor is not None:
+            if type(descriptor) not in (types.GetSetDescriptorType, types.MemberDescriptorType):
+                return None
+            found = descriptor.__get__(value)
+            return found if type(found) is dict else None
+    return None
 
 
 def brief(value: Any, room: int, depth: int = 2) -> str:
@@ -84,9 +91,8 @@ def brief(value: Any, room: int, depth: int = 2) -> str:
     kind = type(value)
     if kind in _SINGLE or _package(kind) in _PRINTED:
         return repr(value)
-    if kind is int:
-        bits = value.bit_length()
-        return repr(value) if bits <= MAX_PREVIEW else f"<an integer of {bits:,} bits>"
+    if kind is int or kind is range or _package(kind) == "fractions":
+        return _brief_integers(value, kind)
     if kind is Text or issubclass(kind, str | bytes | bytearray):
         return _brief_text(value, room)
     for base, signs in ((list, "[]"), (tuple, "()"), (set, "{}"), (frozenset, "{}"), (deque, "[]")):
@@ -106,8 +112,23 @@ def _size(value: Any) -> str:
 
 
 def _package(kind: type) -> str:
-    module = kind.__module__
-    return module.partition(".")[0] if type(module) is str else ""
+    """Where a class was defined; empty unless it is found there, since any class may say any module."""
+    attributes = _ATTRIBUTES(kind)
+    module = attributes.get("__module__") or type.__getattribute__(kind, "__module__")
+    if type(module) is not str or type(sys.modules.get(module)) is not types.ModuleType:
+        return ""
+    found = (state_of(sys.modules[module]) or {}).get(_NAME(kind))
+    return module.partition(".")[0] if found is kind else ""
+
+
+def _brief_integers(value: Any, kind: type) -> str:
+    """An int, or what consists of some: `repr` takes time that grows with the square of their digits."""
+    if kind is int:
+        bits = value.bit_length()
+        return repr(value) if bits <= MAX_PREVIEW else f"<an integer of {bits:,} bits>"
+    if kind is range:
+        return f"range({', '.join(_brief_integers(each, int) for each in (value.start, value.stop, value.step))})"
+    return f"{_brief_integers(value.numerator, int)}/{_brief_integers(value.denominator, int)}"
 
 
 def _brief_text(value: Any, room: int) -> str:
@@ -164,12 +185,17 @@ def _more(count: int) -> str:
 def _named(value: Any, kind: type) -> str:
     """What says all by its name; empty for what does not."""
     if issubclass(kind, type):
-        return f"<class {type.__getattribute__(value, '__name__')}>"
+        return f"<class {_plain(_NAME(value))}>"
     if issubclass(kind, types.ModuleType):
-        return f"<module {(state_of(value) or {}).get('__name__')!r}>"
+        return f"<module {_plain((state_of(value) or {}).get('__name__'))!r}>"
     if kind in (types.FunctionType, types.BuiltinFunctionType):
-        return f"<function {value.__name__}>"
+        return f"<function {_plain(value.__name__)}>"
     return ""
+
+
+def _plain(name: Any) -> str:
+    """A name, read past what a class of the model's makes of text."""
+    return str.__str__(name) if isinstance(name, str) else "?"
 
 
 def _brief_object(value: Any, kind: type, room: int, depth: int) -> str:
