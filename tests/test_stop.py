@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ from recursor import RLM, Limits
 from recursor.errors import RunStopped, TrajectoryError
 from recursor.testing import ScriptedModel
 from recursor.trajectory import view
-from recursor.trajectory.claim import claimed, stop
+from recursor.trajectory.claim import claim, claimed, stop
 from recursor.types import Message, Reply
 
 
@@ -76,3 +79,49 @@ def test_an_old_wish_does_not_stop_a_later_attempt(tmp_path: Path) -> None:
     Path(f"{store}-stop-{done.run_id}").touch()
     again = RLM(ScriptedModel(["```python\nFINAL(2)\n```"]), store=store)
     assert again.resume(done.run_id).answer == 2
+
+
+@pytest.mark.parametrize("run_id", ["", "zz", "0x12", "../" * 5, "a\0b", "12345678901234567/../x", "A" * 32])
+def test_what_is_no_id_of_a_run_is_refused_and_leaves_nothing(tmp_path: Path, run_id: str) -> None:
+    store = tmp_path / "runs.db"
+    with claim(store, "1" * 32), pytest.raises(TrajectoryError, match="not at work"):
+        stop(store, run_id)
+    with pytest.raises(TrajectoryError, match="no id"), claim(store, run_id):
+        raise AssertionError
+    assert os.listdir(tmp_path) == ["runs.db-lock"]
+
+
+def test_a_wish_that_comes_while_a_run_ends_leaves_nothing(tmp_path: Path) -> None:
+    store, run_id = tmp_path / "runs.db", "a" * 32
+    with claim(store, run_id):
+        stop(store, run_id)  # nobody looks any more
+        stop(store, run_id)
+    assert os.listdir(tmp_path) == ["runs.db-lock"]
+
+
+def test_wishes_at_any_moment_leave_nothing(tmp_path: Path) -> None:
+    store, run_id = tmp_path / "runs.db", "a" * 32
+    ended = threading.Event()
+
+    def wishes() -> None:
+        while not ended.is_set():
+            with suppress(TrajectoryError):
+                stop(store, run_id)
+
+    with ThreadPoolExecutor(1) as other:
+        asking = other.submit(wishes)
+        for _ in range(300):
+            with claim(store, run_id):
+                pass
+        ended.set()
+        asking.result(10)
+    assert os.listdir(tmp_path) == ["runs.db-lock"]
+
+
+def test_who_is_refused_a_run_takes_no_wish_away(tmp_path: Path) -> None:
+    store, run_id = tmp_path / "runs.db", "a" * 32
+    with claim(store, run_id):
+        stop(store, run_id)
+        with pytest.raises(TrajectoryError, match="at work"), claim(store, run_id):
+            raise AssertionError
+        assert sorted(os.listdir(tmp_path)) == ["runs.db-lock", f"runs.db-stop-{run_id}"]

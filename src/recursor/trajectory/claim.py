@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
+import re
 import struct
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -17,6 +18,7 @@ from typing import TypeVar
 
 from recursor.errors import RunStopped, TrajectoryError
 
+_ID = re.compile("[0-9a-f]{32}")
 LOOK_EVERY = 0.2
 """Seconds between looks for somebody who asks for a stop."""
 T = TypeVar("T")
@@ -30,7 +32,6 @@ async def attended(store: Path, run_id: str, work: Callable[[], Awaitable[T]]) -
         RunStopped: it was cancelled, since somebody asked for it.
     """
     with claim(store, run_id):
-        _forget_wish(store, run_id)  # of an earlier attempt
         running = asyncio.ensure_future(work())
         asked = asyncio.ensure_future(_asked(store, run_id))
         try:
@@ -46,7 +47,6 @@ async def attended(store: Path, run_id: str, work: Callable[[], Awaitable[T]]) -
             if not running.done():
                 running.cancel()
                 await asyncio.wait([running])
-            _forget_wish(store, run_id)
 
 
 def stop(store: Path, run_id: str) -> None:
@@ -61,6 +61,8 @@ def stop(store: Path, run_id: str) -> None:
         os.close(os.open(_wish(store, run_id), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
     except OSError as error:
         raise TrajectoryError(f"run {run_id} cannot be stopped: {error.strerror}") from error
+    if not claimed(store, run_id):  # it ended meanwhile: nobody takes the wish away
+        _forget_wish(store, run_id)
 
 
 async def _asked(store: Path, run_id: str) -> None:
@@ -81,40 +83,53 @@ def _wish(store: Path, run_id: str) -> Path:
 
 @contextmanager
 def claim(store: Path, run_id: str) -> Iterator[None]:
-    """Hold a run of a store.
-
-    Args:
-        run_id: 32 hexadecimal digits.
+    """Hold a run of a store. No wish for its stop is older than that, or stays when that ends.
 
     Raises:
-        TrajectoryError: another holds it, in this process or in another.
+        TrajectoryError: another holds it, in this process or in another; or it is no id of a run.
     """
+    wanted = _lock(fcntl.F_WRLCK, run_id)
+    if wanted is None:
+        raise TrajectoryError(f"{run_id!r} is no id of a run")
     descriptor = _opened(Path(f"{store}-lock"))
-    try:
-        if descriptor is not None and hasattr(fcntl, "F_OFD_SETLK"):
-            # Of the open file, not of the process: two attempts in one process exclude each other too.
-            wanted = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, int(run_id[:15], 16), 1, 0)
-            try:
-                fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, wanted)
-            except BlockingIOError:
+    if descriptor is not None and hasattr(fcntl, "F_OFD_SETLK"):
+        # Of the open file, not of the process: two attempts in one process exclude each other too.
+        try:
+            fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, wanted)
+        except OSError as error:
+            os.close(descriptor)
+            if isinstance(error, BlockingIOError):
                 raise TrajectoryError(f"run {run_id} is at work: wait for its end, or stop it") from None
+            raise TrajectoryError(f"run {run_id} cannot be locked: {error.strerror}") from error
+    try:
+        _forget_wish(store, run_id)
         yield
     finally:
         if descriptor is not None:
             os.close(descriptor)
+        _forget_wish(store, run_id)  # only now: as long as it is held, somebody may ask
 
 
 def claimed(store: Path, run_id: str) -> bool:
     """Whether anybody holds a run of a store."""
+    wanted = _lock(fcntl.F_RDLCK, run_id)
+    if wanted is None:
+        return False
     with suppress(OSError):
         descriptor = os.open(f"{store}-lock", os.O_RDONLY | os.O_CLOEXEC)
         try:
-            wanted = struct.pack("hhqqi", fcntl.F_RDLCK, os.SEEK_SET, int(run_id[:15], 16), 1, 0)
             found = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, wanted)
             return bool(struct.unpack("hhqqi", found)[0] != fcntl.F_UNLCK)
         finally:
             os.close(descriptor)
     return False
+
+
+def _lock(kind: int, run_id: str) -> bytes | None:
+    """The `struct flock` of a run; None for what is no id, as a damaged store or an address may hold."""
+    if not _ID.fullmatch(run_id):
+        return None
+    return struct.pack("hhqqi", kind, os.SEEK_SET, int(run_id[:15], 16), 1, 0)
 
 
 def _opened(path: Path) -> int | None:
