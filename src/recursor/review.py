@@ -132,12 +132,13 @@ def said(recorded: Trajectories, run_id: str) -> Iterator[Said]:
 
 
 def _tree(recorded: Trajectories, run_id: str) -> Iterator[str]:
-    waiting = [run_id]
+    waiting, seen = [run_id], {run_id}
     while waiting:
         run = waiting.pop()
         yield run
         rows = recorded.rows("SELECT id FROM run WHERE parent_id = ? ORDER BY started DESC", run)
-        waiting += [row["id"] for row in rows]
+        waiting += [row["id"] for row in rows if row["id"] not in seen]
+        seen.update(waiting)
 
 
 def _shown(recorded: Trajectories, run_id: str) -> Iterator[Reading]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from recursor.errors import LimitExceeded, ModelError, RLMError
+from recursor.errors import LimitExceeded, ModelError, RLMError, TrajectoryError
 from recursor.trajectory.packing import unpack, unpack_value
 from recursor.trajectory.view import RecordedRun, Trajectories
 from recursor.trajectory.view import open as open_view
@@ -18,7 +18,7 @@ from recursor.types import Completion, Reply, StopReason, Usage
 
 _TREE = """
 WITH RECURSIVE tree (id) AS (
-  SELECT ? UNION ALL SELECT run.id FROM run JOIN tree ON run.parent_id = tree.id
+  SELECT ? UNION SELECT run.id FROM run JOIN tree ON run.parent_id = tree.id
 ) """
 _COUNTS = tuple(each.name for each in fields(Usage))
 _SPENT = f"""{_TREE}
@@ -61,8 +61,12 @@ class StoreJournal:
             TrajectoryError: there is none.
         """
         run = self._view.run(run_id)
+        seen = {run.id}
         while run.parent_id is not None:
             run = self._view.run(run.parent_id)
+            if run.id in seen:
+                raise TrajectoryError(f"run {run.id} is its own parent: the store is damaged")
+            seen.add(run.id)
         return run
 
     def reply(self, call_id: str) -> Reply | ModelError | None:

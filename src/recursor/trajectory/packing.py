@@ -26,7 +26,7 @@ def unpack(data: bytes | None) -> str:
     """Return the text that `pack` was given; empty for None."""
     try:
         return "" if data is None else _stretched(data).decode("utf-8", "surrogatepass")
-    except UnicodeDecodeError as error:
+    except (UnicodeDecodeError, AttributeError) as error:
         raise TrajectoryError(f"a recorded text is damaged: {error}") from error
 
 
@@ -42,12 +42,20 @@ def pack_value(value: Any) -> tuple[str, bytes]:
     return form, _squeezed(data)
 
 
+def unpack_json(data: bytes | str) -> Any:
+    """Return what JSON, packed or not, stands for."""
+    try:
+        return json.loads(data if isinstance(data, str) else unpack(data))
+    except (ValueError, RecursionError) as error:
+        raise TrajectoryError(f"recorded JSON is damaged: {error}") from error
+
+
 def unpack_value(form: str, data: bytes) -> Any:
     """Return the value that `pack_value` was given (the text of its repr for form "repr")."""
     try:
         return values.decode("text" if form == "repr" else form, _stretched(data))
-    except (ValueError, RecursionError) as error:
-        raise TrajectoryError(f"an answer cannot be read: {error}") from error
+    except (ValueError, TypeError, RecursionError) as error:
+        raise TrajectoryError(f"a recorded value cannot be read: {error}") from error
 
 
 def represent(value: Any) -> str:
@@ -93,5 +101,5 @@ def _squeezed(data: bytes) -> bytes:
 def _stretched(data: bytes) -> bytes:
     try:
         return zlib.decompress(data[1:]) if data[:1] == b"z" else data[1:]
-    except zlib.error as error:
+    except (zlib.error, TypeError) as error:  # a number or text where bytes belong
         raise TrajectoryError(f"a recorded text is damaged: {error}") from error

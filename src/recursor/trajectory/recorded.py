@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ import msgspec
 
 from recursor import display
 from recursor.errors import TrajectoryError
-from recursor.trajectory.packing import unpack, unpack_value
+from recursor.trajectory.packing import unpack, unpack_json, unpack_value
 from recursor.types import (
     ContextInfo,
     Execution,
@@ -164,14 +163,14 @@ def run_of(row: sqlite3.Row, contexts: Sequence[sqlite3.Row]) -> RecordedRun:
     return RecordedRun(
         id=row["id"], parent_id=row["parent_id"], depth=row["depth"], question=unpack(row["question"]),
         model=row["model"], sub_model=row["sub_model"], isolation=_typed(row["isolation"], Isolation | None),
-        strategy=row["strategy"], reason=unpack(row["reason"]), settings=json.loads(unpack(row["settings"])),
+        strategy=row["strategy"], reason=unpack(row["reason"]), settings=unpack_json(row["settings"]),
         contexts=tuple(map(context_of, contexts)), started=row["started"], ended=row["ended"],
-        stop_reason=StopReason(row["stop_reason"]) if row["stop_reason"] else None,
+        stop_reason=_stop_reason(row["stop_reason"]),
         answer=unpack_value(row["answer_form"], row["answer"]) if row["answer_form"] else None,
         error=unpack(row["error"]) if row["error"] else None, turns=row["turns"], duration=row["duration"],
         usage=_typed(row["usage"], Usage) if row["usage"] else None, cost=row["cost"],
         replayed=row["replayed"] or 0, diverged_at=row["diverged_at"],
-        limits=json.loads(row["limits"]), turn=row["turn"], block=row["block"], number=row["number"],
+        limits=unpack_json(row["limits"]), turn=row["turn"], block=row["block"], number=row["number"],
     )  # fmt: skip
 
 
@@ -185,7 +184,7 @@ def call_of(row: sqlite3.Row) -> RecordedCall:
         id=row["id"], run_id=row["run_id"], turn=row["turn"], purpose=row["purpose"], model=row["model"],
         leaf=row["leaf"], reply=None if row["reply"] is None else unpack(row["reply"]),
         reasoning=unpack(row["reasoning"]) if row["reasoning"] else None,
-        raw=json.loads(unpack(row["raw"])) if row["raw"] else None, finish_reason=row["finish_reason"],
+        raw=unpack_json(row["raw"]) if row["raw"] else None, finish_reason=row["finish_reason"],
         usage=_typed(row["usage"], Usage) if row["usage"] else None, cost=row["cost"],
         error=unpack(row["error"]) if row["error"] else None, started=row["started"], duration=row["duration"],
         reply_model=row["reply_model"] or "", cut=bool(row["cut"]), cached=bool(row["cached"]),
@@ -209,10 +208,10 @@ def execution_of(row: sqlite3.Row) -> RecordedExecution:
         unpack(row["code"]),
         output,
         error,
-        tuple(json.loads(row["notes"])),
+        tuple(unpack_json(row["notes"])),
         None,
         row["duration"],
-        tuple(json.loads(unpack(row["readings"]))),
+        tuple(unpack_json(row["readings"])),
         _typed(unpack(row["variables"]), tuple[Variable, ...]),
         row["more_variables"],
         row["started"],
@@ -220,8 +219,15 @@ def execution_of(row: sqlite3.Row) -> RecordedExecution:
     return RecordedExecution(row["run_id"], row["turn"], row["block"], execution, bool(row["submitted"]))
 
 
+def _stop_reason(text: str | None) -> StopReason | None:
+    try:
+        return StopReason(text) if text else None
+    except ValueError as error:
+        raise TrajectoryError(f"a recorded stop reason is damaged: {error}") from error
+
+
 def _typed(text: str, kind: Any) -> Any:
     try:
         return msgspec.json.decode(text, type=kind)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeEncodeError) as error:
         raise TrajectoryError(f"a recorded {kind} is damaged: {error}") from error

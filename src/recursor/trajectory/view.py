@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from recursor import display
 from recursor.errors import TrajectoryError
 from recursor.trajectory import events
 from recursor.trajectory.file import check_version
-from recursor.trajectory.packing import unpack
+from recursor.trajectory.packing import unpack, unpack_json
 from recursor.trajectory.recorded import (
     RecordedCall,
     RecordedContext,
@@ -119,9 +118,12 @@ class Trajectories:
             tool_of(row) for row in self.rows("SELECT * FROM tool WHERE run_id = ? ORDER BY rowid", run_id)
         ]
 
-    def executions(self, run_id: str) -> list[RecordedExecution]:
-        """Return the code blocks of a run in order."""
-        rows = self.rows("SELECT * FROM execution WHERE run_id = ? ORDER BY turn, block", run_id)
+    def executions(self, run_id: str, turn: int | None = None) -> list[RecordedExecution]:
+        """Return the code blocks of a run, or of one turn of it, in order."""
+        rows = self.rows(
+            "SELECT * FROM execution WHERE run_id = ?1 AND (?2 IS NULL OR turn = ?2) ORDER BY turn, block",
+            run_id, turn,
+        )  # fmt: skip
         return [execution_of(row) for row in rows]
 
     def tree(self, run_id: str) -> list[RecordedRun]:
@@ -230,7 +232,7 @@ class Trajectories:
     def notes(self, run_id: str, kind: str) -> list[dict[str, Any]]:
         """Return the fields of all events of a kind that has no table: "Compacted", for one."""
         rows = self.rows("SELECT data FROM event WHERE run_id = ? AND kind = ? ORDER BY number", run_id, kind)
-        return [json.loads(unpack(row["data"])) for row in rows]
+        return [unpack_json(row["data"]) for row in rows]
 
     def messages(self, call: RecordedCall) -> tuple[Message, ...]:
         """Return the prompt of a call."""
@@ -295,5 +297,5 @@ def _readable(path: Path) -> Iterator[None]:
 
 
 def _recorded_event(row: sqlite3.Row) -> RecordedEvent:
-    data = None if row["data"] is None else json.loads(unpack(row["data"]))
+    data = None if row["data"] is None else unpack_json(row["data"])
     return RecordedEvent(row["number"], row["run_id"], row["kind"], row["subject"], data)

@@ -6,6 +6,7 @@ Texts are clipped here, so that one giant message does not stop a browser; the n
 from __future__ import annotations
 
 import json
+import math
 import re
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,16 +18,33 @@ import msgspec
 
 from recursor.errors import TrajectoryError
 from recursor.trajectory.claim import claimed
-from recursor.trajectory.packing import unpack
+from recursor.trajectory.packing import unpack, unpack_json
 from recursor.trajectory.view import RecordedRun, Trajectories
 from recursor.types import Usage
 
 TEXT = 200_000
 """Characters of one text that the page is given; it says how many there are."""
+_USAGE = msgspec.json.Decoder(Usage)
 LINE = 160
 """Characters of a preview."""
 NOTED = ("CallRetried", "CallRefused", "Decided", "Diverged", "Compacted")
-_TREE = "WITH RECURSIVE tree (id) AS (SELECT ? UNION ALL SELECT run.id FROM run JOIN tree ON run.parent_id = tree.id) "
+_TREE = "WITH RECURSIVE tree (id) AS (SELECT ? UNION SELECT run.id FROM run JOIN tree ON run.parent_id = tree.id) "
+
+
+def to_json(value: Any) -> bytes:
+    """Strict JSON in ASCII: lone surrogates are spelt, as a browser reads them; NaN and infinities are null."""
+    try:
+        return json.dumps(value, separators=(",", ":"), allow_nan=False).encode("ascii")
+    except ValueError:
+        return json.dumps(_finite(value), separators=(",", ":")).encode("ascii")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def runs(
@@ -47,21 +65,24 @@ def runs(
         state: a stop reason, "failed", "stopped", "live" or "cut off"; "" is any.
     """
     words = search.lower().split()
-    every = recorded.runs()
-    found = []
-    for run in every:
-        question = run.question.lower()
-        wanted = all(word in question for word in words) or run.id.startswith(search.strip() or "-")
-        if wanted and model in ("", run.model):
-            summary = _summary(run, store)
-            if state in ("", summary["state"]):
-                found.append(summary)
-    page = found[offset : offset + limit]
+    every = recorded.rows(
+        "SELECT id, parent_id, depth, question, model, sub_model, started, ended, stop_reason, error, turns, duration, "
+        "usage, cost FROM run WHERE parent_id IS NULL ORDER BY started DESC, rowid DESC"
+    )
+    found: list[tuple[sqlite3.Row, str]] = []
+    for row in every:
+        question = _legible(row["question"]).lower() if words else ""
+        wanted = all(word in question for word in words) or row["id"].startswith(search.strip() or "-")
+        if wanted and model in ("", row["model"]):
+            here = _state_of(row, store) if state or offset <= len(found) < offset + limit else ""
+            if state in ("", here):
+                found.append((row, here))
+    page = [_summary(row, here) for row, here in found[offset : offset + limit]]
     _count_calls(recorded, page)
     return {
         "runs": page,
         "total": len(found),
-        "models": sorted({run.model for run in every}),
+        "models": sorted({row["model"] for row in every}),
         "store": str(store),
     }
 
@@ -69,7 +90,9 @@ def runs(
 def run(recorded: Trajectories, store: Path, run_id: str) -> dict[str, Any]:
     """One run, without what happened in it."""
     found = recorded.run(run_id)
-    summary = _summary(found, store)
+    row = recorded.row("SELECT * FROM run WHERE id = ?", found.id)
+    assert row is not None, "it was there"
+    summary = _summary(row, _state_of(row, store))
     _count_calls(recorded, [summary])
     return summary | {
         "strategy": found.strategy,
@@ -103,14 +126,18 @@ def spans(recorded: Trajectories, run_id: str, since: int = 0) -> dict[str, Any]
     """
     with recorded.snapshot():
         rows = recorded.rows(
-            _TREE + "SELECT run.* FROM run JOIN tree ON run.id = tree.id ORDER BY run.rowid",
+            _TREE + "SELECT run.* FROM run JOIN tree ON run.id = tree.id ORDER BY run.id != ?, run.rowid",
+            run_id,
             run_id,
         )
         if not rows:
             raise TrajectoryError(f"there is no run {run_id!r}")
         places = {row["id"]: place for place, row in enumerate(rows)}
         origin = rows[0]["started"]
-        newest = recorded.row("SELECT max(number) AS number FROM event")
+        newest = recorded.row(
+            _TREE + "SELECT max(number) AS number FROM event WHERE number > ? AND run_id IN (SELECT id FROM tree)",
+            run_id, since,
+        )  # fmt: skip
         new = _TREE + (
             "SELECT {0} FROM event JOIN tree ON event.run_id = tree.id JOIN {1} WHERE event.number > ? "
             "AND event.kind = '{2}' ORDER BY event.number"
@@ -139,7 +166,7 @@ def spans(recorded: Trajectories, run_id: str, since: int = 0) -> dict[str, Any]
     turns = _turns(replies)
     return {
         "origin": origin,
-        "next": newest["number"] if newest is not None and newest["number"] else 0,
+        "next": newest["number"] if newest is not None and newest["number"] else since,
         "runs": [_run_row(row, places, origin, turns) for row in rows],
         "calls": _columns(call_rows, places, origin),
         "blocks": _blocks(block_rows, places, origin, turns),
@@ -161,7 +188,7 @@ def turn(recorded: Trajectories, run_id: str, number: int) -> dict[str, Any]:
         run_id,
         number,
     )
-    executions = [each for each in recorded.executions(run_id) if each.turn == number]
+    executions = recorded.executions(run_id, number)
     if not rows and not executions:
         raise TrajectoryError(f"run {run_id} has no turn {number}")
     call = next((row for row in rows if row["reply"] is not None), rows[0] if rows else None)
@@ -200,6 +227,7 @@ def call(recorded: Trajectories, call_id: str) -> dict[str, Any]:
         row["run_id"], row["purpose"], call_id,
     )  # fmt: skip
     nodes = _chain(recorded, row["leaf"])
+    usage = _usage(row)
     known = {hash_ for hash_, _, _ in _chain(recorded, before["leaf"])} if before else set()
     return {
         "id": row["id"], "run_id": row["run_id"], "turn": row["turn"], "purpose": row["purpose"],
@@ -208,7 +236,7 @@ def call(recorded: Trajectories, call_id: str) -> dict[str, Any]:
             {"role": role, "content": content[:TEXT], "size": len(content)} for _, role, content in nodes
         ],
         "reply": _text(row["reply"]), "reasoning": _text(row["reasoning"]), "error": _text(row["error"]),
-        "finish_reason": row["finish_reason"], "usage": json.loads(row["usage"]) if row["usage"] else None,
+        "finish_reason": row["finish_reason"], "usage": usage and asdict(usage),
         "cost": row["cost"], "started": row["started"], "duration": row["duration"], "cut": bool(row["cut"]),
         "cached": bool(row["cached"]), "previous": before and before["id"],
         "shared": sum(hash_ in known for hash_, _, _ in nodes),
@@ -233,10 +261,10 @@ def prompts(recorded: Trajectories, run_id: str) -> dict[str, Any]:
     told: list[str] = []
     kinds: list[int] = []
     for row in rows:
-        text = unpack(row["content"])
+        text = _legible(row["content"])
         ids.append(row["id"])
         asked.append(_line(text))
-        told.append(_line(unpack(row["reply"] if row["reply"] is not None else row["error"] or b"")))
+        told.append(_line(_legible(row["reply"] if row["reply"] is not None else row["error"])))
         kinds.append(templates.setdefault(template(text), len(templates)))
     return {"id": ids, "prompt": asked, "reply": told, "template": kinds, "templates": list(templates)}
 
@@ -253,23 +281,30 @@ def template(prompt: str) -> str:
 # Shapes ---------------------------------------------------------------------------------------
 
 
-def _summary(run: RecordedRun, store: Path) -> dict[str, Any]:
-    live = run.ended is None and run.parent_id is None and claimed(store, run.id)
+def _summary(row: sqlite3.Row, state: str) -> dict[str, Any]:
+    usage = _usage(row)
     return {
-        "id": run.id, "parent_id": run.parent_id, "depth": run.depth, "question": run.question[:TEXT],
-        "model": run.model, "sub_model": run.sub_model, "started": run.started, "ended": run.ended,
-        "stop_reason": run.stop_reason, "error": run.error, "turns": run.turns, "duration": run.duration,
-        "tokens": run.usage.total_tokens if run.usage else None, "calls": run.usage.calls if run.usage else None,
-        "cost": run.cost if run.ended is not None else None,
-        "state": "live" if live else _state(run.error, run.stop_reason) or "cut off",
+        "id": row["id"], "parent_id": row["parent_id"], "depth": row["depth"],
+        "question": _legible(row["question"])[:TEXT],
+        "model": row["model"], "sub_model": row["sub_model"], "started": row["started"], "ended": row["ended"],
+        "stop_reason": row["stop_reason"], "error": row["error"] and _legible(row["error"])[:TEXT],
+        "turns": row["turns"], "duration": row["duration"],
+        "tokens": usage.total_tokens if usage else None, "calls": usage.calls if usage else None,
+        "cost": row["cost"], "state": state,
     }  # fmt: skip
 
 
-def _state(error: Any, stop_reason: str | None) -> str:
+def _state_of(row: sqlite3.Row, store: Path) -> str:
+    """How a run ended, or that it goes, or that whatever worked on it ended before it did."""
+    if row["ended"] is None and row["parent_id"] is None and claimed(store, row["id"]):
+        return "live"
+    return _state(row["error"], row["stop_reason"]) or "cut off"
+
+
+def _state(error: bytes | None, stop_reason: str | None) -> str:
     """How a run ended; "" when it did not."""
     if error is not None:
-        cancelled = (error if isinstance(error, str) else unpack(error)).startswith("CancelledError")
-        return "stopped" if cancelled else "failed"
+        return "stopped" if _legible(error).startswith("CancelledError") else "failed"
     return stop_reason or ""
 
 
@@ -285,13 +320,20 @@ def _count_calls(recorded: Trajectories, summaries: Iterable[dict[str, Any]]) ->
 
 
 def _shares(recorded: Trajectories, run_id: str) -> list[dict[str, Any]]:
-    """Calls, tokens and money of a run and its children by depth, purpose and model."""
-    part = "sum(coalesce(json_extract(call.usage, '$.{0}'), 0)) AS {0}"
+    """Calls, tokens and money of a run and its children by depth, purpose and model.
+
+    What came from the cache was paid for by another run: its calls count, and its tokens do not.
+    """
+    part = (
+        "sum(CASE WHEN call.cached OR NOT json_valid(call.usage) THEN 0 "
+        "ELSE coalesce(json_extract(call.usage, '$.{0}'), 0) END) AS {0}"
+    )
     rows = recorded.rows(
         _TREE + "SELECT run.depth, call.purpose, call.model, count(*) AS calls, sum(call.error IS NOT NULL) AS failed, "
         + ", ".join(part.format(name) for name in ("input_tokens", "cached_tokens", "output_tokens"))
-        + ", CASE WHEN count(call.cost) + sum(call.reply IS NULL) < count(*) THEN NULL "
-        "ELSE sum(coalesce(call.cost, 0)) END AS cost FROM call JOIN tree ON call.run_id = tree.id "
+        + ", CASE WHEN sum(call.cost IS NULL AND call.reply IS NOT NULL AND NOT call.cached) THEN NULL "
+        "ELSE sum(CASE WHEN call.cached THEN 0 ELSE coalesce(call.cost, 0) END) END AS cost "
+        "FROM call JOIN tree ON call.run_id = tree.id "
         "JOIN run ON run.id = tree.id "
         "GROUP BY run.depth, call.purpose, call.model ORDER BY run.depth, call.purpose, call.model",
         run_id,
@@ -306,23 +348,31 @@ def _noted(recorded: Trajectories, run_id: str) -> list[dict[str, Any]]:
         f"WHERE kind IN ({kinds}) ORDER BY number LIMIT 2000",
         run_id,
     )
-    return [_event(row["kind"], json.loads(unpack(row["data"]))) for row in rows]
+    return [_event(row) for row in rows]
 
 
-def _event(kind: str, data: dict[str, Any]) -> dict[str, Any]:
+def _event(row: sqlite3.Row) -> dict[str, Any]:
+    told = {"kind": row["kind"], "run_id": row["run_id"]}
+    try:
+        data = unpack_json(row["data"])
+        return told | {"turn": data.get("turn"), "text": _sentence(row["kind"], data)[:2000]}
+    except (TrajectoryError, AttributeError, LookupError):
+        return told | {"turn": None, "text": "(damaged)"}
+
+
+def _sentence(kind: str, data: dict[str, Any]) -> str:
     match kind:
         case "CallRetried":
-            text = f"attempt {data['attempt']} of a call of {data['model']} failed: {data['error']}"
+            return f"attempt {data['attempt']} of a call of {data['model']} failed: {data['error']}"
         case "CallRefused":
-            text = f"not sent: {data['error']}"
+            return f"not sent: {data['error']}"
         case "Decided":
             said = "allowed" if data["allowed"] else "refused"
-            text = f"{data['kind']} {data['name']} {said} by {data['rule']}"
+            return f"{data['kind']} {data['name']} {said} by {data['rule']}"
         case "Compacted":
-            text = f"turns up to {data['turn']} gave way to a summary"
+            return f"turns up to {data['turn']} gave way to a summary"
         case _:
-            text = str(data.get("reason", ""))
-    return {"kind": kind, "run_id": data["run_id"], "turn": data.get("turn"), "text": text[:2000]}
+            return str(data.get("reason", ""))
 
 
 Turns = dict[str, list[tuple[int, float, float]]]
@@ -339,21 +389,22 @@ def _turns(replies: Sequence[sqlite3.Row]) -> Turns:
 
 
 def _run_row(row: sqlite3.Row, places: Mapping[str, int], origin: float, turns: Turns) -> dict[str, Any]:
-    parent = row["parent_id"] if row["parent_id"] in places else None
+    place = places[row["id"]]
+    parent = row["parent_id"] if places.get(row["parent_id"], place) < place else None
     began = [number for number, start, _ in turns.get(parent or "", ()) if start <= row["started"]]
     return {
-        "id": row["id"], "parent": places[parent] if parent else -1,
+        "id": row["id"], "parent": places[parent] if parent else -1 if place == 0 else 0,
         "turn": row["turn"] or max(began, default=0), "block": row["block"],
-        "depth": row["depth"], "question": _line(unpack(row["question"])), "model": row["model"],
-        "start": row["started"] - origin, "duration": row["ended"] - row["started"] if row["ended"] else None,
+        "depth": row["depth"], "question": _line(_legible(row["question"])), "model": row["model"],
+        "start": row["started"] - origin,
+        "duration": max(0.0, row["ended"] - row["started"]) if row["ended"] else None,
         "state": _state(row["error"], row["stop_reason"]) or "open",
     }  # fmt: skip
 
 
 def _columns(rows: Sequence[sqlite3.Row], places: Mapping[str, int], origin: float) -> dict[str, Any]:
-    decode = msgspec.json.Decoder(Usage).decode
     nothing = Usage()
-    usages = [decode(row["usage"]) if row["usage"] else nothing for row in rows]
+    usages = [nothing if row["cached"] else _usage(row) or nothing for row in rows]
     return {
         "id": [row["id"] for row in rows],
         "run": [places[row["run_id"]] for row in rows],
@@ -362,11 +413,11 @@ def _columns(rows: Sequence[sqlite3.Row], places: Mapping[str, int], origin: flo
         "purpose": [row["purpose"] for row in rows],
         "model": [row["model"] for row in rows],
         "start": [round(row["started"] - origin, 6) for row in rows],
-        "duration": [round(row["duration"], 6) for row in rows],
+        "duration": [round(max(0.0, row["duration"]), 6) for row in rows],
         "input": [usage.input_tokens for usage in usages],
         "cached": [usage.cached_tokens for usage in usages],
         "output": [usage.output_tokens for usage in usages],
-        "cost": [row["cost"] for row in rows],
+        "cost": [0.0 if row["cached"] else row["cost"] for row in rows],
         "failed": [row["reply"] is None for row in rows],
     }
 
@@ -381,29 +432,48 @@ def _blocks(
         start = came.get(key)
         if start is not None:
             came[key] = start + row["duration"]
-        printed = len(unpack(row["head"])) + row["omitted"] + len(unpack(row["tail"]))
+        printed = len(_legible(row["head"])) + row["omitted"] + len(_legible(row["tail"]))
         blocks.append({
             "run": places[row["run_id"]], "turn": row["turn"], "block": row["block"],
             "start": None if start is None else start - origin, "duration": row["duration"],
-            "lines": unpack(row["code"]).count("\n") + 1, "printed": printed, "failed": row["error"] is not None,
-            "submitted": bool(row["submitted"]),
+            "lines": _legible(row["code"]).count("\n") + 1, "printed": printed,
+            "failed": row["error"] is not None, "submitted": bool(row["submitted"]),
         })  # fmt: skip
     return blocks
 
 
 def _chain(recorded: Trajectories, leaf: bytes) -> list[tuple[bytes, str, str]]:
-    """The messages of a prompt with their hashes, first to last."""
+    """The messages of a prompt with their hashes, first to last; what is missing is said to be."""
     rows = recorded.rows(
         "WITH RECURSIVE chain (hash, parent, role, content, place) AS (SELECT hash, parent, role, content, 0 FROM node "
         "WHERE hash = ? UNION ALL SELECT node.hash, node.parent, node.role, node.content, place + 1 FROM node "
         "JOIN chain ON node.hash = chain.parent WHERE place < 10000) SELECT * FROM chain ORDER BY place DESC",
         leaf,
     )
-    return [(row["hash"], row["role"], unpack(row["content"])) for row in rows]
+    found = {row["hash"]: (row["hash"], row["role"], _legible(row["content"])) for row in rows}
+    whole = bool(rows) and rows[0]["parent"] is None and len(found) == len(rows)
+    lost = [] if whole or not leaf else [(b"", "missing", "What stood here is not in the store any more.")]
+    return [*lost, *found.values()]
+
+
+def _usage(row: sqlite3.Row) -> Usage | None:
+    """None for what used nothing, or is not known: one damaged line must not hide the others."""
+    try:
+        return _USAGE.decode(row["usage"]) if row["usage"] else None
+    except (msgspec.MsgspecError, TypeError):
+        return None
+
+
+def _legible(packed: bytes | None) -> str:
+    """A text, or that it is damaged: that must not hide what stands around it."""
+    try:
+        return unpack(packed)
+    except TrajectoryError:
+        return "(a damaged text)"
 
 
 def _text(packed: bytes | None) -> str | None:
-    return None if packed is None else unpack(packed)[:TEXT]
+    return None if packed is None else _legible(packed)[:TEXT]
 
 
 def _line(text: str) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import gzip
 import hashlib
-import json
 from importlib import resources
 from pathlib import Path
 from typing import Any, TextIO
@@ -27,9 +26,7 @@ def write(recorded: Trajectories, store: Path, run_id: str, out: TextIO) -> None
     Raises:
         TrajectoryError: the store holds no such run.
     """
-    packed = base64.b64encode(
-        gzip.compress(json.dumps(_responses(recorded, store, run_id)).encode("ascii"), 6)
-    )
+    packed = base64.b64encode(gzip.compress(data.to_json(_responses(recorded, store, run_id)), 6))
     script = _part("viewer.js").replace("</script", "<\\/script")
     style = _part("viewer.css")
     out.write(

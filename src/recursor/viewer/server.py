@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import json
 import secrets
 import webbrowser
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -63,7 +62,8 @@ class Viewer:
         self._cookie = ""
         self._closing = asyncio.Event()
         self._reading_lock = asyncio.Lock()
-        self._kept: tuple[str, reading.Reading] | None = None
+        self._kept: tuple[tuple[str, float], reading.Reading] | None = None
+        """Of a run that had ended then: it may be resumed, and end again."""
 
     @property
     def address(self) -> str:
@@ -128,6 +128,8 @@ class Viewer:
             response = _problem(404, str(error))
         except web.HTTPException as refused:
             response = _problem(refused.status, refused.text or "")
+        except Exception as error:  # noqa: BLE001 - a store may hold anything, and whoever looks is told
+            response = _problem(500, f"the viewer cannot show this: {type(error).__name__}: {error}"[:1000])
         if not response.prepared:
             response.headers.update(HEADERS)
         return response
@@ -145,23 +147,23 @@ class Viewer:
                 raise web.HTTPForbidden(text="another page may not ask here")
         if request.path == "/" and "token" in request.query:
             return  # it is looked at there
-        if not hmac.compare_digest(request.cookies.get(self._cookie, "").encode(), self._session.encode()):
+        if not self._is_known(request):
             raise web.HTTPUnauthorized(
                 text="open the address that `recursor view` printed; it works once, "
                 "so start it again for another browser"
             )
 
+    def _is_known(self, request: web.Request) -> bool:
+        return _same(request.cookies.get(self._cookie, ""), self._session)
+
     async def _index(self, request: web.Request) -> web.StreamResponse:
         given = request.query.get("token")
         if given is None:
             return _file("index.html")
-        if not self._token or not hmac.compare_digest(given.encode(), self._token.encode()):
-            known = hmac.compare_digest(
-                request.cookies.get(self._cookie, "").encode(), self._session.encode()
-            )
-            if not known:
-                raise web.HTTPUnauthorized(text="this address was opened before, or is not whole")
-        self._token = ""
+        if self._token and _same(given, self._token):
+            self._token = ""
+        elif not self._is_known(request):
+            raise web.HTTPUnauthorized(text="this address was opened before, or is not whole")
         response = web.Response(status=302, headers={"Location": "/"})  # a browser keeps what follows "#"
         response.set_cookie(self._cookie, self._session, httponly=True, samesite="Strict", path="/")
         return response
@@ -174,7 +176,7 @@ class Viewer:
     async def _read(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> web.Response:
         def read() -> bytes:
             with view.open(self.store) as recorded:
-                return _dumps(function(recorded, *arguments, **options))
+                return data.to_json(function(recorded, *arguments, **options))
 
         return _json(await in_thread(read))
 
@@ -182,16 +184,18 @@ class Viewer:
         """What a run read; of the latest that was asked for it is kept, once that has ended."""
         run_id = request.match_info["run"]
 
-        def read() -> tuple[bool, reading.Reading]:
+        def read() -> reading.Reading:
             with view.open(self.store) as recorded:
-                return recorded.run(run_id).ended is not None, reading.read(recorded, run_id)
+                run = recorded.run(run_id)
+                if self._kept is not None and run.ended is not None and self._kept[0] == (run.id, run.ended):
+                    return self._kept[1]
+                self._kept = None
+                found = reading.read(recorded, run.id)
+                self._kept = None if run.ended is None else ((run.id, run.ended), found)
+                return found
 
         async with self._reading_lock:
-            if self._kept is None or self._kept[0] != run_id:
-                ended, found = await in_thread(read)
-                self._kept = (run_id, found) if ended else None
-                return found
-            return self._kept[1]
+            return await in_thread(read)
 
     async def _runs(self, request: web.Request) -> web.Response:
         query = request.query
@@ -225,38 +229,38 @@ class Viewer:
 
     async def _coverage(self, request: web.Request) -> web.Response:
         found = await self._reading(request)
-        return _json(await in_thread(lambda: _dumps(reading.coverage(found))))
+        return _json(await in_thread(lambda: data.to_json(reading.coverage(found))))
 
     async def _passage(self, request: web.Request) -> web.Response:
         number = _number(request.query.get("document"), 0, 1 << 40)
         start = _number(request.query.get("start"), 0, 1 << 40)
         found = await self._reading(request)
-        return _json(await in_thread(lambda: _dumps(reading.passage(found, number, start))))
+        return _json(await in_thread(lambda: data.to_json(reading.passage(found, number, start))))
 
     async def _evidence(self, request: web.Request) -> web.Response:
         found = await self._reading(request)
-        return _json(await in_thread(lambda: _dumps(reading.evidence(found))))
+        return _json(await in_thread(lambda: data.to_json(reading.evidence(found))))
 
     async def _stop(self, request: web.Request) -> web.Response:
         await in_thread(stop, self.store, request.match_info["run"])
         return web.Response(body=b"null", content_type="application/json")
 
     async def _live(self, request: web.Request) -> web.StreamResponse:
-        """Server-sent events: "spans" with what is new, then "run" when it has ended."""
+        """Server-sent events: "spans" with what is new, then "run" when it has ended, or "problem"."""
         run_id = request.match_info["run"]
         since = _number(request.headers.get("Last-Event-ID") or request.query.get("since"), 0, 1 << 60)
         recorded = await in_thread(view.open, self.store)
         response = web.StreamResponse(headers={**HEADERS, "Content-Type": "text/event-stream"})
         try:
             while True:
+                held = await in_thread(claimed, self.store, run_id)  # before: what it does last is seen then
                 found = await in_thread(data.spans, recorded, run_id, since)
                 if not response.prepared:
                     await response.prepare(request)
                 if found["next"] != since:
                     since = found["next"]
                     await response.write(_event("spans", found, since))
-                over = found["runs"][0]["state"] != "open" or not await in_thread(claimed, self.store, run_id)
-                if over:
+                if found["runs"][0]["state"] != "open" or not held:
                     head = await in_thread(data.run, recorded, self.store, run_id)
                     await response.write(_event("run", head, since))
                     return response
@@ -264,6 +268,12 @@ class Viewer:
                     await asyncio.wait_for(self._closing.wait(), LOOK_EVERY)
                     return response
         except ConnectionError:  # nobody watches any more
+            return response
+        except Exception as error:
+            if not response.prepared:
+                raise
+            with suppress(ConnectionError):  # a second response cannot begin within this one
+                await response.write(_event("problem", {"error": str(error)[:1000]}, since))
             return response
         finally:
             recorded.close()
@@ -284,16 +294,16 @@ async def serve(store: Path, port: int, run_id: str, told: Callable[[str], None]
         await asyncio.Event().wait()
 
 
+def _same(given: str, wanted: str) -> bool:
+    """Whether a secret is right; takes as long wherever it differs."""
+    return hmac.compare_digest(given.encode("utf-8", "backslashreplace"), wanted.encode())
+
+
 def _number(text: str | None, default: int, most: int) -> int:
     try:
         return min(max(int(text), 0), most) if text is not None else default
     except ValueError:
         raise web.HTTPBadRequest(text=f"{text[:40] if text else text!r} is no number") from None
-
-
-def _dumps(value: Any) -> bytes:
-    """JSON in ASCII: lone surrogates are spelt, as a browser reads them."""
-    return json.dumps(value, separators=(",", ":")).encode("ascii")
 
 
 def _json(body: bytes) -> web.Response:
@@ -304,11 +314,11 @@ def _json(body: bytes) -> web.Response:
 
 
 def _event(kind: str, value: Any, number: int) -> bytes:
-    return b"event: %b\nid: %d\ndata: %b\n\n" % (kind.encode(), number, _dumps(value))
+    return b"event: %b\nid: %d\ndata: %b\n\n" % (kind.encode(), number, data.to_json(value))
 
 
 def _problem(status: int, text: str) -> web.Response:
-    return web.Response(status=status, body=_dumps({"error": text}), content_type="application/json")
+    return web.Response(status=status, body=data.to_json({"error": text}), content_type="application/json")
 
 
 def _file(name: str) -> web.Response:
