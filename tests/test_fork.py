@@ -8,7 +8,7 @@ import resource
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -16,6 +16,7 @@ from conftest import Bench
 from recursor.context import prepare
 from recursor.errors import SandboxError
 from recursor.protocols import CopyableRepl, Repl
+from recursor.sandboxes import jail
 from recursor.sandboxes.inprocess import InProcessSandbox
 from recursor.sandboxes.process import ProcessSandbox, WeakProcessSandbox
 from recursor.testing import check_sandbox, run_attacks
@@ -351,6 +352,50 @@ forking._fork = hide
         await (await first.fork()).close()
     finally:
         await first.close()
+
+
+async def test_a_process_that_ends_as_soon_as_it_has_shown_itself_costs_nobody_else_anything(
+    repl: CopyableRepl,
+) -> None:
+    other = await ProcessSandbox(memory=512 << 20).open()
+    try:
+        await Bench(other).shown("kept = 1")
+        code = "real = forking._write\ndef show(fd, data):\n    real(fd, data)\n    os._exit(0)\nforking._write = show"
+        await Bench(repl).shown(GUEST + code)
+        before = processes()
+        for _ in range(3):
+            with pytest.raises(SandboxError):
+                await repl.fork()
+        assert processes() == before
+        assert await Bench(other).shown("kept") == "1\n"
+    finally:
+        await other.close()
+
+
+async def test_a_fork_that_its_worker_does_not_live_to_see_costs_nobody_else_anything(
+    repl: CopyableRepl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = copyable(await ProcessSandbox(memory=512 << 20).open())
+    try:
+        before = processes()
+        worker = cast("Any", other)._link.worker
+        end = jail.Birth.end
+
+        def late(birth: jail.Birth) -> jail.Spawned:
+            worker.wait()  # takes its status, and the template knows it no more
+            return end(birth)
+
+        monkeypatch.setattr(jail.Birth, "end", late)
+        code = "def hide():\n    if real(): os._exit(0)\n    while True: time.sleep(100)\nforking._fork = hide"
+        await Bench(other).shown(GUEST + code)
+        with pytest.raises(SandboxError):
+            await other.fork()
+        assert len(processes()) < len(before)
+        with pytest.raises(SandboxError, match="it has ended"):
+            worker.fork()
+        assert await Bench(repl).shown("6 * 7") == "42\n"
+    finally:
+        await other.close()
 
 
 async def test_a_process_that_shows_another_in_its_place_gains_nothing(repl: CopyableRepl) -> None:

@@ -22,6 +22,7 @@ import os
 import signal
 import socket
 import struct
+from collections.abc import Container
 from contextlib import suppress
 
 from . import linux
@@ -139,8 +140,11 @@ class Family:
         end.setblocking(False)
         self._allowed.add(pid)
 
-    def end_fork(self, pid: int) -> int | None:
+    def end_fork(self, pid: int, known: Container[int]) -> int | None:
         """Take the permission back; return the pid of the child that came of it, None when none did.
+
+        Args:
+            known: pids that are of others: a child that has ended leaves its own to who comes next.
 
         Raises:
             StepFailed: the member has forked, and the child does not show itself.
@@ -162,7 +166,7 @@ class Family:
         ]
         if not forked:
             return None
-        if not found or found[0] <= 0 or found[0] in self.members:
+        if not found or found[0] <= 0 or found[0] in known:
             raise _refused("the new process did not show itself")
         return found[0]
 

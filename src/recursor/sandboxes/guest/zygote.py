@@ -157,6 +157,8 @@ class _Zygote:
             operations[operation](argument, descriptors)
         except StepFailed as failed:
             self._answer({"failed": failed.report})
+        except OSError as error:  # one worker is not worth all others
+            self._answer({"failed": StepFailed(operation, error).report})
         for descriptor in descriptors:
             os.close(descriptor)
 
@@ -193,9 +195,10 @@ class _Zygote:
             self._ended[self._alive.pop(pid)] = status
 
     def _reap(self, number: int, _descriptors: list[int]) -> None:
-        family = self._families.pop(number)
+        family = self._families[number]
         pid = family.pid(number)
-        del family.members[pid]
+        self._drop_fork(family, pid)
+        del self._families[number], family.members[pid]
         self._wait(pid)
         if not family.members:
             self._end(family)
@@ -211,6 +214,21 @@ class _Zygote:
     def _forget(self, family: Family) -> None:
         self._listeners.pop(family.listener, None)
         family.forget()
+
+    def _drop_fork(self, family: Family, pid: int) -> None:
+        """End what comes of a fork that the host has begun, and asks no more about."""
+        try:
+            child = family.end_fork(pid, self._known())
+        except StepFailed:
+            self._end_unknown(family, pid)
+        else:
+            if child is not None:
+                with suppress(ProcessLookupError):
+                    _kill(child)
+
+    def _known(self) -> set[int]:
+        """Pids of all that there is, but for children that have not shown themselves yet."""
+        return {pid for family in {*self._families.values()} for pid in (family.first, *family.members)}
 
     def _end_unknown(self, family: Family, parent: int) -> None:
         """End a process that was forked and does not show itself, and its parent; or all, where none can be seen."""
@@ -257,15 +275,21 @@ class _Zygote:
         self._answer({"spawned": self._number, "forks": family.listener >= 0}, (pidfd,))
         os.close(pidfd)
 
+    def _family(self, number: int) -> Family:
+        """The family of a worker that may fork. Raises StepFailed when the host has asked to reap it."""
+        if number not in self._families:
+            raise StepFailed("fork a REPL", OSError(0, "it has ended"))
+        return self._families[number]
+
     def _fork_worker(self, number: int, descriptors: list[int]) -> None:
-        family = self._families[number]
+        family = self._family(number)
         family.begin_fork(family.pid(number), descriptors[0])
         self._answer({"forking": True})
 
     def _born(self, number: int, _descriptors: list[int]) -> None:
-        family = self._families[number]
+        family = self._family(number)
         try:
-            pid = family.end_fork(family.pid(number))
+            pid = family.end_fork(family.pid(number), self._known())
         except StepFailed:
             self._end_unknown(family, family.pid(number))
             raise
