@@ -6,6 +6,7 @@ import asyncio
 import os
 import resource
 import sys
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, cast
@@ -490,6 +491,32 @@ def send(header):
     fork = await repl.fork()
     assert await Bench(fork).shown("x") == "42\n"
     await fork.close()
+
+
+async def test_asking_for_forks_neither_fills_the_host_nor_stops_the_clock(repl: CopyableRepl) -> None:
+    code = """
+import json, os, struct
+def frame(header):
+    data = json.dumps(header).encode()
+    return struct.pack('<II', len(data), 0) + data
+"""
+    many = "out = b''.join(frame({'op': 'branch', 'id': -n}) for n in range(1000, 2000))\nos.write(3, out)"
+    found = await Bench(repl).run(code + many, max_time=10)
+    assert "more forks at once" in str(found.error)
+    forged = """
+from guest import channel
+line = next(each for each in __import__('gc').get_objects() if type(each) is channel.Channel)
+while True:
+    number = line.next_number()
+    given = line.ask(channel.header_start({'op': 'branch'}), number=number)
+    line.send({'op': 'forked', 're': number})
+    line.reader.join()
+    line.start()
+"""
+    began = time.monotonic()
+    found = await Bench(repl).run(code + forged, max_time=1)
+    assert "it ran for 1 s" in str((found.error, found.notes))
+    assert time.monotonic() - began < 5  # and not as long as the host waits for a process to be born
 
 
 class Copies:

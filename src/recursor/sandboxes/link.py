@@ -26,6 +26,8 @@ from recursor.types import Batch, LlmQuery, RlmQuery, Subcall, ToolCall
 
 MAX_CALLS_IN_FLIGHT = 1 << 12
 """Calls that are answered at once: two full windows of a batch."""
+MAX_BRANCHES = 128
+"""Forks that are being made at once; a worker waits for each."""
 MAX_BYTES_IN_FLIGHT = 1 << 26
 TOGETHER = 1 << 16
 """Bytes of frames that are sent at once, where there are as many."""
@@ -382,10 +384,12 @@ class Link(asyncio.Protocol):
     def _begin_branch(self, number: int) -> None:
         if number in self._branches or number in self._forks or number in self._calls:
             raise wire.ProtocolError("a fork number twice")
+        if len(self._branches) >= MAX_BRANCHES:
+            raise wire.ProtocolError("more forks at once than a worker of ours asks for")
         if self.subcalls is None or self.branch is None:
             self._refuse(number, "no block is running: calls from threads end with their block")
             return
-        self.clock.stop()
+        # The clock goes on: a fork takes milliseconds, and whoever delays one would stop it.
         task = asyncio.get_running_loop().create_task(self._make_branch(number, self.branch))
         self._branches[number] = task
 
@@ -396,7 +400,6 @@ class Link(asyncio.Protocol):
             self._refuse(number, str(error))
         finally:
             del self._branches[number]
-            self._go_on()
 
     async def _taken(self, number: int) -> Repl:
         """The copy of a number, for the call that it was made for."""
@@ -409,7 +412,7 @@ class Link(asyncio.Protocol):
 
     def _go_on(self) -> None:
         """Let the clock of the block run where it waits for nothing."""
-        if not self._calls and not self._branches:
+        if not self._calls:
             self.clock.start()
 
     async def _end_branches(self) -> None:
