@@ -21,6 +21,7 @@ from conftest import Bench
 from engines import IMAGE, Engine, install, needs_runc
 from recursor.context import prepare
 from recursor.errors import ConfigError, IsolationUnavailable, SandboxError
+from recursor.policy import Policy
 from recursor.sandboxes import wire
 from recursor.sandboxes.container import DockerSandbox, PodmanSandbox
 from recursor.sandboxes.guest import linux
@@ -68,7 +69,7 @@ async def test_contexts_of_a_hundred_megabytes_go_in_and_come_out(contained: Ben
 
 def landlock() -> str:
     version = linux.landlock_version()
-    return f", Landlock (version {version})" if version else ", not Landlock"
+    return f", Landlock (version {version})" if version else ""
 
 
 OWN_LOCKS = f"{landlock()}, seccomp (allow-list of 171 system calls)"
@@ -328,3 +329,23 @@ def test_the_limits_of_an_engine_that_has_none_are_not_claimed() -> None:
     isolation = DockerSandbox()._isolation(known, facts, 1 << 30, 2 << 30)
     assert "cgroup" not in isolation.memory
     assert isolation.processes == "none"
+    assert "bounds no container's memory" in Policy(strict=True).unmet(isolation)
+
+
+@pytest.mark.parametrize(("runtime", "weaker"), [(None, True), ("runsc", False)])
+def test_a_container_without_landlock_is_weaker_but_where_its_kernel_is_another(
+    runtime: str | None, weaker: bool
+) -> None:
+    facts = wire.Facts(65534, 0, True, ["lo"], True, 2, syscalls=171, missing=["Landlock: no such call"])
+    known = DockerSandbox()._known_from(b"{}")
+    isolation = DockerSandbox(runtime=runtime)._isolation(known, facts, 1 << 30, 2 << 30)
+    assert bool(Policy(strict=True).unmet(isolation)) is weaker
+    assert "Landlock: no such call" in str(isolation)
+
+
+def test_an_image_named_after_the_host_is_not_taken_for_its_files() -> None:
+    facts = wire.Facts(65534, 0, True, ["lo"], True, 2, syscalls=171)
+    sandbox = PodmanSandbox("localhost/host/mine")
+    isolation = sandbox._isolation(DockerSandbox()._known_from(b"{}"), facts, 1 << 30, 2 << 30)
+    assert isolation.isolated
+    assert Policy(strict=True, require={"files": "confined"}).unmet(isolation) == ""

@@ -387,7 +387,9 @@ async def test_a_fork_that_its_worker_does_not_live_to_see_costs_nobody_else_any
             return end(birth)
 
         monkeypatch.setattr(jail.Birth, "end", late)
-        code = "def hide():\n    if real(): os._exit(0)\n    while True: time.sleep(100)\nforking._fork = hide"
+        code = (
+            "def hide():\n    if real(): os._exit(0)\n    while True: time.sleep(100)\nforking._fork = hide"
+        )
         await Bench(other).shown(GUEST + code)
         with pytest.raises(SandboxError):
             await other.fork()

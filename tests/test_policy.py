@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from recursor import RLM, ConfigError, Limits, ModelError, Policy, Routes, tool
-from recursor.policy import Request
+from recursor.policy import Kind, Request
 from recursor.testing import ListSink, ScriptedModel
 from recursor.trajectory import view
 from recursor.types import Decided
@@ -141,11 +141,37 @@ def test_routes_and_policy_hold_together() -> None:
 
 
 @pytest.mark.parametrize(
+    ("kind", "name", "pattern"),
+    [
+        ("host", "api.evil.com", "host:*.Evil.COM"),
+        ("host", "API.evil.com.", "host:api.evil.com"),
+        ("host", "::1", "host:::1"),
+        ("mount", "/data/[secret]", "mount:/data/[secret]"),
+        ("mount", "/data/a/b", "mount:/data/*"),
+        ("tool", "a[1]", "tool:a[1]"),
+    ],
+)
+def test_a_pattern_is_for_what_it_says(kind: Kind, name: str, pattern: str) -> None:
+    assert Policy(deny=[pattern]).decide(kind, name) == ("deny", pattern)
+
+
+def test_letters_differ_in_names_of_tools_and_folders() -> None:
+    policy = Policy(deny=["tool:Send", "mount:/Data"])
+    assert policy.decide("tool", "send")[0] == policy.decide("mount", "/data")[0] == "allow"
+
+
+@pytest.mark.parametrize(
     ("wrong", "said"),
     [
         ({"deny": "tool:*"}, "must be a list of patterns"),
         ({"deny": ["send"]}, "'send' is no pattern such as"),
         ({"allow": ["file:*"]}, "no pattern"),
+        ({"deny": ["host:https://api.evil.com"]}, "is for nothing"),
+        ({"deny": ["host:evil.com:443"]}, "is for nothing"),
+        ({"deny": ["host:evil.com."]}, "is for nothing"),
+        ({"deny": ["mount:/data/secret/"]}, "is for nothing"),
+        ({"deny": ["mount:data"]}, "is for nothing"),
+        ({"deny": ["mount:/data/../secret"]}, "is for nothing"),
         ({"default": "perhaps"}, 'default must be "allow", "ask" or "deny"'),
         ({"ask": ["tool:*"]}, "approve must be a function"),
         ({"default": "ask"}, "approve must be a function"),

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from conftest import PLAIN, Bench, PlainSandbox
-from recursor import RLM, Limits, SandboxError
+from recursor import RLM, Limits, Policy, SandboxError
 from recursor.context import prepare
 from recursor.errors import IsolationUnavailable
-from recursor.sandboxes import inprocess, link, stream
+from recursor.sandboxes import inprocess, link, stream, wire
 from recursor.sandboxes.stream import CommandSandbox
 from recursor.testing import ScriptedModel, check_sandbox
 from recursor.types import RlmQuery, Subcall
@@ -193,6 +193,35 @@ async def test_a_completion_runs_over_a_stream_and_says_where() -> None:
     assert done.answer == 300_000 + 600_000
     assert done.isolation is not None
     assert done.isolation.sandbox == "elsewhere"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the locks are Linux's")
+async def test_files_and_processes_of_the_same_user_are_not_changed(plain: Bench, tmp_path: Path) -> None:
+    own = tmp_path / "key"
+    own.touch(mode=0o600)
+    shown = await plain.shown(
+        f"""
+import os
+def refused(act, *arguments):
+    try: act(*arguments)
+    except PermissionError: pass
+    else: print('BROKEN', act.__name__)
+refused(os.chmod, {str(own)!r}, 0o666)
+refused(os.chown, {str(own)!r}, -1, -1)
+refused(os.utime, {str(own)!r}, (1, 1))
+refused(os.kill, {os.getpid()}, 0)
+refused(os.sched_setaffinity, {os.getpid()}, {{0}})
+refused(os.setpriority, os.PRIO_PROCESS, {os.getpid()}, 19)
+"""
+    )
+    assert shown == ""
+    assert own.stat().st_mode & 0o777 == 0o600
+
+
+def test_what_a_worker_could_not_give_up_is_a_weakness_of_its_place() -> None:
+    facts = wire.Facts(1000, 0, False, None, True, 0, missing=["Landlock: the kernel does not have it"])
+    place = stream.with_own_locks(replace(inprocess.ISOLATION, files="its own", network="none"), facts)
+    assert "Landlock: the kernel does not have it" in Policy(strict=True).unmet(place)
 
 
 async def test_a_shell_gets_one_text() -> None:

@@ -19,6 +19,10 @@ from recursor.types import Isolation
 
 Kind: TypeAlias = Literal["tool", "model", "host", "mount"]
 _PATTERN = re.compile(r"(tool|model|host|mount):.+", re.S)
+_IDLE = re.compile(
+    r"host:(.*[/@\s].*|[^:]*:[0-9*?]*|.*[^*?.]\.)|mount:([^/*?].*|.+/|.*//.*|.*/\.\.?(/.*)?)", re.S
+)
+"""Patterns that no host or folder has: taken for others, they would deny nothing."""
 _DEMANDS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "network": "none", "files": "confined", "processes": "none", "kernel": "separate", "memory": "cgroup",
@@ -50,8 +54,9 @@ Approve: TypeAlias = Callable[[Request], bool | Awaitable[bool]]
 class Policy:
     """Which requests are denied, which need approval, and which are allowed.
 
-    A pattern is "tool:NAME", "model:NAME", "host:NAME" or "mount:PATH", with * and ? as in file names:
-    "tool:send_*", "model:openai/*", "host:api.openai.com", "mount:/data/*". The first of deny, ask, allow that
+    A pattern is "tool:NAME", "model:NAME", "host:NAME" or "mount:PATH", with * and ?, which may be for slashes, too:
+    "tool:send_*", "model:openai/*", "host:api.openai.com", "mount:/data/*". Small and capital letters differ, but
+    for hosts. The first of deny, ask, allow that
     has a pattern for a request decides it.
 
     Attributes:
@@ -89,6 +94,11 @@ class Policy:
                         f'Policy.{name}: {pattern!r} is no pattern such as "tool:send_*", "model:openai/*", '
                         '"host:localhost" or "mount:/data/*"'
                     )
+                if _IDLE.fullmatch(pattern):
+                    raise ConfigError(
+                        f"Policy.{name}: {pattern!r} is for nothing: a host is a name without scheme, port or "
+                        "path, a mount a plain absolute path without a slash at its end"
+                    )
             object.__setattr__(self, name, tuple(patterns))
         if self.default not in ("allow", "ask", "deny"):
             raise ConfigError(f'Policy.default must be "allow", "ask" or "deny", not {self.default!r}')
@@ -102,12 +112,14 @@ class Policy:
     def decide(self, kind: Kind, name: str) -> tuple[Literal["allow", "ask", "deny"], str]:
         """Return the decision, and the pattern that made it ("default" where none did)."""
         wanted = f"{kind}:{name}"
+        if kind == "host":
+            wanted = wanted.lower().rstrip(".")
         decisions: tuple[tuple[Literal["allow", "ask", "deny"], Sequence[str]], ...] = (
             ("deny", self.deny), ("ask", self.ask), ("allow", self.allow),
         )  # fmt: skip
         for decision, patterns in decisions:
             for pattern in patterns:
-                if fnmatchcase(wanted, pattern):
+                if fnmatchcase(wanted, _plain(pattern, kind)):
                     return decision, pattern
         return self.default, "default"
 
@@ -119,7 +131,7 @@ class Policy:
         """What a sandbox lacks of what is demanded; empty when nothing."""
         has = {
             "network": isolation.network.startswith("none"),
-            "files": "host" not in isolation.files and "partially" not in isolation.files,
+            "files": isolation.confined and "partially" not in isolation.files,
             "processes": isolation.processes.startswith("none"),
             "kernel": isolation.kernel.startswith(("its own", "gVisor")),
             "memory": "cgroup" in isolation.memory,
@@ -130,3 +142,9 @@ class Policy:
         if self.strict:
             lacking += isolation.weaknesses
         return "; ".join(lacking)
+
+
+def _plain(pattern: str, kind: Kind) -> str:
+    """A pattern as fnmatch takes it, where a bracket is nothing but a bracket."""
+    plain = pattern.replace("[", "[[]")
+    return plain.lower() if kind == "host" else plain

@@ -5,6 +5,7 @@ Strings in them come from models, contexts and sandboxes: data, never to be trus
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -187,6 +188,10 @@ class ContextInfo:
     """Where it came from: a path; empty when it was passed as a value."""
 
 
+_OF_THE_HOST = re.compile(r"(?<![\w/.-])host")
+"""The host as a word, and not in a path or the name of an image ("localhost/mine")."""
+
+
 @dataclass(frozen=True, slots=True)
 class Isolation:
     """What stands between the code in a REPL and the host. Says what is in force, not what was asked."""
@@ -210,7 +215,12 @@ class Isolation:
     @property
     def isolated(self) -> bool:
         """Whether code in the REPL is kept from the host's files, network and processes."""
-        return "none" in self.network and "host" not in self.files
+        return "none" in self.network and self.confined
+
+    @property
+    def confined(self) -> bool:
+        """Whether code in the REPL is kept from the host's files, by what `files` says."""
+        return not _OF_THE_HOST.search(self.files)
 
     def __str__(self) -> str:
         rows = ("files", "network", "processes", "environment", "kernel", "memory")

@@ -27,7 +27,15 @@ from recursor.sandboxes import wire
 from recursor.sandboxes.link import Worker
 from recursor.sandboxes.process import MEMORY, PER_CONTEXT_BYTE, SCRATCH
 from recursor.sandboxes.repl import opened
-from recursor.sandboxes.stream import CommandWorker, arguments, assignments, own_locks, preface, started
+from recursor.sandboxes.stream import (
+    CommandWorker,
+    arguments,
+    assignments,
+    not_locked,
+    own_locks,
+    preface,
+    started,
+)
 from recursor.threads import in_thread
 from recursor.types import CallStyle, Isolation
 
@@ -291,6 +299,12 @@ class DockerSandbox:
                 f"user {facts.uid}, no capabilities",
                 *(["no new privileges"] if facts.no_new_privileges else []),
                 *own_locks(facts),
+                *(f"not {missing}" for missing in facts.missing if foreign),
+            ),
+            weaknesses=(
+                *([] if foreign else not_locked(facts)),
+                *([] if known.bounds_memory else ["this engine bounds no container's memory"]),
+                *([] if known.bounds_pids else ["this engine bounds no container's processes"]),
             ),
         )
 

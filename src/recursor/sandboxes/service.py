@@ -18,7 +18,7 @@ from recursor.errors import IsolationUnavailable
 from recursor.sandboxes import wire
 from recursor.sandboxes.process import MEMORY
 from recursor.sandboxes.remote import ENDING, LEASE, Remote, RemoteSandbox
-from recursor.sandboxes.stream import own_locks
+from recursor.sandboxes.stream import not_locked, own_locks
 from recursor.types import Isolation
 
 STARTING = 300.0
@@ -137,6 +137,7 @@ class ServiceSandbox(RemoteSandbox):
                 f"a sandbox of {self.service}, as {self.service} describes it",
                 *((f"user {facts.uid}", *own_locks(facts)) if facts else ("a user that is not known",)),
             ),
+            weaknesses=not_locked(facts),
         )
 
     async def _dropped(self, place: Any) -> None:

@@ -260,6 +260,7 @@ def with_own_locks(isolation: Isolation, facts: wire.Facts | None) -> Isolation:
         isolation,
         processes="none" if facts.syscalls else isolation.processes,
         mechanisms=(*isolation.mechanisms, *own_locks(facts)),
+        weaknesses=(*isolation.weaknesses, *not_locked(facts)),
     )
 
 
@@ -268,5 +269,9 @@ def own_locks(facts: wire.Facts) -> tuple[str, ...]:
     return (
         *([f"Landlock (version {facts.landlock})"] if facts.landlock else []),
         *([f"seccomp (allow-list of {facts.syscalls} system calls)"] if facts.syscalls else []),
-        *(f"not {missing}" for missing in facts.missing),
     )
+
+
+def not_locked(facts: wire.Facts | None) -> tuple[str, ...]:
+    """What a worker would have given up by itself, and could not."""
+    return tuple(f"the worker could not add {missing}" for missing in facts.missing) if facts else ()

@@ -332,15 +332,27 @@ def pin(pid: int) -> None:
     linux.syscall("seccomp", architecture.seccomp, _MODE_FILTER, 0, made.header)
 
 
-def among_others(pid: int, alone: bool) -> dict[str, list[bytes]]:
+_ABOUT_ONE = _names("""
+    sched_setaffinity sched_getaffinity sched_getparam sched_getscheduler getpgid getsid get_robust_list
+""")
+"""Take the number of a process first, and tell of it or change it."""
+
+
+def among_others(pid: int, alone: bool, changeable: bool) -> dict[str, list[bytes]]:
     """Rules for a process that may see others, and gets no descriptors from its host.
 
     Args:
         pid: its own.
         alone: whether its process group is its own.
+        changeable: whether there may be files of its user that are not for it. Landlock keeps it from opening
+            them, and not from changing their modes and times.
     """
     own = [0, pid] if alone else [pid]
+    changes = _names("chmod fchmodat utime utimes utimensat") if changeable else []
     return {
+        **{name: [_op(_RETURN, _EPERM)] for name in changes},
+        **{name: _one_of(0, [0, pid], _EPERM) for name in _ABOUT_ONE},
+        "getpriority": _one_of(1, [0, pid], _EPERM),
         "kill": _one_of(0, own, _EPERM),
         "tgkill": _one_of(0, [pid], _EPERM),
         "tkill": _one_of(0, [pid], _EPERM),  # of threads the first, which is interrupted
@@ -363,9 +375,8 @@ def alone(pid: int, landlock: int) -> dict[str, list[bytes]]:
     changes = dict.fromkeys(_names("chmod fchmodat utime utimes utimensat"), refused)
     if landlock < 3:
         changes |= dict.fromkeys(_names("truncate creat"), refused)
-    about_one = "kill tkill tgkill sched_setaffinity sched_getaffinity sched_getparam sched_getscheduler"
-    about_one += " getpgid getsid prlimit64 get_robust_list"
-    changes |= {name: _one_of(0, own, _EPERM) for name in _names(about_one)}
+    about_one = ("kill", "tkill", "tgkill", "prlimit64", *_ABOUT_ONE)
+    changes |= {name: _one_of(0, own, _EPERM) for name in about_one}
     changes["getpriority"] = _one_of(1, own, _EPERM)
     for name, argument in (("open", 1), ("openat", 2)):
         test = [_op(_LOAD, _low(argument)), _op(_ANY_BIT, flags, 0, 1)]

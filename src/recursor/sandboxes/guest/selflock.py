@@ -105,7 +105,8 @@ def _confine() -> int:
 def _filter() -> int:
     """Put the filter of system calls on; return how many it allows."""
     alone = os.getpgrp() == os.getpid()
-    filter_ = seccomp.Filter(os.uname().machine, seccomp.among_others(os.getpid(), alone))
+    changeable = not os.statvfs("/").f_flag & os.ST_RDONLY
+    filter_ = seccomp.Filter(os.uname().machine, seccomp.among_others(os.getpid(), alone, changeable))
     filter_.install()
     return filter_.allowed + filter_.conditional
 
