@@ -15,7 +15,7 @@ import aiohttp
 import pytest
 
 from recursor import RLM, Limits
-from recursor.errors import TrajectoryError
+from recursor.errors import ModelError, RLMError, TrajectoryError
 from recursor.testing import ScriptedModel
 from recursor.trajectory import view
 from recursor.trajectory.journal import StoreJournal
@@ -216,3 +216,20 @@ async def test_what_came_from_the_cache_costs_nothing(tmp_path: Path) -> None:
     )
     spans = found["spans"][1]["calls"]
     assert (sum(spans["cost"]), sum(spans["input"]), sum(spans["output"])) == (0, 0, 0)
+
+
+async def test_a_run_that_failed_is_told_with_what_it_did(tmp_path: Path) -> None:
+    store = tmp_path / "runs.db"
+
+    def say(messages: Sequence[Message]) -> str:
+        if sum(message.role == "assistant" for message in messages):
+            raise ModelError("401 the key was refused", status=401)
+        return "```python\nx = 1\n```"
+
+    with pytest.raises(RLMError):
+        RLM(ScriptedModel(say), store=store).completion("Why?", context="x")
+    found = await all_told(store)
+    (run,) = found["runs"][1]["runs"]
+    assert (run["state"], run["turns"], run["calls"], run["cost"]) == ("failed", 2, 2, 0)
+    assert run["duration"] > 0
+    assert "401" in found["spans"][1]["runs"][0]["error"]

@@ -164,6 +164,8 @@ export interface RunRow {
   start: number
   duration: number | null
   state: string
+  /** Why it failed. */
+  error: string | null
 }
 
 /** All that happened in a run and its children; or what is new since `since`. */

@@ -8,6 +8,9 @@ export function counted(number: number, noun: string): string {
   return `${count(number)} ${noun}${number === 1 ? '' : 's'}`
 }
 
+/** What a table has for a name that may be any text: "constructor" is a name too. */
+export const own = <T>(table: Record<string, T>, name: string): T | undefined => (Object.hasOwn(table, name) ? table[name] : undefined)
+
 /** 950, 12.3k, 4.56M. */
 export function short(number: number): string {
   const step = [[1e9, 'G'], [1e6, 'M'], [1e3, 'k']].find(([size]) => Math.abs(number) >= (size as number))

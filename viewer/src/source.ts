@@ -1,6 +1,17 @@
 /** Where the page reads from: the server that it came from, or the data that a file of its own holds. */
 import type { Call, Coverage, Evidence, Message, Passage, Prompts, Run, RunList, Spans, Turn } from './api'
 
+export interface Watcher {
+  /** What is new. */
+  seen(spans: Spans): void
+  /** It ended. */
+  over(run: Run): void
+  /** Whether nothing is heard any more, or again. */
+  lost(gone: boolean): void
+  /** It can be followed no more. */
+  failed(why: string): void
+}
+
 export interface Source {
   /** Whether there is a server: for lists, live runs, and what has an effect. */
   served: boolean
@@ -16,7 +27,7 @@ export interface Source {
   evidence(id: string): Promise<Evidence>
   stop(id: string): Promise<void>
   /** Follows a run from a place in its record; returns what ends that. */
-  follow(id: string, since: number, seen: (spans: Spans) => void, over: (run: Run) => void): () => void
+  follow(id: string, since: number, watcher: Watcher): () => void
 }
 
 export class Refused extends Error {
@@ -38,7 +49,7 @@ class Server implements Source {
   spans = (id: string) => this.get<Spans>(`runs/${encodeURIComponent(id)}/spans`)
   prompts = (id: string) => this.get<Prompts>(`runs/${encodeURIComponent(id)}/prompts`)
   turn = (run: string, number: number) => this.get<Turn>(`runs/${encodeURIComponent(run)}/turns/${number}`)
-  call = (id: string) => this.keep<Call>(`calls/${encodeURIComponent(id)}`)
+  call = (id: string) => this.keep<Call>(`calls/${encodeURIComponent(id)}`, (call) => call.reply !== null)
   coverage = (id: string) => this.get<Coverage>(`runs/${encodeURIComponent(id)}/coverage`)
   passage = (id: string, document: number, start: number) =>
     this.get<Passage>(`runs/${encodeURIComponent(id)}/passage?document=${document}&start=${start}`)
@@ -48,13 +59,19 @@ class Server implements Source {
     await this.fetch(`runs/${encodeURIComponent(id)}/stop`, { method: 'POST' })
   }
 
-  follow(id: string, since: number, seen: (spans: Spans) => void, over: (run: Run) => void): () => void {
+  follow(id: string, since: number, { seen, over, lost, failed }: Watcher): () => void {
     const stream = new EventSource(`api/runs/${encodeURIComponent(id)}/live?since=${since}`)
     stream.addEventListener('spans', (event) => seen(JSON.parse(event.data)))
     stream.addEventListener('run', (event) => {
       stream.close()
       over(JSON.parse(event.data))
     })
+    stream.addEventListener('problem', (event) => {
+      stream.close()
+      failed(JSON.parse(event.data).error)
+    })
+    stream.addEventListener('open', () => lost(false))
+    stream.addEventListener('error', () => lost(true)) // it tries again by itself
     return () => stream.close()
   }
 
@@ -74,12 +91,12 @@ class Server implements Source {
 
   private get = async <T>(path: string): Promise<T> => (await this.fetch(path)).json()
 
-  /** For what never changes. */
-  private keep<T>(path: string): Promise<T> {
+  /** For what never changes: once it is final. */
+  private keep<T>(path: string, final: (value: T) => boolean): Promise<T> {
     let found = this.kept.get(path)
     if (!found) {
       found = this.get<T>(path)
-      found.catch(() => this.kept.delete(path))
+      found.then((value) => final(value as T) || this.kept.delete(path), () => this.kept.delete(path))
       if (this.kept.size > 500) this.kept.clear()
       this.kept.set(path, found)
     }

@@ -41,15 +41,17 @@ export function useSize(ref: RefObject<HTMLElement | null>): [number, number] {
   return size
 }
 
-/** Calls back on keys that are not meant for a field of input. */
+/** Calls back on keys that are meant neither for a field of input nor for what they would press. */
 export function useKeys(keys: Record<string, (event: KeyboardEvent) => void>): void {
   const current = useRef(keys)
   current.current = keys
   useEffect(() => {
     const pressed = (event: KeyboardEvent) => {
       const target = event.target as HTMLElement
-      const typing = /^(INPUT|SELECT|TEXTAREA)$/.test(target.tagName) && event.key !== 'Escape'
-      if (typing || event.ctrlKey || event.metaKey || event.altKey) return
+      const box = target instanceof HTMLInputElement && target.type === 'checkbox'
+      const typing = /^(INPUT|SELECT|TEXTAREA)$/.test(target.tagName) && !box && event.key !== 'Escape'
+      const pressing = /^(Enter| )$/.test(event.key) && (box || target.closest('a, button, summary') !== null)
+      if (typing || pressing || event.ctrlKey || event.metaKey || event.altKey) return
       const found = current.current[event.key]
       if (found) {
         event.preventDefault()

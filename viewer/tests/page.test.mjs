@@ -63,6 +63,45 @@ describe('runs that have ended', () => {
     sound()
   })
 
+  test('keys that a person presses things with do that, and nothing else', async () => {
+    await fresh()
+    await page().getByLabel('Mark to compare').nth(0).click()
+    await page().getByLabel('Mark to compare').nth(2).click()
+    await page().keyboard.press('c') // with the focus on the box
+    await page().waitForSelector('h1:text("Two runs")')
+    await fresh(`/run/${made.ids[0]}`)
+    await page().waitForSelector('.row.current')
+    await page().locator('a.brand').focus()
+    await page().keyboard.press('Tab')
+    assert.match(await page().evaluate(() => document.activeElement.textContent), /system/)
+    await page().keyboard.press(' ')
+    await page().waitForFunction(() => document.documentElement.dataset.theme === 'light')
+    await page().keyboard.press('Enter')
+    await page().keyboard.press('Enter')
+    await page().waitForFunction(() => document.documentElement.dataset.theme === 'system')
+    assert.equal(await page().locator('[role=tab][aria-selected=true]').textContent(), 'Trace')
+    const tree = page().getByRole('tree')
+    assert.match(await page().locator(`#${await tree.getAttribute('aria-activedescendant')}`).textContent(), /Who dances/)
+    sound()
+  })
+
+  test('a run that failed says why, and what it cost', async () => {
+    await fresh()
+    assert.doesNotMatch(await page().locator('.list tbody tr').first().textContent(), /unknown/)
+    await fresh(`/run/${made.ids[2]}`)
+    await page().waitForSelector('.notice.error:has-text("401 the key was refused")')
+    sound()
+  })
+
+  test('a list fits a narrow window', async () => {
+    await page().setViewportSize({ width: 400, height: 800 })
+    await fresh()
+    await page().waitForSelector('.list tbody tr')
+    assert.ok(await page().evaluate(() => document.querySelector('.list').getBoundingClientRect().right <= innerWidth))
+    await page().setViewportSize({ width: 1440, height: 900 })
+    sound()
+  })
+
   test('code stands beside its output, and the line of an error is marked', async () => {
     await fresh(`/run/${made.ids[0]}/trace/turn/${made.ids[0]}/2`)
     await page().waitForSelector('.cell.failed')
@@ -235,6 +274,41 @@ describe('a run that goes', () => {
       await shown.close()
       server.close()
       run.kill()
+    }
+  })
+
+  test('says so when the viewer answers no more', async () => {
+    const path = join(folder, 'lost.db')
+    const run = await running(path)
+    const server = await serve(path)
+    const shown = await open(browser, server.link)
+    try {
+      await shown.page.locator('.list tbody tr a').click()
+      await shown.page.waitForSelector('.row >> text=Turn 1')
+      server.close()
+      await shown.page.waitForSelector('.run-head .bad:has-text("does not answer")')
+      await shown.page.getByRole('button', { name: 'Stop' }).click()
+      await shown.page.waitForSelector('.run-head .bad:has-text("Start it again")')
+      assert.equal(await shown.page.getByRole('button', { name: 'Stop' }).isEnabled(), true)
+    } finally {
+      await shown.close()
+      run.kill()
+    }
+  })
+
+  test('names of the language are names of states like any other', async () => {
+    const made = store('plain')
+    const named = join(folder, 'named.db')
+    const change = "import sqlite3, sys; a, b = map(sqlite3.connect, sys.argv[1:]); a.backup(b); b.execute(\"UPDATE run SET stop_reason = 'constructor' WHERE error IS NULL\"); b.execute(\"UPDATE call SET purpose = 'toString' WHERE purpose = 'sub'\"); b.commit()"
+    assert.equal(spawnSync(PYTHON, ['-c', change, made.path, named]).status, 0)
+    const server = await serve(named)
+    const shown = await open(browser, server.link)
+    try {
+      await shown.page.waitForSelector('.list .state:text("constructor")')
+      assert.deepEqual(shown.faults, [])
+    } finally {
+      await shown.close()
+      server.close()
     }
   })
 })

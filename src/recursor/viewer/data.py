@@ -309,14 +309,18 @@ def _state(error: bytes | None, stop_reason: str | None) -> str:
 
 
 def _count_calls(recorded: Trajectories, summaries: Iterable[dict[str, Any]]) -> None:
-    """Fill in what is known so far of runs that have not ended."""
+    """Fill in what is known of runs that have not ended, or failed: no sums are recorded of those."""
     for summary in summaries:
-        if summary["ended"] is None:
+        if summary["calls"] is None:
             shares = _shares(recorded, summary["id"])
             summary["calls"] = sum(share["calls"] for share in shares)
             summary["tokens"] = sum(share["input_tokens"] + share["output_tokens"] for share in shares)
             row = recorded.row("SELECT max(turn) AS turn FROM call WHERE run_id = ?", summary["id"])
             summary["turns"] = row["turn"] if row else None
+            if summary["ended"] is not None:
+                costs = [share["cost"] for share in shares]
+                summary["cost"] = None if None in costs else math.fsum(costs)
+                summary["duration"] = max(0.0, summary["ended"] - summary["started"])
 
 
 def _shares(recorded: Trajectories, run_id: str) -> list[dict[str, Any]]:
@@ -399,6 +403,7 @@ def _run_row(row: sqlite3.Row, places: Mapping[str, int], origin: float, turns: 
         "start": row["started"] - origin,
         "duration": max(0.0, row["ended"] - row["started"]) if row["ended"] else None,
         "state": _state(row["error"], row["stop_reason"]) or "open",
+        "error": row["error"] and _legible(row["error"])[:TEXT],
     }  # fmt: skip
 
 

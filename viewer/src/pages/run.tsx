@@ -21,13 +21,11 @@ import { useKeys } from '../use'
 const TABS: [string, string][] = [['trace', 'Trace'], ['calls', 'Sub-calls'], ['coverage', 'Coverage'], ['answer', 'Answer'], ['about', 'About']]
 
 export function RunPage({ source, id, rest }: { source: Source; id: string; rest: string[] }) {
-  const { run, trace, version, error } = useRun(source, id)
+  const { run, trace, version, error, lost } = useRun(source, id)
   const [tab = 'trace', ...selected] = rest
-  const tabs = TABS.map(([name]) => name)
   const show = (name: string) => go('run', id, name)
   useKeys({
     t: () => show('trace'), s: () => show('calls'), c: () => show('coverage'), a: () => show('answer'), i: () => show('about'), u: () => source.served && go(),
-    Tab: (event) => show(tabs[(tabs.indexOf(tab) + (event.shiftKey ? tabs.length - 1 : 1)) % tabs.length]),
   })
   if (error) return <Notice kind="error" title="This run cannot be shown">{error.message}{source.served && <p><a href={href()}>All runs</a></p>}</Notice>
   if (!run || !trace) return <Notice kind="loading" title="Reading the run" />
@@ -35,7 +33,7 @@ export function RunPage({ source, id, rest }: { source: Source; id: string; rest
   const select = (next: Selection) => slide('run', id, 'trace', ...parts(next, id))
   return (
     <section class="page run">
-      <Head source={source} run={run} trace={trace} />
+      <Head source={source} run={run} trace={trace} lost={lost} />
       <nav class="tabs" role="tablist">
         {TABS.map(([name, title]) => (
           <a key={name} role="tab" aria-selected={tab === name} class={tab === name ? 'on' : ''} href={href('run', id, name)}>
@@ -60,12 +58,18 @@ export function RunPage({ source, id, rest }: { source: Source; id: string; rest
   )
 }
 
-function Head({ source, run, trace }: { source: Source; run: Run; trace: Trace }) {
+function Head({ source, run, trace, lost }: { source: Source; run: Run; trace: Trace; lost: boolean }) {
   const sums = trace.ofRun(0)
-  const [stopping, setStopping] = useState('')
+  const [stopping, setStopping] = useState(false)
+  const [refused, setRefused] = useState('')
+  const live = run.state === 'live' && source.served
   const stop = async () => {
-    setStopping('stopping')
-    await source.stop(run.id).catch((error) => setStopping(error.message))
+    setStopping(true)
+    setRefused('')
+    await source.stop(run.id).catch((error) => {
+      setRefused(error.message)
+      setStopping(false)
+    })
   }
   return (
     <header class="run-head">
@@ -74,7 +78,8 @@ function Head({ source, run, trace }: { source: Source; run: Run; trace: Trace }
         <h1 title={clean(run.question)}>{line(run.question, 160) || '(no question)'}</h1>
         <State state={run.state} />
         <span class="grow" />
-        {run.state === 'live' && source.served && <button class="stop" disabled={stopping === 'stopping'} onClick={stop}>{stopping || 'Stop'}</button>}
+        {live && (refused || lost) && <span class="bad" role="status">{refused || 'The viewer does not answer: this is what was seen last.'}</span>}
+        {live && <button class="stop" disabled={stopping} onClick={stop}>{stopping ? 'Stopping' : 'Stop'}</button>}
       </div>
       <dl class="figures">
         <div><dt>Model</dt><dd title={clean(run.model)}>{model(run.model)}{run.sub_model !== run.model && <span class="faint"> + {model(run.sub_model)}</span>}</dd></div>
@@ -96,11 +101,13 @@ interface Shown {
   trace?: Trace
   version: number
   error?: Error
+  /** Whether a run that goes is heard of no more. */
+  lost: boolean
 }
 
 /** A run and its trace; both grow while it goes. */
 function useRun(source: Source, id: string): Shown {
-  const [shown, set] = useState<Shown>({ version: 0 })
+  const [shown, set] = useState<Shown>({ version: 0, lost: false })
   const pending = useRef(false)
   useEffect(() => {
     let end = () => {}
@@ -110,21 +117,28 @@ function useRun(source: Source, id: string): Shown {
       const trace = new Trace(spans)
       if (!wanted) return
       if (run.id !== id) return slide('run', run.id)
-      set({ run, trace, version: 1 })
+      set((before) => ({ run, trace, version: before.version + 1, lost: false }))
       if (run.state !== 'live') return
       const grown = () => {
         pending.current = false
         set((before) => ({ ...before, version: before.version + 1 }))
       }
-      end = source.follow(id, trace.next, (more) => {
-        trace.add(more)
-        if (!pending.current) {
-          pending.current = true
-          requestAnimationFrame(grown)
-        }
-      }, (ended) => set((before) => ({ ...before, run: ended, version: before.version + 1 })))
+      end = source.follow(id, trace.next, {
+        seen: (more) => {
+          trace.add(more)
+          if (!pending.current) {
+            pending.current = true
+            requestAnimationFrame(grown)
+          }
+        },
+        // Read anew, since a run that was resumed takes the place of what was there.
+        over: () => load().catch(failed),
+        lost: (gone) => set((before) => (before.lost === gone ? before : { ...before, lost: gone })),
+        failed: (why) => failed(new Error(why)),
+      })
     }
-    load().catch((error) => wanted && set({ version: 0, error }))
+    const failed = (error: Error) => wanted && set({ version: 0, lost: false, error })
+    load().catch(failed)
     return () => {
       wanted = false
       end()

@@ -1,6 +1,6 @@
 /** What a run was asked, where it ran, and what it cost. */
 import type { Run } from '../api'
-import { clean, count, counted, money, share, when } from '../format'
+import { clean, count, counted, money, own, share, when } from '../format'
 import { Text } from './text'
 
 export function About({ run }: { run: Run }) {
@@ -65,7 +65,7 @@ function Shares({ run }: { run: Run }) {
       <tbody>
         {run.shares.map((row, index) => (
           <tr key={index}>
-            <td>{row.depth}</td><td>{PURPOSES[row.purpose] ?? row.purpose}</td><td>{clean(row.model)}</td><td class="num">{count(row.calls)}</td><td class="num">{row.failed || ''}</td>
+            <td>{row.depth}</td><td>{own(PURPOSES, row.purpose) ?? row.purpose}</td><td>{clean(row.model)}</td><td class="num">{count(row.calls)}</td><td class="num">{row.failed || ''}</td>
             <td class="num">{count(row.input_tokens)}</td><td class="num">{count(row.cached_tokens)}</td><td class="num">{count(row.output_tokens)}</td>
             <td class="num">{money(row.cost)}</td><td class="num">{row.cost === null ? '–' : share(row.cost, known)}</td>
           </tr>

@@ -1,4 +1,6 @@
 /** Small marks: how a run ended, what a call was for. Each says it in words, too, not by colour alone. */
+import { clean, own } from '../format'
+
 const WORDS: Record<string, [string, string]> = {
   answered: ['good', 'answered'],
   failed: ['bad', 'failed'],
@@ -9,7 +11,7 @@ const WORDS: Record<string, [string, string]> = {
 }
 
 export function State({ state }: { state: string }) {
-  const [kind, word] = WORDS[state] ?? ['warn', state.replace('_', ' ')]
+  const [kind, word] = own(WORDS, state) ?? ['warn', clean(state.replaceAll('_', ' '))]
   return <span class={`state ${kind}`}>{word}</span>
 }
 
@@ -27,7 +29,7 @@ const ICONS: Record<string, string> = {
 export function Icon({ kind }: { kind: string }) {
   return (
     <svg class={`icon ${kind}`} width="16" height="16" viewBox="0 0 16 16" aria-hidden="true">
-      <path d={ICONS[kind] ?? ICONS.turn} fill="none" stroke="currentColor" stroke-width="1.5" stroke-linecap="round" stroke-linejoin="round" />
+      <path d={own(ICONS, kind) ?? ICONS.turn} fill="none" stroke="currentColor" stroke-width="1.5" stroke-linecap="round" stroke-linejoin="round" />
     </svg>
   )
 }

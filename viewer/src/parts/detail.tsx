@@ -1,7 +1,7 @@
 /** What is selected, whole: a run, a turn with its cells, or a call with its prompt. */
 import { useState } from 'preact/hooks'
 import type { Call, Execution, Message, Turn } from '../api'
-import { clean, count, counted, money, seconds, short } from '../format'
+import { clean, count, counted, money, own, seconds, short } from '../format'
 import { href } from '../route'
 import { parts, type Selection } from '../select'
 import type { Source } from '../source'
@@ -38,6 +38,7 @@ function RunDetail({ trace, root, run }: Props & { run: string }) {
     <div class="detail-body">
       <h2>{index === 0 ? 'The run' : `RLM at depth ${row.depth}`} <State state={row.state} /></h2>
       <Text text={row.question} />
+      {row.error !== null && <Notice kind="error" title={row.state === 'stopped' ? 'It was stopped' : 'It failed'}>{clean(row.error)}</Notice>}
       <table class="list compact">
         <thead><tr><th>Turn</th><th class="num">Cells</th><th class="num">Sub-calls</th><th class="num">Children</th><th class="num">Tokens</th><th class="num">Cost</th></tr></thead>
         <tbody>
@@ -126,7 +127,7 @@ function CallDetail({ source, root, id, trace }: Props & { id: string }) {
   const { usage } = call
   return (
     <div class="detail-body">
-      <h2>{PURPOSES[call.purpose] ?? call.purpose} {call.error ? <span class="state bad">{call.cut ? 'cut off' : 'failed'}</span> : null}
+      <h2>{own(PURPOSES, call.purpose) ?? call.purpose} {call.error ? <span class="state bad">{call.cut ? 'cut off' : 'failed'}</span> : null}
         {call.cached ? <span class="state dim">from the cache</span> : null}</h2>
       <dl class="facts">
         <div><dt>Model</dt><dd title={call.reply_model}>{clean(call.model)}</dd></div>

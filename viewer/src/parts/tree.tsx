@@ -1,7 +1,7 @@
 /** Runs, turns, cells, sub-calls and children as one tree, of which only the rows in sight exist. */
 import { useEffect, useMemo, useState } from 'preact/hooks'
 import type { BlockRow, ToolRow } from '../api'
-import { clean, counted, model, money, seconds, short } from '../format'
+import { clean, counted, model, money, own, seconds, short } from '../format'
 import { same, type Selection } from '../select'
 import type { Sums, Trace, TurnSpan } from '../trace'
 import { useKeys } from '../use'
@@ -52,18 +52,20 @@ export function Tree({ trace, version, selection, select }: Props) {
     ' ': () => rows[at] && toggle(rows[at]),
   })
   return (
-    <Virtual count={rows.length} height={28} current={at} label="What happened" role="tree">
-      {(index) => <Line key={index} trace={trace} row={rows[index]} current={index === at} toggle={toggle} select={select} />}
+    <Virtual count={rows.length} height={28} current={at} label="What happened" role="tree" active={at < 0 ? undefined : rowId(at)}>
+      {(index) => <Line key={index} id={rowId(index)} trace={trace} row={rows[index]} current={index === at} toggle={toggle} select={select} />}
     </Virtual>
   )
 }
 
-function Line({ trace, row, current, toggle, select }: { trace: Trace; row: Row; current: boolean; toggle: (row: Row) => void; select: Props['select'] }) {
+const rowId = (index: number): string => `row-${index}`
+
+function Line({ id, trace, row, current, toggle, select }: { id: string; trace: Trace; row: Row; current: boolean; toggle: (row: Row) => void; select: Props['select'] }) {
   const { icon, label, detail, failed } = said(trace, row)
   const chosen = () => (row.kind === 'group' ? toggle(row) : select(selectionOf(trace, row)))
   return (
     <div
-      role="treeitem" aria-level={row.level + 1} aria-selected={current} aria-expanded={row.open}
+      id={id} role="treeitem" aria-level={row.level + 1} aria-selected={current} aria-expanded={row.open}
       class={`row${current ? ' current' : ''}${failed ? ' failed' : ''}`} style={{ paddingLeft: `${8 + row.level * 16}px` }} onClick={chosen}
     >
       {row.open === undefined ? <span class="twist" /> : (
@@ -183,7 +185,7 @@ function saidCall({ calls }: Trace, index: number, place: number): Said {
   const names: Record<string, string> = { root: `Reply of ${model(calls.model[index])}`, compaction: 'Summary of older turns', sub: `Sub-call${place ? ` ${place}` : ''}` }
   const cost = calls.cost[index] === null ? '' : `${money(calls.cost[index])} · `
   return {
-    icon: calls.purpose[index], label: names[calls.purpose[index]] ?? calls.purpose[index], failed: calls.failed[index],
+    icon: calls.purpose[index], label: own(names, calls.purpose[index]) ?? calls.purpose[index], failed: calls.failed[index],
     detail: `${short(calls.input[index] + calls.output[index])} tok · ${cost}${seconds(calls.duration[index])}`,
   }
 }

@@ -11,11 +11,13 @@ interface Props {
   /** Scrolled into sight when it changes; -1 for none. */
   current?: number
   label: string
+  /** Id of the row that is current, for who hears the page. */
+  active?: string
   role?: 'listbox' | 'tree' | 'rowgroup'
   children: (index: number) => ComponentChildren
 }
 
-export function Virtual({ count, height, current = -1, label, role = 'listbox', children }: Props) {
+export function Virtual({ count, height, current = -1, label, active, role = 'listbox', children }: Props) {
   const ref = useRef<HTMLDivElement>(null)
   const [top, setTop] = useState(0)
   const [, tall] = useSize(ref)
@@ -31,7 +33,7 @@ export function Virtual({ count, height, current = -1, label, role = 'listbox', 
   const rows = []
   for (let index = first; index < last; index++) rows.push(children(index))
   return (
-    <div class="virtual" ref={ref} role={role} aria-label={label} onScroll={(event) => setTop(event.currentTarget.scrollTop)}>
+    <div class="virtual" ref={ref} role={role} aria-label={label} tabIndex={0} aria-activedescendant={active} onScroll={(event) => setTop(event.currentTarget.scrollTop)}>
       <div class="virtual-all" style={{ height: `${count * height}px` }}>
         <div class="virtual-seen" style={{ transform: `translateY(${first * height}px)` }}>
           {rows}
