@@ -141,16 +141,41 @@ class RLM:
         """Bounds of each run."""
         return self._engine.limits
 
-    def with_changes(self, *, limits: Limits | None = None, instruction: str | None = None) -> RLM:
-        """The same RLM, connections and store shared, with other limits or another instruction; None keeps them."""
-        other = copy.copy(self)
+    @property
+    def tools(self) -> Mapping[str, Tool]:
+        """Functions of the host that code may call, by their names."""
+        return self._engine.tools
+
+    def with_changes(
+        self,
+        *,
+        limits: Limits | None = None,
+        instruction: str | None = None,
+        tools: Iterable[Callable[..., Any] | Tool] = (),
+        sinks: Sequence[Sink] = (),
+    ) -> RLM:
+        """The same RLM, connections and store shared, with other limits or another instruction; None keeps them.
+
+        Args:
+            tools: beside those that it has.
+            sinks: further receivers of events.
+
+        Raises:
+            ConfigError: a bound of money without a price, or the name of a tool that is taken.
+        """
+        other, engine = copy.copy(self), self._engine
         if limits is not None:
-            settings = {**self._engine.settings, "limits": asdict(limits)}
-            other._engine = replace(self._engine, limits=limits, settings=settings)
+            if limits.max_cost is not None and engine.limits.max_cost is None:
+                check_prices(engine.routes.models, strict=engine.policy is not None and engine.policy.strict)
+            engine = replace(engine, limits=limits, settings={**engine.settings, "limits": asdict(limits)})
         if instruction is not None:
             other._instruction = instruction
-            settings = {**other._engine.settings, "instruction": instruction}
-            other._engine = replace(other._engine, settings=settings)
+            engine = replace(engine, settings={**engine.settings, "instruction": instruction})
+        if tools:
+            engine = replace(engine, tools=collect([*engine.tools.values(), *tools]))
+        if sinks:
+            engine = replace(engine, sink=Fanout([engine.sink, *sinks]))
+        other._engine = engine
         return other
 
     def completion(

@@ -54,7 +54,7 @@ def shape(schema: Any, *, trusted: bool = True) -> Shape:
     Args:
         trusted: False for a schema that code of a model wrote: what could keep the host busy is
             refused, and checking is bounded. References lead nowhere but into the schema in any case.
-        schema: None, a JSON Schema (a mapping), a pydantic model, or any type that msgspec knows:
+        schema: None, a shape, a JSON Schema (a mapping), a pydantic model, or any type that msgspec knows:
             builtin and generic types, dataclasses, TypedDicts, msgspec Structs.
 
     Raises:
@@ -62,6 +62,8 @@ def shape(schema: Any, *, trusted: bool = True) -> Shape:
     """
     if schema is None:
         return ANYTHING
+    if isinstance(schema, Shape):
+        return schema
     if isinstance(schema, Mapping):
         return _json_schema(dict(schema), trusted)
     if isinstance(schema, type) and hasattr(schema, "model_validate"):

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import signal
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from recursor.cli import ask, options
 from recursor.errors import ConfigError
+
+if TYPE_CHECKING:
+    from recursor.server.app import Server
 
 
 @click.command("serve")
@@ -20,41 +23,76 @@ from recursor.errors import ConfigError
 )
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: a free one.")
 @click.option(
-    "--key-file", type=click.Path(path_type=Path), metavar="FILE", help="Keys of clients, one a line."
+    "--key-file", type=click.Path(path_type=Path), metavar="FILE", help="Who may ask, and how much."
 )
+@click.option("--add-key", metavar="NAME", help="Make a key, put its hash into the file, print it, and end.")
 @click.option(
-    "--name", metavar="NAME", help="The model's name for clients; default: recursor.", default="recursor"
+    "--name", metavar="NAME", help="The model's name for clients.", default="recursor", show_default=True
 )
 @click.option("--max-runs", type=click.IntRange(1), default=64, show_default=True, help="At work at once.")
-def command(host: str, port: int, key_file: Path | None, name: str, max_runs: int, **flags: Any) -> None:
-    """Serve /v1/chat/completions, so that any client of OpenAI's API has unlimited context.
+@click.option(
+    "--max-held",
+    type=click.IntRange(1),
+    default=64,
+    show_default=True,
+    help="That wait for tools of clients.",
+)
+@click.option(
+    "--hold",
+    type=click.FloatRange(0, min_open=True),
+    default=600.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long they wait.",
+)
+@click.option(
+    "--grace",
+    type=click.FloatRange(0),
+    default=30.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="For runs at the end.",
+)
+def command(*, key_file: Path | None, add_key: str | None, name: str, **flags: Any) -> None:
+    """Serve /v1/chat/completions and /v1/responses, so that any client of OpenAI's API has unlimited context.
 
     The messages of a request are data in a REPL; what the root LM does comes as reasoning, its answer
-    as content. Limits and models are those of `recursor ask`.
+    as content. Limits and models are those of `recursor ask`. Ctrl-C or SIGTERM lets runs end within
+    --grace, and stops them then; a second one stops them at once.
     """
+    if add_key is not None:
+        _add(key_file, add_key)
+        return
     from recursor.server.app import Server, Settings  # noqa: PLC0415 - brings the HTTP library
 
-    settings = Settings(host, port, _keys(key_file), max_runs)
+    own = {key: flags.pop(key) for key in ("host", "port", "max_runs", "max_held", "hold", "grace")}
+    settings = Settings(key_file=key_file, **own)
     rlm = ask.make_rlm(options.load(flags), options.Output(as_json=False, jsonl=None, display="auto"))
     asyncio.run(_serve(Server({name: rlm}, settings)))
 
 
-async def _serve(server: Any) -> None:
-    stop = asyncio.Event()
+def _add(key_file: Path | None, name: str) -> None:
+    from recursor.server import keys  # noqa: PLC0415 - as above
+
+    if key_file is None:
+        raise ConfigError("--add-key needs --key-file: where its hash is kept")
+    click.echo(keys.add(key_file, name))
+    click.echo(
+        f"the key of {name}; nothing keeps it, {key_file} has its hash and takes bounds for it", err=True
+    )
+
+
+async def _serve(server: Server) -> None:
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+
+    def end() -> None:
+        if stop.is_set():
+            server.hurry()
+        stop.set()
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, end)
     async with server.serving():
         click.echo(f"serving {server.url}  (Ctrl-C ends it)", err=True)
         await stop.wait()
-
-
-def _keys(file: Path | None) -> list[str]:
-    if file is None:
-        return []
-    try:
-        keys = [line.strip() for line in file.read_text("utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read the keys in {file}: {error}") from error
-    if not keys:
-        raise ConfigError(f"{file} holds no key")
-    return keys
+        click.echo("runs end now; once more stops them", err=True)

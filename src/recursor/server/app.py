@@ -3,29 +3,37 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 import json
-import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager, suppress
-from dataclasses import dataclass, field
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TypeAlias
 
 from aiohttp import web
 
 from recursor.errors import ConfigError, RLMError
 from recursor.rlm import RLM
-from recursor.server import chat
-from recursor.server.asked import Asked
+from recursor.server import chat, metrics, responses
+from recursor.server.accounts import Accounts
+from recursor.server.asked import Asked, Headers
 from recursor.server.failures import ApiError, of_error
-from recursor.server.progress import Progress
-from recursor.types import Completion, Event, RunEnded, RunStarted
+from recursor.server.form import Form
+from recursor.server.held import Held
+from recursor.server.keys import ANYBODY, Client, Keys
+from recursor.server.reply import Gone, Streamed, Whole
+from recursor.server.spending import Spending
+from recursor.server.work import Work
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
-SILENCE = 15.0
-"""Seconds without a word after which a stream says that it is alive."""
 CLEANUP = 5.0
-"""Seconds that runs have to end when the server does."""
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+"""Seconds that connections have to end when the server does, beside those that runs have."""
+CLIENT = web.RequestKey("client", Client)
+Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Read: TypeAlias = Callable[[bytes, Headers], tuple[Form, Asked]]
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +43,11 @@ class Settings:
     Attributes:
         host: where it listens. Beyond the loopback interface it needs keys.
         port: 0 takes a free one.
-        keys: what a client must bring, one of these; empty lets in whoever reaches the port.
+        key_file: the clients, by `recursor.server.keys`; None lets in whoever reaches the port.
         max_runs: that are at work at once; one more is refused with 429.
+        max_held: runs that wait for functions of their clients; one more ends the oldest.
+        hold: seconds that such a run waits.
+        grace: seconds that runs have to end when the server does.
         max_body: bytes of a request.
 
     Raises:
@@ -45,15 +56,23 @@ class Settings:
 
     host: str = "127.0.0.1"
     port: int = 0
-    keys: Sequence[str] = field(default=(), repr=False)
+    key_file: Path | None = None
     max_runs: int = 64
+    max_held: int = 64
+    hold: float = 600.0
+    grace: float = 30.0
     max_body: int = 256 << 20
 
     def __post_init__(self) -> None:
-        if self.host not in LOOPBACK and not self.keys:
+        if self.host not in LOOPBACK and self.key_file is None:
             raise ConfigError(
-                f"a server that listens on {self.host} can be reached by others, and needs a key: --key-file"
+                f"a server that listens on {self.host} can be reached by others, and needs keys: --key-file"
             )
+
+    @property
+    def spending(self) -> Path | None:
+        """Where it is kept what clients have spent."""
+        return None if self.key_file is None else Path(f"{self.key_file}.spent.db")
 
 
 class Server:
@@ -61,14 +80,25 @@ class Server:
 
     Args:
         rlms: the model names that are served, and what answers them.
+
+    Raises:
+        ConfigError: the keys cannot be read, or one has a budget that could not be kept.
     """
 
     def __init__(self, rlms: Mapping[str, RLM], settings: Settings | None = None) -> None:
         self._rlms = dict(rlms)
         self.settings = settings or Settings()
         self.port = self.settings.port
-        self._working = 0
+        self._keys = None if self.settings.key_file is None else Keys(self.settings.key_file)
+        if any(client.has_budget for client in self._keys or ()):
+            for rlm in self._rlms.values():
+                rlm.with_changes(limits=replace(rlm.limits, max_cost=rlm.limits.max_cost or 1.0))
+        self._metrics = metrics.Metrics()
+        self._held = Held(self.settings.max_held, self.settings.hold)
+        self._works: set[Work] = set()
         self._closing = False
+        self._hurry = asyncio.Event()
+        self._accounts: Accounts
 
     @property
     def url(self) -> str:
@@ -78,12 +108,14 @@ class Server:
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[None]:
-        """Listen meanwhile. Raises ConfigError when it cannot."""
+        """Listen meanwhile. Runs have some time at the end, and are stopped then. Raises ConfigError."""
         application = web.Application(middlewares=[self._guard], client_max_size=self.settings.max_body)
         application.add_routes([
-            web.post("/v1/chat/completions", self._chat),
+            web.post("/v1/chat/completions", partial(self._answer, read=chat.read)),
+            web.post("/v1/responses", partial(self._answer, read=responses.read)),
             web.get("/v1/models", self._models),
             web.get("/v1/models/{name:.+}", self._model),
+            web.get("/metrics", self._counted),
             web.get("/healthz", self._healthy),
             web.get("/readyz", self._ready),
         ])  # fmt: skip
@@ -92,10 +124,12 @@ class Server:
             access_log=None,
             handle_signals=False,
             handler_cancellation=True,
+            auto_decompress=False,
             shutdown_timeout=CLEANUP,
         )
-        await runner.setup()
+        self._accounts = Accounts(Spending(self.settings.spending), self.settings.max_runs)
         try:
+            await runner.setup()
             try:
                 await web.TCPSite(runner, self.settings.host, self.port, backlog=1024).start()
             except OSError as error:
@@ -104,39 +138,74 @@ class Server:
             self.port = runner.addresses[0][1]
             yield
         finally:
-            self._closing = True
+            await self._end()
             await runner.cleanup()
+            self._accounts.spending.close()
+
+    async def _end(self) -> None:
+        """Take no more; let runs end, or stop them, so that `resume` goes on with what they have recorded."""
+        self._closing = True
+        await self._held.close()
+        hurry = asyncio.ensure_future(self._hurry.wait())
+        ends = asyncio.gather(*(work.wait() for work in self._works))
+        await asyncio.wait([hurry, ends], timeout=self.settings.grace, return_when=asyncio.FIRST_COMPLETED)
+        hurry.cancel()
+        await asyncio.gather(*(work.close() for work in list(self._works)))
+        await ends
+
+    def hurry(self) -> None:
+        """Have the end, when it comes, not wait for runs."""
+        self._hurry.set()
 
     # Who may ask ------------------------------------------------------------------------------
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
-            self._check(request)
+            request[CLIENT] = self._client(request)
             return await handler(request)
         except ApiError as error:
-            return _refused(error)
+            return self._refused(error)
         except web.HTTPRequestEntityTooLarge:
             most = self.settings.max_body
-            return _refused(ApiError(413, f"the body has more than {most:,} bytes", "request_too_large"))
+            return self._refused(ApiError(413, f"the body has more than {most:,} bytes", "request_too_large"))
         except web.HTTPException as error:
-            return _refused(ApiError(error.status, f"{request.method} {request.path}: {error.reason}"))
-
-    def _check(self, request: web.Request) -> None:
-        if request.path in ("/healthz", "/readyz"):
-            return
-        if self.settings.host in LOOPBACK:
-            name = request.headers.get("Host", "").rpartition(":")[0].strip("[]")
-            if name not in LOOPBACK:  # a page elsewhere may have rebound its name to this address
-                raise ApiError(403, f"this server is not {name[:100]}")
-        if "Origin" in request.headers and not self.settings.keys:
-            raise ApiError(403, "pages of browsers may not ask a server without keys")
-        if self.settings.keys:
-            given = (
-                request.headers.get("Authorization", "").removeprefix("Bearer ").encode("utf-8", "replace")
+            return self._refused(
+                ApiError(error.status, f"{request.method} {request.path[:200]}: {error.reason}")
             )
-            if not any([hmac.compare_digest(given, key.encode()) for key in self.settings.keys]):  # noqa: C419 - all, so that the time tells nothing
-                raise ApiError(401, "the API key is missing or wrong", "invalid_api_key")
+        except web.RequestPayloadError as error:
+            return self._refused(ApiError(400, f"the body cannot be read: {error}"))
+        except Exception:
+            log.exception("a request failed by a mistake of the server")
+            return self._refused(ApiError(500, "the server made a mistake", "internal_error"))
+
+    def _client(self, request: web.Request) -> Client:
+        """Who asks. Raises ApiError when they may not."""
+        if request.path in ("/healthz", "/readyz"):
+            return ANYBODY
+        host = request.headers.get("Host", "")
+        if self.settings.host in LOOPBACK:
+            name = host if host.endswith("]") or ":" not in host else host.rpartition(":")[0]
+            if name.strip("[]") not in LOOPBACK:  # a page elsewhere may have rebound its name to this address
+                raise ApiError(403, f"this server is not {name[:100]}")
+        if self._keys is None:
+            if "Origin" in request.headers:
+                raise ApiError(403, "pages of browsers may not ask a server without keys")
+            return ANYBODY
+        scheme, _, key = request.headers.get("Authorization", "").partition(" ")
+        client = self._keys.client(key.strip()) if scheme.lower() == "bearer" else None
+        if client is None:
+            raise ApiError(401, "the API key is missing or wrong", "invalid_api_key")
+        return client
+
+    def _refused(self, error: ApiError) -> web.Response:
+        self._metrics.refused(error.status)
+        return web.Response(
+            status=error.status,
+            body=json.dumps(error.body()).encode("ascii"),
+            content_type="application/json",
+            headers=error.headers(),
+        )
 
     # What is there ----------------------------------------------------------------------------
 
@@ -144,9 +213,14 @@ class Server:
         return web.json_response({"status": "ok"})
 
     async def _ready(self, _: web.Request) -> web.Response:
-        if self._closing:
-            raise ApiError(503, "the server is shutting down")
-        return web.json_response({"status": "ok", "runs": self._working, "max_runs": self.settings.max_runs})
+        self._check_open()
+        return web.json_response({"status": "ok"})
+
+    async def _counted(self, request: web.Request) -> web.Response:
+        if not request[CLIENT].metrics:
+            raise ApiError(403, "this key may not read metrics: `metrics = true` in the key file lets it")
+        text = self._metrics.text(self._accounts.working, len(self._held))
+        return web.Response(body=text.encode(), headers={"Content-Type": metrics.TYPE})
 
     async def _models(self, _: web.Request) -> web.Response:
         return web.json_response(chat.models(list(self._rlms)))
@@ -165,109 +239,61 @@ class Server:
             )
         return found
 
-    # Chat completions -------------------------------------------------------------------------
-
-    async def _chat(self, request: web.Request) -> web.StreamResponse:
-        body = await request.read()
-        asked_for, asked = await asyncio.to_thread(chat.read, body, request.headers)
-        run = self._run(asked)
-        created = time.time()
-        async with aclosing(run):
-            if asked_for.stream:
-                return await self._streamed(request, run, chat.Chunks(asked_for, created))
-            done: Completion | None = None
-            async for event in run:
-                done = _end(event) or done
-            assert done is not None
-            headers = {"X-Recursor-Run": done.run_id}
-            return web.Response(
-                body=chat.encoded(chat.document(done, asked_for, created)),
-                content_type="application/json",
-                headers=headers,
-            )
-
-    async def _run(self, asked: Asked) -> AsyncGenerator[Event, None]:
-        """The events of a run. Closing this ends it. Raises ApiError."""
-        rlm = self._rlm(asked.model)
-        rlm = rlm.with_changes(limits=asked.bounded(rlm.limits), instruction=asked.instruction)
+    def _check_open(self) -> None:
         if self._closing:
-            raise ApiError(503, "the server is shutting down", retry_after=5)
-        if self._working >= self.settings.max_runs:
-            raise ApiError(429, f"{self._working} runs are at work, which is the most", "busy", retry_after=5)
-        self._working += 1
-        try:
-            async with aclosing(rlm.stream(messages=asked.messages, schema=asked.schema)) as events:
-                async for event in events:
-                    yield event
-        except RLMError as error:
-            raise of_error(error) from error
-        finally:
-            self._working -= 1
+            raise ApiError(503, "the server is shutting down", "shutting_down", retry_after=5)
 
-    async def _streamed(
-        self, request: web.Request, run: AsyncIterator[Event], chunks: chat.Chunks
-    ) -> web.StreamResponse:
-        """Send what happens while it does. What fails before the first word has a status of its own."""
-        response = web.StreamResponse(
-            headers={
-                "Content-Type": "text/event-stream",
-                "Cache-Control": "no-cache",
-                "X-Accel-Buffering": "no",
-            }
-        )
-        progress = Progress()
+    # Answers ----------------------------------------------------------------------------------
+
+    async def _answer(self, request: web.Request, *, read: Read) -> web.StreamResponse:
+        client = request[CLIENT]
+        self._check_open()
+        self._accounts.request(client)
+        if (encoding := request.headers.get("Content-Encoding", "identity").lower()) != "identity":
+            raise ApiError(415, f"send the body as it is, not as {encoding[:40]}")
+        body = await request.read()
+        form, asked = await asyncio.to_thread(read, body, request.headers)
+        del body
+        self._check_open()
+        work = self._work(client, asked)
+        reply = Streamed(request, work, form) if form.stream else Whole(work, form)
+        kept = said = False
         try:
-            async for event in _with_silences(run):
-                if event is None:
-                    await response.write(b": working\n\n")
-                    continue
-                if isinstance(event, RunStarted) and not response.prepared:
-                    response.headers["X-Recursor-Run"] = event.run_id
-                    await response.prepare(request)
-                    await response.write(chunks.opening(event.run_id))
-                if text := progress.told(event):
-                    await response.write(chunks.reasoning(text))
-                if (done := _end(event)) is not None and event.run_id == done.run_id:
-                    for chunk in chunks.closing(done):
-                        await response.write(chunk)
+            await reply.follow()
+            outcome = work.outcome()
+            if outcome.calls:
+                self._held.keep(work, outcome.calls)  # the client may be back before the reply has ended here
+                kept = True
+            await reply.end(outcome)
+            said = True
         except ApiError as error:
-            if not response.prepared:
+            if not reply.response.prepared:
                 raise
-            with suppress(ConnectionError):
-                await response.write(chat.event(error.body()))
-        except ConnectionError:  # the client has gone; closing the run ends it
-            pass
-        return response
+            self._metrics.refused(error.status)
+            await reply.fail(error)
+        except Gone:
+            log.debug("a client went away")
+        finally:
+            if not kept:
+                await asyncio.shield(work.close())
+            elif not said:
+                self._held.drop(work)
+        return reply.response
 
-
-def _end(event: Event) -> Completion | None:
-    return event.completion if isinstance(event, RunEnded) else None
-
-
-async def _with_silences(events: AsyncIterator[Event]) -> AsyncIterator[Event | None]:
-    """The events, and None when none came for some time."""
-    following = asyncio.ensure_future(anext(events, None))
-    try:
-        while True:
-            done, _ = await asyncio.wait([following], timeout=SILENCE)
-            if not done:
-                yield None
-                continue
-            event = following.result()
-            if event is None:
-                return
-            yield event
-            following = asyncio.ensure_future(anext(events, None))
-    finally:
-        following.cancel()
-        with suppress(asyncio.CancelledError, ApiError):
-            await following
-
-
-def _refused(error: ApiError) -> web.Response:
-    return web.Response(
-        status=error.status,
-        body=json.dumps(error.body()).encode("ascii"),
-        content_type="application/json",
-        headers=error.headers(),
-    )
+    def _work(self, client: Client, asked: Asked) -> Work:
+        """The run that waits for what the request brings, or a new one. Raises ApiError."""
+        rlm = self._rlm(asked.model)
+        if results := asked.results:
+            work = self._held.take(client.name, asked.model, results)
+            if work is not None:
+                work.bring(results)
+                return work
+        place = self._accounts.place(client, asked.bounded(rlm.limits))
+        try:
+            work = Work(rlm, asked, place, self._metrics)
+        except RLMError as error:
+            place.close()
+            raise of_error(error) from error
+        self._works.add(work)
+        work.ended(self._works.discard)
+        return work

@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, NoReturn, Protocol, TypeVar
+
+import msgspec
 
 from recursor.errors import ConfigError
 from recursor.limits import Limits
+from recursor.schema import ANYTHING, Shape, shape
 from recursor.server.failures import ApiError
+from recursor.server.functions import Function
 
 MAX_INSTRUCTION = 8_000
 """Characters of system messages that the root LM reads as they are; longer ones are data."""
+MAX_NESTING = 100
+"""Levels of a body."""
 LIMITS = tuple(each.name for each in fields(Limits))
+T = TypeVar("T", bound=msgspec.Struct)
+
+
+class Headers(Protocol):
+    """Headers of a request; names in any case."""
+
+    def get(self, name: str, /) -> str | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,10 +37,13 @@ class Asked:
 
     model: str
     messages: Sequence[Mapping[str, Any]]
-    schema: Mapping[str, Any] | None = None
-    """What the answer must follow; None for any text."""
+    """As chat completions have them, of whichever API they came."""
+    expected: Shape = ANYTHING
+    """What the answer must follow."""
     limits: Mapping[str, Any] = field(default_factory=dict)
     """Bounds that the client sets beside the server's own."""
+    functions: Sequence[Function] = ()
+    """Of the client, that code may call."""
 
     @property
     def instruction(self) -> str:
@@ -33,6 +51,16 @@ class Asked:
         said = [text_of(each) for each in self.messages if each.get("role") in ("system", "developer")]
         instruction = "\n\n".join(said)
         return instruction if len(instruction) <= MAX_INSTRUCTION else ""
+
+    @property
+    def results(self) -> dict[str, str]:
+        """What the client's functions returned to the calls of its last turn, by the ids of these."""
+        found: dict[str, str] = {}
+        for message in reversed(self.messages):
+            if message.get("role") != "tool":
+                break
+            found[str(message.get("tool_call_id"))] = text_of(message)
+        return found
 
     def bounded(self, own: Limits) -> Limits:
         """The server's limits, or smaller ones that the client set. Raises ApiError."""
@@ -42,12 +70,76 @@ class Asked:
             raise ApiError(400, str(error), param="metadata") from None
 
 
-def limits_of(metadata: Any, headers: Mapping[str, str]) -> dict[str, Any]:
+def decoded(body: bytes, kind: type[T]) -> T:
+    """A body as JSON. Raises ApiError with what is wrong, and where."""
+    try:  # the standard library takes lone surrogates, which are text here
+        value = msgspec.convert(json.loads(body.decode("utf-8"), parse_constant=_no_number), kind)
+    except msgspec.ValidationError as error:
+        where = re.search(r"`\$\.?(.*)`$", str(error))
+        raise ApiError(
+            400, f"the body is not as it must be: {error}", param=where[1] if where else None
+        ) from None
+    except UnicodeDecodeError as error:
+        raise ApiError(400, f"the body is not UTF-8: {error.reason} at byte {error.start:,}") from None
+    except RecursionError:
+        raise ApiError(400, "the body is nested too deep") from None
+    except ValueError as error:
+        raise ApiError(400, f"the body is not JSON: {error}") from None
+    _check_nesting([getattr(value, name) for name in value.__struct_fields__])
+    return value
+
+
+def _no_number(text: str) -> NoReturn:
+    raise ValueError(f"{text} is none of its numbers")
+
+
+def _check_nesting(value: Any) -> None:
+    """Raise ApiError for a value that is deeper than anybody needs."""
+    level = [value]
+    for _ in range(MAX_NESTING):
+        level = [
+            item
+            for each in level
+            for item in (each.values() if isinstance(each, Mapping) else each)
+            if isinstance(item, list | Mapping)
+        ]
+        if not level:
+            return
+    raise ApiError(400, "the body is nested too deep")
+
+
+def check_messages(messages: Sequence[Mapping[str, Any]], param: str) -> None:
+    """Raise ApiError unless there is a question in messages, and all of them are text."""
+    for index, message in enumerate(messages):
+        where = f"{param}[{index}]"
+        if message.get("role") not in ("system", "developer", "user", "assistant", "tool", "function"):
+            raise ApiError(400, f"{where}.role is none of the API's", param=f"{where}.role")
+        content = message.get("content")
+        if content is None or isinstance(content, str):
+            continue
+        for part in content if isinstance(content, list) else [None]:
+            text = part.get(part.get("type")) if isinstance(part, dict) and is_text(part) else None
+            if not isinstance(text, str):
+                raise ApiError(
+                    400,
+                    f"{where}.content must be a text, or a list of parts of type text",
+                    param=f"{where}.content",
+                )
+    if not any(message["role"] == "user" and text_of(message).strip() for message in messages):
+        raise ApiError(400, f"{param} hold no user message to take the question from", param=param)
+
+
+def is_text(part: Mapping[str, Any]) -> bool:
+    return part.get("type") in ("text", "refusal")
+
+
+def limits_of(metadata: Any, headers: Headers) -> dict[str, Any]:
     """Bounds that a request sets: `metadata: {"max_cost": "0.50"}` or `X-Recursor-Max-Cost: 0.50`."""
     given = dict(metadata) if isinstance(metadata, Mapping) else {}
     found: dict[str, Any] = {}
     for name in LIMITS:
-        text = headers.get("X-Recursor-" + name.replace("_", "-"), given.get(name))
+        text = headers.get("X-Recursor-" + name.replace("_", "-"))
+        text = given.get(name) if text is None else text
         if text is not None:
             found[name] = _number(name, text)
     return found
@@ -55,33 +147,33 @@ def limits_of(metadata: Any, headers: Mapping[str, str]) -> dict[str, Any]:
 
 def _number(name: str, text: Any) -> float:
     try:
-        value = float(text)
-    except (TypeError, ValueError):
+        value = float(text) if isinstance(text, str | int | float) else math.nan
+    except (ValueError, OverflowError):
         value = math.nan
     if not math.isfinite(value):
         raise ApiError(400, f"{name} must be a number, not {str(text)[:40]!r}", param="metadata")
     return int(value) if value == int(value) else value
 
 
-def schema_of(form: Any) -> Mapping[str, Any] | None:
-    """The schema that a `response_format` (or `text.format`) asks for."""
-    if form is None:
-        return None
+def expected_of(form: Any, param: str) -> Shape:
+    """What the answer must be by a `response_format`, or by a `text.format`. Raises ApiError."""
     kind = form.get("type") if isinstance(form, Mapping) else None
-    if kind == "text":
-        return None
-    if kind == "json_object":
-        return {"type": "object"}
+    if form is None or kind == "text":
+        return ANYTHING
+    schema: Any = {"type": "object"} if kind == "json_object" else None
     if kind == "json_schema":
         named = form.get("json_schema", form)
         schema = named.get("schema") if isinstance(named, Mapping) else None
-        if isinstance(schema, Mapping):
-            return schema
-    raise ApiError(
-        400,
-        "response_format must be {'type': 'text' | 'json_object' | 'json_schema', ...}, a json_schema with its schema",
-        param="response_format",
-    )
+    if not isinstance(schema, Mapping):
+        raise ApiError(
+            400,
+            f"{param} must have the type text, json_object or json_schema, the last of them with a schema",
+            param=param,
+        )
+    try:
+        return shape(schema, trusted=False)
+    except ConfigError as error:
+        raise ApiError(400, str(error), param=param) from None
 
 
 def text_of(message: Mapping[str, Any]) -> str:
@@ -90,4 +182,4 @@ def text_of(message: Mapping[str, Any]) -> str:
     if isinstance(content, str):
         return content
     parts = content if isinstance(content, Sequence) else ()
-    return "\n".join(str(part["text"]) for part in parts if isinstance(part, Mapping) and "text" in part)
+    return "\n".join(str(part.get(part["type"], "")) for part in parts if is_text(part))

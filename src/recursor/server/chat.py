@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
 
-from recursor.server.asked import Asked, limits_of, schema_of
+from recursor.server.asked import Asked, Headers, check_messages, decoded, expected_of, limits_of
 from recursor.server.failures import ApiError
-from recursor.types import Completion, StopReason, Usage
+from recursor.server.form import PIECE, event, text_of
+from recursor.server.functions import functions_of
+from recursor.server.work import Call, Outcome
+from recursor.types import StopReason, Usage
 
-PIECE = 2_000
-"""Characters of an answer in one chunk."""
-UNKNOWN = ("audio", "modalities", "functions", "function_call", "prediction")
-"""Fields that would change what is answered, and that are not served."""
+ELSEWHERE = ("functions", "function_call", "audio", "modalities")
+"""Fields that ask for another kind of answer."""
 
 
 class Request(msgspec.Struct):
@@ -28,86 +28,109 @@ class Request(msgspec.Struct):
     stream_options: dict[str, Any] | None = None
     response_format: dict[str, Any] | None = None
     metadata: dict[str, Any] | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: Any = None
     n: int | None = None
+    functions: Any = None
+    function_call: Any = None
+    audio: Any = None
+    modalities: Any = None
 
-    @property
-    def wants_usage(self) -> bool:
-        return bool((self.stream_options or {}).get("include_usage"))
 
-
-def read(body: bytes, headers: Mapping[str, str]) -> tuple[Request, Asked]:
+def read(body: bytes, headers: Headers) -> tuple[Form, Asked]:
     """Check a request. Raises ApiError with what is wrong."""
-    try:
-        request = msgspec.json.decode(body, type=Request)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise ApiError(400, f"the body is no request for a chat completion: {error}") from None
+    request = decoded(body, Request)
     if request.n not in (None, 1):
         raise ApiError(400, "n must be 1: an RLM gives one answer", param="n")
-    for index, message in enumerate(request.messages):
-        _check(index, message)
-    if not any(message["role"] == "user" for message in request.messages):
-        raise ApiError(400, "messages hold no user message to take the question from", param="messages")
+    for name in ELSEWHERE:
+        if getattr(request, name) not in (None, [], ["text"], "none"):
+            raise ApiError(400, f"{name} is not served here", "unsupported_parameter", name)
+    check_messages(request.messages, "messages")
     asked = Asked(
         request.model,
         request.messages,
-        schema_of(request.response_format),
+        expected_of(request.response_format, "response_format"),
         limits_of(request.metadata, headers),
+        functions_of(
+            chosen([each.get("function") for each in _functions(request.tools)], request.tool_choice)
+        ),
     )
-    return request, asked
+    return Form(request), asked
 
 
-def _check(index: int, message: Mapping[str, Any]) -> None:
-    where = f"messages[{index}]"
-    if message.get("role") not in ("system", "developer", "user", "assistant", "tool", "function"):
-        raise ApiError(400, f"{where}.role is none of the API's", param=where)
-    content = message.get("content")
-    if content is None or isinstance(content, str):
-        return
-    for part in content if isinstance(content, list) else [None]:
-        if not isinstance(part, dict) or part.get("type") not in ("text", "refusal"):
-            raise ApiError(400, f"{where}.content must be a text or a list of text parts", param=where)
+def _functions(tools: list[dict[str, Any]] | None) -> list[dict[str, Any]]:
+    found = [each for each in tools or () if each.get("type") == "function"]
+    for index, each in enumerate(found):
+        if not isinstance(each.get("function"), dict):
+            raise ApiError(
+                400, f"tools[{index}].function must be an object", param=f"tools[{index}].function"
+            )
+    return found
 
 
-def document(done: Completion, request: Request, created: float) -> dict[str, Any]:
-    """The whole reply."""
-    message = {"role": "assistant", "content": text_of(done.answer), "refusal": None}
-    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish_reason(done)}
-    return {
-        "id": identity(done.run_id), "object": "chat.completion", "created": int(created), "model": request.model,
-        "choices": [choice], "usage": usage_of(done.usage),
-    }  # fmt: skip
+def chosen(functions: list[Any], choice: Any) -> list[Any]:
+    """The functions that code may call. Raises ApiError for a choice that cannot be kept."""
+    if choice == "none":
+        return []
+    if choice not in (None, "auto"):
+        raise ApiError(
+            400,
+            "tool_choice must be auto or none: code decides what it calls",
+            "unsupported_parameter",
+            "tool_choice",
+        )
+    return functions
 
 
-class Chunks:
-    """The events of one stream, as bytes."""
+class Form:
+    """How one reply is said."""
 
-    def __init__(self, request: Request, created: float) -> None:
+    def __init__(self, request: Request) -> None:
+        self.stream = bool(request.stream)
         self._request = request
-        self._created = int(created)
+        self._wants_usage = bool((request.stream_options or {}).get("include_usage"))
+        self._created = int(time.time())
         self._id = ""
 
-    def opening(self, run_id: str) -> bytes:
-        self._id = identity(run_id)
-        return self._chunk({"role": "assistant", "content": ""})
+    def document(self, outcome: Outcome) -> Mapping[str, Any]:
+        """The whole reply."""
+        message: dict[str, Any] = {"role": "assistant", "content": text_of(outcome), "refusal": None}
+        if outcome.calls:
+            message["content"] = None
+            message["tool_calls"] = [_call(call) for call in outcome.calls]
+        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish_reason(outcome)}
+        return {
+            "id": f"chatcmpl-{outcome.id}", "object": "chat.completion", "created": self._created,
+            "model": self._request.model, "choices": [choice], "usage": usage_of(outcome.usage),
+        }  # fmt: skip
 
-    def reasoning(self, text: str) -> bytes:
+    def opening(self, reply_id: str) -> Iterator[bytes]:
+        self._id = f"chatcmpl-{reply_id}"
+        yield self._chunk({"role": "assistant", "content": ""})
+
+    def reasoning(self, text: str) -> Iterator[bytes]:
         """What the RLM does meanwhile, as several providers name it."""
-        return self._chunk({"reasoning_content": text})
+        yield self._chunk({"reasoning_content": text})
 
-    def closing(self, done: Completion) -> Iterator[bytes]:
-        """The answer, why it ended, and what it used."""
-        text = text_of(done.answer)
+    def closing(self, outcome: Outcome) -> Iterator[bytes]:
+        """The answer or the calls, why it ended, and what it used."""
+        text = text_of(outcome)
         for start in range(0, len(text), PIECE):
             yield self._chunk({"content": text[start : start + PIECE]})
-        yield self._chunk({}, finish_reason(done))
-        if self._request.wants_usage:
-            yield event({**self._common(), "choices": [], "usage": usage_of(done.usage)})
+        for index, call in enumerate(outcome.calls):
+            yield self._chunk({"tool_calls": [{"index": index, **_call(call)}]})
+        yield self._chunk({}, finish_reason(outcome))
+        if self._wants_usage:
+            yield event({**self._common(), "choices": [], "usage": usage_of(outcome.usage)})
         yield b"data: [DONE]\n\n"
+
+    def failed(self, error: ApiError) -> Iterator[bytes]:
+        yield event(error.body())
 
     def _chunk(self, delta: Mapping[str, Any], reason: str | None = None) -> bytes:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
         chunk = {**self._common(), "choices": [choice]}
-        return event({**chunk, "usage": None} if self._request.wants_usage else chunk)
+        return event({**chunk, "usage": None} if self._wants_usage else chunk)
 
     def _common(self) -> dict[str, Any]:
         return {
@@ -116,28 +139,15 @@ class Chunks:
         }  # fmt: skip
 
 
-def event(value: Any) -> bytes:
-    return b"data: " + encoded(value) + b"\n\n"
+def _call(call: Call) -> dict[str, Any]:
+    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
 
 
-def encoded(value: Any) -> bytes:
-    """JSON in ASCII, lone surrogates spelt."""
-    return json.dumps(value, separators=(",", ":")).encode("ascii")
-
-
-def identity(run_id: str) -> str:
-    return f"chatcmpl-{run_id}"
-
-
-def text_of(answer: Any) -> str:
-    """An answer as content: a text as it is, any other value as JSON."""
-    if answer is None:
-        return ""
-    return answer if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False, default=str)
-
-
-def finish_reason(done: Completion) -> str:
-    return "stop" if done.stop_reason is StopReason.ANSWERED else "length"
+def finish_reason(outcome: Outcome) -> str:
+    if outcome.calls:
+        return "tool_calls"
+    done = outcome.completion
+    return "stop" if done is not None and done.stop_reason is StopReason.ANSWERED else "length"
 
 
 def usage_of(usage: Usage) -> dict[str, Any]:
@@ -153,7 +163,5 @@ def usage_of(usage: Usage) -> dict[str, Any]:
 
 def models(names: list[str]) -> dict[str, Any]:
     """The list of models."""
-    rows = [
-        {"id": name, "object": "model", "created": int(time.time()), "owned_by": "recursor"} for name in names
-    ]
+    rows = [{"id": name, "object": "model", "created": 0, "owned_by": "recursor"} for name in names]
     return {"object": "list", "data": rows}

@@ -7,8 +7,9 @@ from typing import Any
 from recursor.errors import ConfigError, ContextOverflow, ModelError, RLMError, RunStopped, SandboxError
 
 KINDS = {
-    400: "invalid_request_error", 401: "authentication_error", 403: "permission_error", 404: "not_found_error",
-    408: "timeout_error", 409: "conflict_error", 413: "invalid_request_error", 429: "rate_limit_error",
+    400: "invalid_request_error", 401: "authentication_error", 402: "insufficient_quota", 403: "permission_error",
+    404: "not_found_error", 408: "timeout_error", 409: "conflict_error", 413: "invalid_request_error",
+    429: "rate_limit_error",
 }  # fmt: skip
 
 
@@ -20,6 +21,7 @@ class ApiError(Exception):
         code: for programs ("model_not_found"); None when there is none.
         param: the field that was wrong; None when none was.
         retry_after: seconds after which the same may succeed; None when that is not known.
+        run_id: what the run is recorded as, where there was one.
     """
 
     def __init__(
@@ -28,14 +30,17 @@ class ApiError(Exception):
         message: str,
         code: str | None = None,
         param: str | None = None,
+        *,
         retry_after: float | None = None,
+        run_id: str = "",
     ) -> None:
-        super().__init__(status, message, code, param, retry_after)
+        super().__init__(status, message, code, param)
         self.status = status
         self.message = message
         self.code = code
         self.param = param
         self.retry_after = retry_after
+        self.run_id = run_id
 
     def body(self) -> dict[str, Any]:
         """The error object."""
@@ -43,10 +48,11 @@ class ApiError(Exception):
         return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
 
     def headers(self) -> dict[str, str]:
-        return {} if self.retry_after is None else {"Retry-After": str(max(1, round(self.retry_after)))}
+        found = {} if self.retry_after is None else {"Retry-After": str(max(1, round(self.retry_after)))}
+        return {**found, "X-Recursor-Run": self.run_id} if self.run_id else found
 
 
-def of_error(error: RLMError) -> ApiError:
+def of_error(error: RLMError, run_id: str = "") -> ApiError:
     """What a client is told of a run that failed. Texts of ours name no key."""
     status, code, retry_after = 500, None, None
     match error:
@@ -62,4 +68,4 @@ def of_error(error: RLMError) -> ApiError:
             status, code = 503, "run_stopped"
         case SandboxError():
             code = "sandbox_error"
-    return ApiError(status, str(error), code, retry_after=retry_after)
+    return ApiError(status, str(error), code, retry_after=retry_after, run_id=run_id)

@@ -11,10 +11,14 @@ EVERY = 100
 
 
 class Progress:
-    """Follows the first run; of others it tells that they began."""
+    """Follows one run; of others it tells that they began.
 
-    def __init__(self) -> None:
-        self._run_id = ""
+    Args:
+        run_id: that of the run, where it has begun already.
+    """
+
+    def __init__(self, run_id: str = "") -> None:
+        self._run_id = run_id
         self._done = 0
         self._failed = 0
 

@@ -1,0 +1,102 @@
+"""A reply while it is made: whole at the end, or as a stream of what happens."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from contextlib import suppress
+
+from aiohttp import web
+
+from recursor.server.failures import ApiError
+from recursor.server.form import Form, encoded
+from recursor.server.progress import Progress
+from recursor.server.work import Outcome, Work
+
+STALLED = 60.0
+"""Seconds that a client may take none of a stream; it has gone then."""
+
+
+class Gone(Exception):
+    """The client does not read any more."""
+
+
+class Whole:
+    """One document, when all is done."""
+
+    def __init__(self, work: Work, form: Form) -> None:
+        self.response = web.Response()
+        self._work = work
+        self._form = form
+
+    async def follow(self) -> None:
+        """Return when the client is to be told something. Raises ApiError."""
+        async for _ in self._work.told():
+            pass
+
+    async def end(self, outcome: Outcome) -> None:
+        """Say it."""
+        self.response = web.Response(
+            body=await asyncio.to_thread(lambda: encoded(self._form.document(outcome))),
+            content_type="application/json",
+            headers={"X-Recursor-Run": self._work.run_id},
+        )
+
+    async def fail(self, error: ApiError) -> None:
+        """Never called: nothing is sent before the end."""
+        raise error
+
+
+class Streamed:
+    """Server-sent events. What fails before the run has begun has a status of its own.
+
+    Sending raises Gone when nobody reads.
+    """
+
+    def __init__(self, request: web.Request, work: Work, form: Form) -> None:
+        headers = {
+            "Content-Type": "text/event-stream",
+            "Cache-Control": "no-cache",
+            "X-Accel-Buffering": "no",
+        }
+        self.response = web.StreamResponse(headers=headers)
+        self._request = request
+        self._work = work
+        self._form = form
+
+    async def follow(self) -> None:
+        """Say what happens, until the client is to be told something else. Raises ApiError."""
+        progress = Progress(self._work.run_id)
+        await self._begin()
+        async for event in self._work.told():
+            await self._begin()
+            if event is None:
+                await self._send([b": working\n\n"] if self.response.prepared else [])
+            elif text := progress.told(event):
+                await self._send(self._form.reasoning(text))
+
+    async def end(self, outcome: Outcome) -> None:
+        """Say the answer, or what the client has to do."""
+        await self._begin()
+        await self._send(self._form.closing(outcome))
+
+    async def fail(self, error: ApiError) -> None:
+        """Say what went wrong, in a stream that has begun."""
+        with suppress(Gone):
+            await self._send(self._form.failed(error))
+
+    async def _begin(self) -> None:
+        if self._work.run_id and not self.response.prepared:
+            self.response.headers["X-Recursor-Run"] = self._work.run_id
+            await self.response.prepare(self._request)
+            await self._send(self._form.opening(self._work.reply_id))
+
+    async def _send(self, chunks: Iterable[bytes]) -> None:
+        try:
+            for chunk in chunks:
+                async with asyncio.timeout(STALLED):
+                    await self.response.write(chunk)
+        except (ConnectionError, TimeoutError) as error:
+            if self._request.transport is not None:
+                self._request.transport.abort()  # without waiting for what was to be sent
+            raise Gone from error

@@ -1,0 +1,235 @@
+"""The responses API: requests, whole replies, and events."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import msgspec
+
+from recursor.server.asked import Asked, Headers, check_messages, decoded, expected_of, limits_of
+from recursor.server.chat import chosen
+from recursor.server.failures import ApiError
+from recursor.server.form import PIECE, encoded, text_of
+from recursor.server.functions import functions_of
+from recursor.server.work import Call, Outcome
+from recursor.types import StopReason, Usage
+
+ELSEWHERE = ("previous_response_id", "conversation", "background", "prompt")
+"""Fields that need what is not kept or done here."""
+
+
+class Request(msgspec.Struct):
+    """What of a request matters here; other fields are taken and have no effect."""
+
+    model: str
+    input: str | list[dict[str, Any]]
+    instructions: str | None = None
+    stream: bool | None = None
+    text: dict[str, Any] | None = None
+    metadata: dict[str, Any] | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: Any = None
+    previous_response_id: Any = None
+    conversation: Any = None
+    background: Any = None
+    prompt: Any = None
+
+
+def read(body: bytes, headers: Headers) -> tuple[Form, Asked]:
+    """Check a request. Raises ApiError with what is wrong."""
+    request = decoded(body, Request)
+    for name in ELSEWHERE:
+        if getattr(request, name):
+            raise ApiError(
+                400,
+                f"{name} is not served here: send the whole conversation as input",
+                "unsupported_parameter",
+                name,
+            )
+    items = [{"role": "user", "content": request.input}] if isinstance(request.input, str) else request.input
+    messages = [message for index, item in enumerate(items) for message in _messages(index, item)]
+    if request.instructions:
+        messages.insert(0, {"role": "system", "content": request.instructions})
+    check_messages(messages, "input")
+    functions = [each for each in request.tools or () if each.get("type") == "function"]
+    asked = Asked(
+        request.model,
+        messages,
+        expected_of((request.text or {}).get("format"), "text.format"),
+        limits_of(request.metadata, headers),
+        functions_of(chosen(functions, request.tool_choice)),
+    )
+    return Form(request), asked
+
+
+def _messages(index: int, item: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """An item as messages of a chat: none for reasoning, which says nothing of what was asked."""
+    match item.get("type", "message"):
+        case "message":
+            return [{"role": item.get("role"), "content": _content(item.get("content"))}]
+        case "function_call":
+            function = {"name": item.get("name"), "arguments": item.get("arguments")}
+            call = {"id": item.get("call_id"), "type": "function", "function": function}
+            return [{"role": "assistant", "content": None, "tool_calls": [call]}]
+        case "function_call_output":
+            output = _content(item.get("output"))
+            return [{"role": "tool", "tool_call_id": item.get("call_id"), "content": output}]
+        case "reasoning":
+            return []
+    raise ApiError(
+        400, f"input[{index}]: items of this type are not served here", param=f"input[{index}].type"
+    )
+
+
+def _content(content: Any) -> Any:
+    if not isinstance(content, list):
+        return content
+    return [
+        {"type": "text", "text": part.get("text")}
+        if isinstance(part, dict) and part.get("type") in ("input_text", "output_text", "text")
+        else part
+        for part in content
+    ]
+
+
+class Form:
+    """How one reply is said."""
+
+    def __init__(self, request: Request) -> None:
+        self.stream = bool(request.stream)
+        self._request = request
+        self._created = int(time.time())
+        self._id = ""
+        self._number = 0
+        self._output: list[dict[str, Any]] = []
+        self._thought: list[str] = []
+
+    def document(self, outcome: Outcome) -> Mapping[str, Any]:
+        """The whole reply."""
+        self._id = outcome.id
+        return self._response(outcome, self._items(outcome))
+
+    def opening(self, reply_id: str) -> Iterator[bytes]:
+        self._id = reply_id
+        yield self._event("response.created", response=self._response())
+        yield self._event("response.in_progress", response=self._response())
+
+    def reasoning(self, text: str) -> Iterator[bytes]:
+        """What the RLM does meanwhile, as the summary of a reasoning."""
+        if not self._thought:
+            item = {"id": f"rs_{self._id}", "type": "reasoning", "summary": []}
+            yield self._event("response.output_item.added", output_index=0, item=item)
+            yield self._part("response.reasoning_summary_part.added", "")
+        self._thought.append(text)
+        yield self._event("response.reasoning_summary_text.delta", **self._summary(), delta=text)
+
+    def closing(self, outcome: Outcome) -> Iterator[bytes]:
+        """The answer or the calls, why it ended, and what it used."""
+        yield from self._reasoned()
+        for item in self._items(outcome):
+            place = len(self._output)
+            yield from self._message(item, place) if item["type"] == "message" else self._call(item, place)
+            self._output.append(item)
+        whole = self._response(outcome, self._output)
+        yield self._event(f"response.{whole['status']}", response=whole)
+
+    def failed(self, error: ApiError) -> Iterator[bytes]:
+        yield from self._reasoned()
+        told = {"code": error.code or error.body()["error"]["type"], "message": error.message}
+        response = {**self._response(), "status": "failed", "error": told, "output": self._output}
+        yield self._event("response.failed", response=response)
+
+    def _reasoned(self) -> Iterator[bytes]:
+        if not self._thought:
+            return
+        text = "".join(self._thought)
+        item = {
+            "id": f"rs_{self._id}",
+            "type": "reasoning",
+            "summary": [{"type": "summary_text", "text": text}],
+        }
+        yield self._event("response.reasoning_summary_text.done", **self._summary(), text=text)
+        yield self._part("response.reasoning_summary_part.done", text)
+        yield self._event("response.output_item.done", output_index=0, item=item)
+        self._output.append(item)
+
+    def _message(self, item: Mapping[str, Any], place: int) -> Iterator[bytes]:
+        at = {"item_id": item["id"], "output_index": place, "content_index": 0}
+        part = item["content"][0]
+        begun = {**item, "status": "in_progress", "content": []}
+        yield self._event("response.output_item.added", output_index=place, item=begun)
+        yield self._event("response.content_part.added", **at, part={**part, "text": ""})
+        for start in range(0, len(part["text"]), PIECE):
+            delta = part["text"][start : start + PIECE]
+            yield self._event("response.output_text.delta", **at, delta=delta, logprobs=[])
+        yield self._event("response.output_text.done", **at, text=part["text"], logprobs=[])
+        yield self._event("response.content_part.done", **at, part=part)
+        yield self._event("response.output_item.done", output_index=place, item=item)
+
+    def _call(self, item: Mapping[str, Any], place: int) -> Iterator[bytes]:
+        at = {"item_id": item["id"], "output_index": place}
+        begun = {**item, "status": "in_progress", "arguments": ""}
+        yield self._event("response.output_item.added", output_index=place, item=begun)
+        yield self._event("response.function_call_arguments.delta", **at, delta=item["arguments"])
+        yield self._event(
+            "response.function_call_arguments.done", **at, name=item["name"], arguments=item["arguments"]
+        )
+        yield self._event("response.output_item.done", output_index=place, item=item)
+
+    def _items(self, outcome: Outcome) -> list[dict[str, Any]]:
+        if outcome.calls:
+            return [_item(call) for call in outcome.calls]
+        part = {"type": "output_text", "text": text_of(outcome), "annotations": [], "logprobs": []}
+        status = "completed" if _answered(outcome) else "incomplete"
+        message = {"id": f"msg_{self._id}", "type": "message", "status": status, "role": "assistant"}
+        return [{**message, "content": [part]}]
+
+    def _response(self, outcome: Outcome | None = None, output: Any = ()) -> dict[str, Any]:
+        request, status, why = self._request, "in_progress", None
+        if outcome is not None:
+            status = "completed" if outcome.calls or _answered(outcome) else "incomplete"
+            why = {"reason": "max_output_tokens"} if status == "incomplete" else None
+        return {
+            "id": f"resp_{self._id}", "object": "response", "created_at": self._created, "status": status,
+            "error": None, "incomplete_details": why, "instructions": request.instructions,
+            "metadata": request.metadata or {}, "model": request.model, "output": list(output),
+            "parallel_tool_calls": True, "tool_choice": request.tool_choice or "auto", "tools": request.tools or [],
+            "temperature": None, "top_p": None, "previous_response_id": None, "store": False,
+            "text": request.text or {"format": {"type": "text"}},
+            "usage": None if outcome is None else usage_of(outcome.usage),
+        }  # fmt: skip
+
+    def _summary(self) -> dict[str, Any]:
+        return {"item_id": f"rs_{self._id}", "output_index": 0, "summary_index": 0}
+
+    def _part(self, kind: str, text: str) -> bytes:
+        return self._event(kind, **self._summary(), part={"type": "summary_text", "text": text})
+
+    def _event(self, kind: str, **rest: Any) -> bytes:
+        value = {"type": kind, "sequence_number": self._number, **rest}
+        self._number += 1
+        return b"event: " + kind.encode() + b"\ndata: " + encoded(value) + b"\n\n"
+
+
+def _answered(outcome: Outcome) -> bool:
+    return outcome.completion is not None and outcome.completion.stop_reason is StopReason.ANSWERED
+
+
+def _item(call: Call) -> dict[str, Any]:
+    return {
+        "id": f"fc_{call.id.removeprefix('call_')}", "type": "function_call", "status": "completed",
+        "call_id": call.id, "name": call.name, "arguments": call.arguments,
+    }  # fmt: skip
+
+
+def usage_of(usage: Usage) -> dict[str, Any]:
+    """Tokens of the whole tree of runs."""
+    return {
+        "input_tokens": usage.input_tokens,
+        "input_tokens_details": {"cached_tokens": usage.cached_tokens},
+        "output_tokens": usage.output_tokens,
+        "output_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
+        "total_tokens": usage.total_tokens,
+    }
