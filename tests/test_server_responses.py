@@ -1,0 +1,116 @@
+"""The responses API, from outside."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from recursor.errors import ModelError
+from recursor.testing import ScriptedModel
+from serving import by_turn, serving
+
+PATH = "/v1/responses"
+ANSWER = "I see.\n```python\nFINAL('It is 42.')\n```"
+HELLO = {"model": "recursor", "input": "Hello"}
+
+
+async def test_a_text_is_answered_by_a_message() -> None:
+    model = ScriptedModel(by_turn(ANSWER))
+    async with serving(model) as client:
+        status, reply, headers = await client.post(
+            {**HELLO, "instructions": "Be short.", "metadata": {"a": "b"}}, PATH
+        )
+    assert status == 200
+    assert (reply["object"], reply["status"], reply["metadata"]) == ("response", "completed", {"a": "b"})
+    assert reply["id"] == f"resp_{headers['X-Recursor-Run']}"
+    [message] = reply["output"]
+    assert message["content"] == [
+        {"type": "output_text", "text": "It is 42.", "annotations": [], "logprobs": []}
+    ]
+    assert (
+        reply["usage"]["total_tokens"] == reply["usage"]["input_tokens"] + reply["usage"]["output_tokens"] > 0
+    )
+    assert "Be short." in str(model.requests[0])
+
+
+async def test_items_are_messages_in_the_repl() -> None:
+    items = [
+        {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "One?"}]},
+        {"type": "reasoning", "id": "rs_1", "summary": []},
+        {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "One."}]},
+        {"role": "user", "content": "And two?"},
+    ]
+    code = "```python\nFINAL([m['role'] for m in messages] + [messages[0]['content'][0]['text']])\n```"
+    async with serving(by_turn(code)) as client:
+        _, reply, _ = await client.post({"model": "recursor", "input": items}, PATH)
+    assert json.loads(reply["output"][0]["content"][0]["text"]) == ["user", "assistant", "user", "One?"]
+
+
+async def test_a_stream_has_the_events_of_the_api_in_their_order() -> None:
+    async with serving(by_turn(ANSWER)) as client:
+        events = await client.events(HELLO, PATH)
+    kinds = [event["type"].removeprefix("response.") for event in events]
+    assert [event["sequence_number"] for event in events] == list(range(len(events)))
+    once = list(dict.fromkeys(kinds))
+    assert once == [
+        "created", "in_progress", "output_item.added", "reasoning_summary_part.added", "reasoning_summary_text.delta",
+        "reasoning_summary_text.done", "reasoning_summary_part.done", "output_item.done", "content_part.added",
+        "output_text.delta", "output_text.done", "content_part.done", "completed",
+    ]  # fmt: skip
+    told = "".join(event["delta"] for event in events if event["type"].endswith("summary_text.delta"))
+    assert "I see." in told
+    [delta] = [event for event in events if event["type"] == "response.output_text.delta"]
+    assert (delta["delta"], delta["output_index"]) == ("It is 42.", 1)
+    whole = events[-1]["response"]
+    assert [item["type"] for item in whole["output"]] == ["reasoning", "message"]
+    assert whole["output"][0]["summary"][0]["text"] == told
+    assert whole["usage"]["output_tokens"] > 0
+
+
+async def test_a_format_is_kept_to_and_limits_leave_it_incomplete() -> None:
+    schema = {"type": "object", "properties": {"age": {"type": "integer"}}, "required": ["age"]}
+    text = {"format": {"type": "json_schema", "name": "person", "schema": schema}}
+    async with serving(
+        by_turn("```python\nFINAL({'age': 'old'})\n```", "```python\nFINAL({'age': 7})\n```")
+    ) as client:
+        _, reply, _ = await client.post({**HELLO, "text": text}, PATH)
+    assert json.loads(reply["output"][0]["content"][0]["text"]) == {"age": 7}
+    async with serving(by_turn(*["```python\nprint(1)\n```"] * 9)) as client:
+        _, cut, _ = await client.post({**HELLO, "metadata": {"max_turns": "1"}}, PATH)
+        events = await client.events({**HELLO, "metadata": {"max_turns": "1"}}, PATH)
+    assert (cut["status"], cut["incomplete_details"]) == ("incomplete", {"reason": "max_output_tokens"})
+    assert events[-1]["type"] == "response.incomplete"
+
+
+async def test_a_stream_that_fails_says_so() -> None:
+    async with serving(lambda _: ModelError("down", 500)) as client:
+        events = await client.events(HELLO, PATH)
+        status, reply, _ = await client.post(HELLO, PATH)
+    assert events[-1]["type"] == "response.failed"
+    assert events[-1]["response"]["error"]["code"] == "upstream_error"
+    assert (status, reply["error"]["code"]) == (502, "upstream_error")
+
+
+@pytest.mark.parametrize(
+    ("more", "param"),
+    [
+        ({"previous_response_id": "resp_1"}, "previous_response_id"),
+        ({"conversation": "conv_1"}, "conversation"),
+        ({"background": True}, "background"),
+        ({"input": 7}, "input"),
+        ({"input": []}, "input"),
+        ({"input": [{"type": "item_reference", "id": "x"}]}, "input[0].type"),
+        ({"input": [{"type": ["message"]}]}, "input[0].type"),
+        ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input[0].content"),
+        ({"text": {"format": {"type": "xml"}}}, "text.format"),
+        ({"tools": [{"type": "function"}]}, "tools[0]"),
+        ({"tool_choice": {"type": "function", "name": "f"}}, "tool_choice"),
+        ({"instructions": 7}, "instructions"),
+    ],
+)
+async def test_what_is_not_served_is_said(more: dict[str, Any], param: str) -> None:
+    async with serving([]) as client:
+        status, reply, _ = await client.post({**HELLO, **more}, PATH)
+    assert (status, reply["error"]["param"]) == (400, param)
