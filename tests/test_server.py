@@ -412,24 +412,22 @@ async def test_who_reads_slowly_holds_up_nobody() -> None:
 
 
 async def test_at_the_end_runs_have_time_and_nobody_new_is_taken() -> None:
-    go_on = asyncio.Event()
+    go_on, reached = asyncio.Event(), asyncio.Event()
     here = asyncio.get_running_loop()
 
     async def says(messages: Sequence[Message]) -> str:
-        future = asyncio.run_coroutine_threadsafe(_set(begun), here)
+        future = asyncio.run_coroutine_threadsafe(_set(reached), here)
         await asyncio.wrap_future(future)
         while not go_on.is_set():
             await asyncio.sleep(0.005)
         return ANSWER
 
-    begun = asyncio.Event()
     server = Server({"recursor": RLM(ScriptedModel(says))})
     async with aiohttp.ClientSession() as session:
-        client = Client(server, session)
         async with server.serving():
             client = Client(server, session)
             run = asyncio.ensure_future(client.post(HELLO))
-            await begun.wait()
+            await reached.wait()
             end = asyncio.ensure_future(_refused(client, go_on))
         assert (await run)[1]["choices"][0]["message"]["content"] == "It is 42."
         assert await end == (503, 503, "shutting_down")

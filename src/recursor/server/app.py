@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from aiohttp import web
 
@@ -148,7 +148,8 @@ class Server:
         await self._held.close()
         hurry = asyncio.ensure_future(self._hurry.wait())
         ends = asyncio.gather(*(work.wait() for work in self._works))
-        await asyncio.wait([hurry, ends], timeout=self.settings.grace, return_when=asyncio.FIRST_COMPLETED)
+        either: list[asyncio.Future[Any]] = [hurry, ends]
+        await asyncio.wait(either, timeout=self.settings.grace, return_when=asyncio.FIRST_COMPLETED)
         hurry.cancel()
         await asyncio.gather(*(work.close() for work in list(self._works)))
         await ends
