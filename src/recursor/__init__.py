@@ -24,12 +24,13 @@ if TYPE_CHECKING:
     from recursor.policy import Policy
     from recursor.rlm import RLM
     from recursor.routing import Route, Routes
-    from recursor.tools import tool
+    from recursor.tools import CodeTool, tool
     from recursor.types import Completion, StopReason
 
 __all__ = [
     "LM",
     "RLM",
+    "CodeTool",
     "Completion",
     "ConfigError",
     "Limits",
@@ -53,6 +54,7 @@ _HOMES = {
     "Retries": "models.retry",
     "Route": "routing",
     "Routes": "routing",
+    "CodeTool": "tools",
     "tool": "tools",
     "Completion": "types",
     "StopReason": "types",

@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeAlias
 from recursor import direct, governance, loop, prompt, record
 from recursor.calls import Caller, Memory, Metered, digest
 from recursor.context import prepare
-from recursor.errors import ConfigError, LimitExceeded, RLMError, SubcallError
+from recursor.errors import LimitExceeded, RLMError, SubcallError
 from recursor.ledger import Call, Ledger
 from recursor.limits import Limits
 from recursor.models.retry import Retries, RetryBudget
@@ -24,9 +24,9 @@ from recursor.replay import Past, Replay, ReplayedRepl
 from recursor.routing import Routes
 from recursor.schema import shape
 from recursor.slots import Own, Slots
-from recursor.task import Task, flattened, of_child, ordered
+from recursor.task import Task, flattened, limits_of_child, of_child, ordered
 from recursor.threads import in_thread
-from recursor.tools import Tool
+from recursor.tools import AnyTool, CodeTool, Tool
 from recursor.types import (
     Batch,
     BatchAnnounced,
@@ -65,7 +65,7 @@ class Engine:
     sandbox: Sandbox
     limits: Limits
     dialect: prompt.Dialect
-    tools: Mapping[str, Tool]
+    tools: Mapping[str, AnyTool]
     sink: Sink
     settings: Mapping[str, Any] = field(default_factory=dict)
     """How it was asked for, for the record."""
@@ -145,6 +145,9 @@ class Engine:
             infos = run.infos
             for name, source in task.contexts.items():
                 infos[name] = task.known.get(name) or await repl.load(name, source)
+            for tool in self.tools.values():
+                if isinstance(tool, CodeTool) and task.start is None:  # a copy has its parent's
+                    await repl.load(tool.name, await in_thread(prepare, tool.source))
             copied = await run.variables(repl) if task.start is not None else ""
             opening = prompt.opening(
                 self.dialect, task.question, list(infos.values()), tools=run.offers(),
@@ -224,7 +227,7 @@ class Run:
 
     def offers(self) -> list[str]:
         """What the root LM is told that the REPL has beside what it always has."""
-        tools = [tool.signature for tool in self.engine.tools.values()]
+        tools = [tool.told for tool in self.engine.tools.values()]
         tools += [
             f"`{place}` is a folder of files to read: use `open`, `os.listdir`, `pathlib`"
             for place in self.engine.mounts
@@ -325,10 +328,10 @@ class Run:
             self.engine,
             strategy="rlm",  # whose code asks for a child wants code of its own to work on it
             tools=self._passed_on(query.tools),
-            limits=self._limits_for(query),
+            limits=limits_of_child(query, self.engine.limits, self.depth),
         )
         await self._permit("model", self.choose("root", depth=self.depth + 1, wanted=query.model).name)
-        task = await in_thread(of_child, query)
+        task = await in_thread(of_child, query, self.task.values)
         if query.fork is not None:
             task = task.beginning_as(query.fork, self.task, self.infos)
         child_id = self.caller.place(await in_thread(task.identity, engine.tools, query.limits))
@@ -351,7 +354,7 @@ class Run:
 
     async def _use(self, call: ToolCall) -> Any:
         tool = self.engine.tools.get(call.name)
-        if tool is None:
+        if not isinstance(tool, Tool):
             raise SubcallError(f"there is no tool {call.name!r}")
         turn, block, began, started = self.ledger.turns, self.ledger.blocks, time.time(), time.monotonic()
         call_id = self.caller.place(digest("tool", call.name, ordered(call.args), ordered(call.kwargs)))
@@ -412,22 +415,11 @@ class Run:
             raise
         self.engine.sink.emit(BatchAnnounced(self.id, turn, batch.count, recursive, model.name))
 
-    def _passed_on(self, names: Sequence[str]) -> dict[str, Tool]:
+    def _passed_on(self, names: Sequence[str]) -> dict[str, AnyTool]:
         unknown = [name for name in names if name not in self.engine.tools]
         if unknown:
             raise SubcallError(f"there is no tool {unknown[0]!r} to pass on")
         return {name: self.engine.tools[name] for name in names}
-
-    def _limits_for(self, query: RlmQuery) -> Limits:
-        """The limits of a child: those of this run, or smaller ones that were asked for."""
-        own, changes = self.engine.limits, dict(query.limits or {})
-        try:
-            asked = own.with_changes(changes)
-        except ConfigError as error:
-            raise SubcallError(f"limits: {error}") from None
-        if "max_depth" in changes and asked.max_depth is not None:  # it counts from the child
-            asked = replace(asked, max_depth=self.depth + 1 + asked.max_depth)
-        return asked.within(own)
 
     # The record ---------------------------------------------------------------------------------
 
@@ -463,7 +455,8 @@ class Run:
                 done = replace(done, usage=ledger.usage, cost=ledger.cost)
             return replace(done, replayed=past.replayed, diverged_at=self.replay.diverged_at)
 
-        return await record.recorded(self.engine.sink, started, self.task.contexts, replayed)
+        hashed = self.task.own if self.at.parent else self.task.contexts
+        return await record.recorded(self.engine.sink, started, hashed, replayed)
 
 
 async def _nothing() -> Completion:

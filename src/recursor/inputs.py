@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import keyword
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from recursor.context import Source, prepare
 from recursor.errors import ConfigError
 from recursor.prompt import MAX_QUESTION
+from recursor.tools import RESERVED
 
 if TYPE_CHECKING:
     from recursor.trajectory.view import RecordedRun
 
 
-def inputs(question: Any, context: Any, messages: Any) -> tuple[str, dict[str, Source]]:
+def inputs(
+    question: Any, context: Any, messages: Any, values: Mapping[str, Any] = MappingProxyType({})
+) -> tuple[str, dict[str, Source]]:
     """Check what a caller passed; return the question and the sources by variable name."""
     contexts: dict[str, Source] = {}
     if messages is not None:
@@ -28,7 +33,24 @@ def inputs(question: Any, context: Any, messages: Any) -> tuple[str, dict[str, S
         contexts["context"] = prepare(context)
     if len(question) > MAX_QUESTION:
         contexts["question"] = prepare(question)
+    for name, value in values.items():
+        try:
+            contexts[name] = prepare(value)
+        except ConfigError as error:
+            raise ConfigError(f"values: {name}: {str(error).removeprefix('context: ')}") from None
     return question, contexts
+
+
+def checked_values(values: Any, tools: Container[str]) -> dict[str, Any]:
+    """Values by name. Raises ConfigError on a name that cannot be bound or is taken."""
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"values must be a dict of names and data, not {type(values).__name__}")
+    for name in values:
+        if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name):
+            raise ConfigError(f"values: {name!r} is no name for a variable")
+        if name in RESERVED or name in tools or name.startswith("_"):
+            raise ConfigError(f"values: the name {name!r} is taken; take another")
+    return dict(values)
 
 
 def _last_user_text(messages: Any) -> str:
@@ -50,21 +72,26 @@ def _text_of(content: Any) -> str:
     return "\n".join(str(part.get("text", "")) for part in parts if isinstance(part, Mapping))
 
 
-def recorded_inputs(run: RecordedRun, context: Any, messages: Any) -> tuple[str, dict[str, Source]]:
+def recorded_inputs(
+    run: RecordedRun, context: Any, messages: Any, values: Mapping[str, Any] | None = None
+) -> tuple[str, dict[str, Source]]:
     """The same for a run that is resumed: what it was given must be given again, or still be where it was.
 
     Args:
         context: None takes the file or folder that the run recorded.
+        values: None leaves out those that the run was given.
 
     Raises:
         ConfigError: something is missing, or is not what it was.
     """
-    recorded = {found.info.name: found for found in run.contexts}
+    left_out = run.settings.get("values", ()) if values is None else ()
+    recorded = {found.info.name: found for found in run.contexts if found.info.name not in left_out}
     if context is None and "context" in recorded:
         context = _where_it_was(run)
     if messages is None and "messages" in recorded:
         raise ConfigError(f"run {run.id} was given messages: pass the same again")
-    given = inputs(None, context, messages) if messages is not None else inputs(run.question, context, None)
+    question = run.question if messages is None else None
+    given = inputs(question, context, messages, values or {})
     if set(given[1]) != set(recorded):
         raise ConfigError(
             f"run {run.id} was given {', '.join(sorted(recorded)) or 'no context'}, "

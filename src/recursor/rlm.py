@@ -13,6 +13,7 @@ import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from recursor import background, models, plugins, prompts
@@ -20,7 +21,7 @@ from recursor.context import Source
 from recursor.engine import Engine, Place, Strategy
 from recursor.errors import ConfigError, RLMError
 from recursor.governance import check_prices
-from recursor.inputs import inputs, recorded_inputs
+from recursor.inputs import checked_values, inputs, recorded_inputs
 from recursor.limits import Limits
 from recursor.models import Retries
 from recursor.policy import Policy
@@ -28,11 +29,11 @@ from recursor.protocols import Cache, Model, Sandbox, Sink
 from recursor.record import public_url
 from recursor.replay import Past
 from recursor.routing import Routes
-from recursor.schema import shape
+from recursor.schema import Shape, shape
 from recursor.sinks import Fanout, QueueSink
 from recursor.task import Task
 from recursor.threads import in_thread
-from recursor.tools import Tool, collect
+from recursor.tools import AnyTool, check_code, code_of, collect
 from recursor.types import Completion, Event, RunEnded, StopReason
 
 
@@ -53,7 +54,8 @@ class RLM:
             read-only. For a sandbox given by name; an object has its own.
         limits: bounds of each run.
         retries: when a model call that failed for a time is made again; see `recursor.models.Retries`.
-        tools: host functions that code in the REPL may call; see `tool`.
+        tools: host functions that code in the REPL may call, see `tool`; and `CodeTool`s, which are defined in it.
+        values: data that every REPL has beside the context, children's too, by the names of its variables.
         policy: which tools, models, endpoints and mounts may be used, what needs approval, and what a sandbox
             must have; None is all that are offered.
         dialect: prompt text and answer form; "default".
@@ -84,7 +86,8 @@ class RLM:
         mounts: Mapping[str, str | Path] | None = None,
         limits: Limits = Limits(),  # noqa: B008 - frozen
         retries: Retries = Retries(),  # noqa: B008 - frozen
-        tools: Iterable[Callable[..., Any] | Tool] = (),
+        tools: Iterable[Callable[..., Any] | AnyTool] = (),
+        values: Mapping[str, Any] = MappingProxyType({}),
         policy: Policy | None = None,
         dialect: str = "default",
         instruction: str = "",
@@ -115,14 +118,15 @@ class RLM:
             self._store_path("coverage needs the store that records the runs") if coverage else None
         )
         self._instruction = instruction
-        made = _sandbox(sandbox, mounts)
+        made, offered = _sandbox(sandbox, mounts), collect(tools)
+        self._values = checked_values(values, offered)
         self._engine = Engine(
             routes=routes,
             sandbox=made,
             limits=limits,
             retries=retries,
             dialect=prompts.load(dialect),
-            tools=collect(tools),
+            tools=offered,
             policy=policy,
             sink=Fanout([*([self._store] if self._store else []), *map(_sink, sinks)]),
             cache=self._cache(cache),
@@ -132,7 +136,8 @@ class RLM:
                 **routes.table(), "base_url": public_url(base_url), "dialect": dialect, "limits": asdict(limits),
                 "sandbox": sandbox if isinstance(sandbox, str) else type(sandbox).__name__, "strategy": strategy,
                 "mounts": dict(getattr(made, "mounts", {})),
-                "instruction": instruction, "compact_at": compact_at,
+                "instruction": instruction, "compact_at": compact_at, "code_tools": code_of(offered),
+                "values": list(self._values),
             },
         )  # fmt: skip
 
@@ -285,9 +290,9 @@ class RLM:
         self, question: Any, context: Any, messages: Any, schema: Any, watcher: QueueSink | None = None
     ) -> Completion:
         expected = shape(schema)
-        text, contexts = await in_thread(inputs, question, context, messages)
+        text, contexts = await in_thread(inputs, question, context, messages, self._values)
         run_id = uuid.uuid4().hex
-        task = Task(text, contexts, expected, self._instruction)
+        task = self._task(text, contexts, expected)
         done = await self._attended(run_id, lambda: self._watched(watcher).complete(task, Place(run_id)))
         return await self._covered(done, contexts)
 
@@ -311,8 +316,9 @@ class RLM:
                 return done
 
             async def go_on() -> Completion:
-                text, contexts = await in_thread(recorded_inputs, run, context, messages)
-                task = Task(text, contexts, expected, self._instruction)
+                check_code(run.settings.get("code_tools", {}), self._engine.tools)
+                text, contexts = await in_thread(recorded_inputs, run, context, messages, self._values)
+                task = self._task(text, contexts, expected)
                 raised = self._engine.limits.raised(run.settings.get("limits", {}))
                 past = await in_thread(Past, journal, run.id, raised)
                 done = await self._watched(watcher).complete(task, Place(run.id, past=past))
@@ -321,6 +327,10 @@ class RLM:
             return await self._attended(run.id, go_on)
         finally:
             journal.close()
+
+    def _task(self, question: str, contexts: Mapping[str, Source], expected: Shape) -> Task:
+        values = {name: contexts[name] for name in self._values}
+        return Task(question, contexts, expected, self._instruction, values=values)
 
     async def _attended(self, run_id: str, work: Callable[[], Awaitable[Completion]]) -> Completion:
         """Keep others from going on with a run meanwhile: it would be paid for twice. They may have it stopped."""

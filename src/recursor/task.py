@@ -10,7 +10,8 @@ from typing import Any
 from recursor import prompt
 from recursor.calls import digest
 from recursor.context import Source, prepare, same
-from recursor.errors import SubcallError
+from recursor.errors import ConfigError, SubcallError
+from recursor.limits import Limits
 from recursor.protocols import CopyableRepl
 from recursor.schema import ANYTHING, Shape, shape
 from recursor.types import ContextInfo, LlmQuery, RlmQuery
@@ -27,6 +28,7 @@ class Task:
 
     question: str
     contexts: Mapping[str, Source] = field(default_factory=dict)
+    """Values included."""
     expected: Shape = ANYTHING
     instruction: str = ""
     """Added to what the root LM is told."""
@@ -36,6 +38,13 @@ class Task:
     """A copy of the REPL of the run that asks, to begin in; None takes a new one."""
     known: Mapping[str, ContextInfo] = field(default_factory=dict)
     """Of the contexts that are in it already."""
+    values: Mapping[str, Source] = field(default_factory=dict)
+    """Those of the contexts that every run of the tree has."""
+
+    @property
+    def own(self) -> dict[str, Source]:
+        """The contexts that are not values of the whole tree."""
+        return {name: source for name, source in self.contexts.items() if name not in self.values}
 
     @property
     def size(self) -> int:
@@ -55,7 +64,7 @@ class Task:
         parts = [self.wanted or "", self.question, self.instruction, self.expected.text, ",".join(tools)]
         parts.append(json.dumps(limits, sort_keys=True, default=repr))
         parts += ["fork"] if self.start is not None else []
-        for source in self.contexts.values():
+        for source in self.own.values():
             parts += [source.form, str(source.size), source.digest() if source.size <= DIGEST_AHEAD else ""]
         return digest("child", *parts)
 
@@ -65,13 +74,16 @@ class Task:
         Args:
             infos: of the contexts that are there.
         """
-        theirs = {name: asking.contexts[name] for name in infos if name not in (*self.contexts, "question")}
+        theirs = {name: asking.contexts[name] for name in infos if name not in (*self.own, "question")}
         known = {name: infos[name] for name in theirs}
         return replace(self, contexts={**theirs, **self.contexts}, start=start, known=known)
 
 
-def of_child(query: RlmQuery) -> Task:
+def of_child(query: RlmQuery, values: Mapping[str, Source]) -> Task:
     """The task of a child. Blocks; call it in a thread.
+
+    Args:
+        values: which every run of the tree has.
 
     Raises:
         ConfigError: the schema or the context is none.
@@ -80,7 +92,27 @@ def of_child(query: RlmQuery) -> Task:
     if len(query.question) > prompt.MAX_QUESTION:
         contexts["question"] = prepare(query.question)
     expected = shape(query.schema, trusted=False)
-    return Task(query.question, contexts, expected, query.instruction or "", query.model)
+    contexts = {**contexts, **values}
+    return Task(query.question, contexts, expected, query.instruction or "", query.model, values=values)
+
+
+def limits_of_child(query: RlmQuery, own: Limits, depth: int) -> Limits:
+    """The limits of a child: those of the run that asks, or smaller ones that were asked for.
+
+    Args:
+        depth: of the run that asks.
+
+    Raises:
+        SubcallError: these are no limits.
+    """
+    changes = dict(query.limits or {})
+    try:
+        asked = own.with_changes(changes)
+    except ConfigError as error:
+        raise SubcallError(f"limits: {error}") from None
+    if "max_depth" in changes and asked.max_depth is not None:  # it counts from the child
+        asked = replace(asked, max_depth=depth + 1 + asked.max_depth)
+    return asked.within(own)
 
 
 def flattened(query: RlmQuery) -> LlmQuery:

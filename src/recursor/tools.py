@@ -1,13 +1,16 @@
-"""Functions of the host that code in a REPL may call."""
+"""Functions that code in a REPL may call beside its own: of the host, and such as are defined in the REPL itself."""
 
 from __future__ import annotations
 
+import ast
+import hashlib
 import inspect
 import keyword
+import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeVar, get_type_hints, overload
+from typing import Any, TypeAlias, TypeVar, get_type_hints, overload
 
 import msgspec
 
@@ -17,6 +20,11 @@ from recursor.threads import in_thread
 F = TypeVar("F", bound=Callable[..., Any])
 MAX_SIZE = 1 << 20
 """Characters of the arguments of one call, where a tool does not say otherwise."""
+MAX_DOCUMENTATION = 4_000
+"""Characters that the root LM is told of one tool."""
+_SECTION = re.compile(r"(Args|Arguments|Parameters|Returns|Yields|Raises|Examples?|Notes?|Attributes):")
+_TOLD = {"Args": "", "Arguments": "", "Parameters": "", "Returns": "returns ", "Raises": "raises "}
+"""Sections of a docstring that are told, and what stands before each entry."""
 
 RESERVED = frozenset(
     (
@@ -40,6 +48,13 @@ class Tool:
     signature: str
     max_size: int = MAX_SIZE
     """About how many characters the arguments of a call may have."""
+    details: str = ""
+    """What its docstring says of arguments and result, a line for each."""
+
+    @property
+    def told(self) -> str:
+        """What the root LM is told of it."""
+        return (self.signature + self.details)[:MAX_DOCUMENTATION]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.function(*args, **kwargs)
@@ -77,19 +92,90 @@ class Tool:
         hints = _hints(self.function)
         for name, value in bound.arguments.items():
             kind = bound.signature.parameters[name].kind
-            if name in hints and kind not in (kind.VAR_POSITIONAL, kind.VAR_KEYWORD):
-                bound.arguments[name] = self._typed(name, value, hints[name])
+            if name not in hints:
+                continue
+            typed = partial(self._typed, hint=hints[name])
+            if kind is kind.VAR_POSITIONAL:
+                bound.arguments[name] = tuple(
+                    typed(f"{name}[{index}]", item) for index, item in enumerate(value)
+                )
+            elif kind is kind.VAR_KEYWORD:
+                bound.arguments[name] = {key: typed(key, item) for key, item in value.items()}
+            else:
+                bound.arguments[name] = typed(name, value)
         return bound.args, bound.kwargs
 
     def _typed(self, name: str, value: Any, hint: Any) -> Any:
+        validate = getattr(hint, "model_validate", None)
         try:
-            return msgspec.convert(value, hint)
-        except msgspec.ValidationError as error:
+            return msgspec.convert(value, hint) if validate is None else validate(value)
+        except ValueError as error:
             if isinstance(hint, type) and isinstance(value, hint):
                 return value
             raise SubcallError(f"{self.name}: {name}: {error}; it is {self.signature}") from None
         except TypeError:  # an annotation that says nothing about plain values
             return value
+
+
+@dataclass(frozen=True, slots=True)
+class CodeTool:
+    """A function that is defined in each REPL, from its source: it runs there, with no rights but those of the code.
+
+    It may import what the sandbox has and define helpers, which only it sees; it may use what the REPL has
+    (`llm_query`, `context`, values, other tools) when it is called, and nothing of the host.
+
+    Raises:
+        ConfigError: the source is no Python, or does not define a function of that name.
+    """
+
+    name: str
+    source: str
+    told: str = field(init=False)
+    """What the root LM is told of it."""
+
+    def __post_init__(self) -> None:
+        try:
+            tree = ast.parse(self.source)
+        except (SyntaxError, ValueError, RecursionError) as error:
+            raise ConfigError(f"tools: the source of {self.name!r} is no Python: {error}") from None
+        found = [
+            node
+            for node in tree.body
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == self.name
+        ]
+        if not found:
+            raise ConfigError(f"tools: the source of {self.name!r} defines no function of that name")
+        function = found[-1]
+        returns = f" -> {ast.unparse(function.returns)}" if function.returns else ""
+        waits = "await " if isinstance(function, ast.AsyncFunctionDef) else ""
+        signature = f"{waits}{self.name}({ast.unparse(function.args)}){returns}"
+        line, details = documented(signature, ast.get_docstring(function))
+        object.__setattr__(self, "told", (line + details)[:MAX_DOCUMENTATION])
+
+    @property
+    def digest(self) -> str:
+        """Of the source, for the record."""
+        return "sha256:" + hashlib.sha256(self.source.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+AnyTool: TypeAlias = Tool | CodeTool
+
+
+def check_code(was: Mapping[str, str], tools: Mapping[str, AnyTool]) -> None:
+    """Raise ConfigError when a run that is to go on had other code tools, as `code_of` names them."""
+    now = code_of(tools)
+    for name in sorted(was.keys() | now.keys()):
+        if name not in was:
+            raise ConfigError(f"tools: the run had no code tool {name!r}")
+        if name not in now:
+            raise ConfigError(f"tools: the run had the code tool {name!r}: pass it again")
+        if was[name] != now[name]:
+            raise ConfigError(f"tools: the code tool {name!r} is not what the run had")
+
+
+def code_of(tools: Mapping[str, AnyTool]) -> dict[str, str]:
+    """The digests of code tools, by name."""
+    return {name: tool.digest for name, tool in tools.items() if isinstance(tool, CodeTool)}
 
 
 async def approved(approve: Callable[[Any], Any], request: Any) -> bool:
@@ -134,8 +220,8 @@ def tool(
 ) -> Any:
     """Mark a function as a tool: `RLM(..., tools=[function])`.
 
-    Its signature and the first line of its docstring are what the root LM is told, and annotated
-    arguments are what their annotations say, or the call is refused. It may be
+    Its signature and its docstring (with Args, Returns and Raises in Google style) are what the root LM
+    is told, and annotated arguments are what their annotations say, or the call is refused. It may be
     sync (it then runs in a thread) or async. The function itself is returned unchanged, so that
     it can still be called.
 
@@ -155,17 +241,47 @@ def tool(
     return mark if function is None else mark(function)
 
 
-def collect(functions: Iterable[Callable[..., Any] | Tool]) -> dict[str, Tool]:
+def collect(functions: Iterable[Callable[..., Any] | AnyTool]) -> dict[str, AnyTool]:
     """Return tools by name. Raises ConfigError on a name that is taken, or no function."""
-    found: dict[str, Tool] = {}
+    found: dict[str, AnyTool] = {}
     for function in functions:
-        made = function if isinstance(function, Tool) else getattr(function, "__recursor_tool__", None)
+        made: AnyTool | None = getattr(function, "__recursor_tool__", None)
+        if isinstance(function, AnyTool):
+            made = function
         if made is None:
             made = _made(function, None, MAX_SIZE)
         if made.name in found or made.name in RESERVED:
             raise ConfigError(f"tools: the name {made.name!r} is taken; pass another with @tool(name=...)")
         found[made.name] = made
     return found
+
+
+def documented(signature: str, docstring: str | None) -> tuple[str, str]:
+    """What is told of a function: a line with its signature and what it does, and lines about arguments and result.
+
+    Args:
+        signature: with the name.
+        docstring: in Google style; of its sections Args, Returns and Raises are told.
+    """
+    section, indent = "", 0
+    text: list[str] = []
+    entries: list[str] = []
+    for line in inspect.cleandoc(docstring or "").splitlines():
+        said = line.strip()
+        if match := _SECTION.fullmatch(line.rstrip()):
+            section, indent = match[1], 0
+        elif said and (not section or not line[0].isspace()):
+            section = ""
+            text.append(said)
+        elif said and section in _TOLD:
+            depth = len(line) - len(line.lstrip())
+            indent = indent or depth
+            if depth > indent or (section == "Returns" and entries and entries[-1].startswith("returns ")):
+                entries[-1] += f" {said}"
+            else:
+                entries.append(_TOLD[section] + said)
+    line = f"`{signature}`" + (f": {' '.join(text)}" if text else "")
+    return line, "".join(f"\n  {entry}" for entry in entries)
 
 
 def _signature(function: Any) -> inspect.Signature:
@@ -179,7 +295,7 @@ def _signature(function: Any) -> inspect.Signature:
 def _hints(function: Any) -> dict[str, Any]:
     """The annotations as types; none where they cannot be resolved."""
     try:
-        return get_type_hints(function)
+        return get_type_hints(function, include_extras=True)
     except Exception:  # noqa: BLE001 - evaluating a string annotation may raise anything
         return {}
 
@@ -190,6 +306,6 @@ def _made(function: Any, name: str | None, max_size: int) -> Tool:
     called = name or str(getattr(function, "__name__", ""))
     if not called.isidentifier() or keyword.iskeyword(called):
         raise ConfigError(f"tools: {called!r} is no name for a function; pass one with @tool(name=...)")
-    documentation = (inspect.getdoc(function) or "").strip().split("\n", 1)[0]
-    line = f"`{called}{_signature(function)}`"
-    return Tool(called, function, f"{line}: {documentation}" if documentation else line, max_size)
+    about = function.func if isinstance(function, partial) else function
+    signature, details = documented(f"{called}{_signature(function)}", inspect.getdoc(about))
+    return Tool(called, function, signature, max_size, details)

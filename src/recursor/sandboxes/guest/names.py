@@ -8,14 +8,15 @@ by `FINAL_VAR("name")`, or by setting `answer["content"]` and `answer["ready"]` 
 from __future__ import annotations
 
 import asyncio
+import builtins
 import difflib
-import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from .arguments import llm_header, pairs_of, rlm_fields, text_of, tool_names
 from .batches import FORKS, WINDOW, Batch
 from .channel import MAX_BODY, PART, Channel, SubcallError, header_start
+from .defining import defined
 from .handover import INLINE, Handover
 from .helpers import chunk, grep
 from .ranking import search
@@ -120,6 +121,8 @@ class Names:
             self._reserved[function.__name__] = _plain_function(function, function.__name__)
         namespace.update(self._reserved)
         namespace.update(HELPERS)
+        self._offered: dict[str, Any] = {}
+        """What tools that are defined here have as builtins; empty where there are none."""
         self._hidden: set[str] = set()
         """Helpers that a note has told to be hidden by a variable."""
 
@@ -133,13 +136,19 @@ class Names:
             self.reserve("rlm_query_batched", _plain_function(self._reference_batch, "rlm_query_batched"))
 
     def load(self, name: str, value: Any) -> None:
-        """Bind a name to a value that came from the host."""
+        """Bind a name to a value that came from the host; that of a tool to the function that its source defines."""
+        if name in self._tools:
+            self._offered = self._offered or {**vars(builtins), **HELPERS, **self._reserved}
+            self._tools[name] = value = defined(name, value, self._offered)
+        else:
+            self._handover.keep(name, value)
         self.reserve(name, value)
-        self._handover.keep(name, value)
 
     def reserve(self, name: str, value: Any) -> None:
         """Bind a name that every block finds as it was."""
         self._reserved[name] = self._namespace[name] = value
+        if self._offered:
+            self._offered[name] = value
 
     def begin_anew(self, tools: Sequence[str]) -> None:
         """Be the names of another run, whose tools these are, and whose answer is not there yet."""
@@ -147,6 +156,7 @@ class Names:
         for name in self._tools.keys() - set(tools):
             del self._tools[name], self._reserved[name]
             self._namespace.pop(name, None)
+            self._offered.pop(name, None)
         self.answer.clear()
         self.answer.keep(None)
         self.answer.begin_block()
@@ -424,9 +434,3 @@ def _plain_function(method: Callable[..., Any], name: str) -> Callable[..., Any]
     function.__module__ = "__main__"
     function.__wrapped__ = bound  # type: ignore[attr-defined]  # inspect.signature reads it
     return function
-
-
-def make_module(name: str) -> types.ModuleType:
-    module = types.ModuleType(name)
-    module.__builtins__ = __builtins__  # type: ignore[attr-defined]
-    return module

@@ -27,9 +27,10 @@ from . import contexts, forking, mapped, memory, replay
 from .capture import KEEP, Capture
 from .changes import Variables
 from .channel import Channel, Duplex, SubcallError, header_start, leave
+from .defining import make_module
 from .hints import hint
 from .mapped import MappedStr
-from .names import Names, Submitted, make_module
+from .names import Names, Submitted
 from .values import encode
 
 _OURS = os.path.dirname(os.path.abspath(__file__))
@@ -190,12 +191,12 @@ class Worker:
         number = header["id"]
         try:
             value = contexts.load(header["descriptor"], header["form"], header["size"])
+            self._names.load(header["name"], value)
         except Exception as error:  # noqa: BLE001 - whatever is wrong with the data, the host must hear of it
             self._channel.send(
                 {"op": "failed", "re": number, "error": f"{type(error).__name__}: {error}"[:1000]}
             )
             return
-        self._names.load(header["name"], value)
         self._channel.send({"op": "loaded", "re": number, **contexts.describe(value)})
 
     def _draft(self, header: dict[str, Any], _body: bytes) -> None:
