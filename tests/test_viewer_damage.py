@@ -233,3 +233,36 @@ async def test_a_run_that_failed_is_told_with_what_it_did(tmp_path: Path) -> Non
     assert (run["state"], run["turns"], run["calls"], run["cost"]) == ("failed", 2, 2, 0)
     assert run["duration"] > 0
     assert "401" in found["spans"][1]["runs"][0]["error"]
+
+
+async def test_what_was_read_is_told_anew_when_a_run_was_resumed(tmp_path: Path) -> None:
+    store, file = tmp_path / "runs.db", tmp_path / "boats.txt"
+    file.write_text("".join(f"Boat {number} came in at {number * 7919}. " for number in range(60)))
+    says = [
+        "```python\nllm_query(context[:200])\n```",
+        "```python\nprint(1)\n```",
+        "```python\nFINAL(llm_query(context[600:900]))\n```",
+    ]
+
+    def say(messages: Sequence[Message]) -> str:
+        if messages[0].role == "user":
+            return "By the tide."
+        return says[sum(message.role == "assistant" for message in messages)]
+
+    first = RLM(ScriptedModel(say), store=store, limits=Limits(max_turns=1))
+    run_id = (await first.acompletion("How?", context=file)).run_id
+    viewer, jar = Viewer(store), aiohttp.CookieJar(unsafe=True)
+    async with viewer.serving(), aiohttp.ClientSession(viewer.address, cookie_jar=jar) as client:
+        await (await client.get(viewer.link().removeprefix(viewer.address))).read()
+
+        async def read() -> list[list[int]]:
+            async with client.get(f"/api/runs/{run_id}/coverage") as response:
+                found = await response.json()
+            kinds = [call["kind"] for call in found["calls"]]
+            spans = found["documents"][0]["spans"]
+            return [[start, end] for start, end, calls, _ in spans if kinds[calls[0]] == "sub-call"]
+
+        assert await read() == [[0, 200]]
+        again = RLM(ScriptedModel(say), store=store, limits=Limits(max_turns=5))
+        assert (await again.aresume(run_id)).answer == "By the tide."
+        assert await read() == [[0, 200], [600, 900]]

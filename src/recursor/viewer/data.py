@@ -134,13 +134,15 @@ def spans(recorded: Trajectories, run_id: str, since: int = 0) -> dict[str, Any]
             raise TrajectoryError(f"there is no run {run_id!r}")
         places = {row["id"]: place for place, row in enumerate(rows)}
         origin = rows[0]["started"]
+        by_number = "NOT INDEXED" if since else ""  # a look at what is new must not go through all that was
         newest = recorded.row(
-            _TREE + "SELECT max(number) AS number FROM event WHERE number > ? AND run_id IN (SELECT id FROM tree)",
+            f"{_TREE}SELECT max(number) AS number FROM event {by_number} "
+            "WHERE number > ? AND run_id IN (SELECT id FROM tree)",
             run_id, since,
         )  # fmt: skip
         new = _TREE + (
-            "SELECT {0} FROM event JOIN tree ON event.run_id = tree.id JOIN {1} WHERE event.number > ? "
-            "AND event.kind = '{2}' ORDER BY event.number"
+            f"SELECT {{0}} FROM event {by_number} JOIN tree ON event.run_id = tree.id JOIN {{1}} "
+            "WHERE event.number > ? AND event.kind = '{2}' ORDER BY event.number"
         )
         call_rows = recorded.rows(
             new.format("call.*", "call ON call.id = event.subject", "ModelCalled"), run_id, since

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import os
 import secrets
 import webbrowser
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -107,7 +108,7 @@ class Viewer:
                 await site.start()
             except OSError as error:
                 raise ConfigError(
-                    f"cannot listen on port {self.port}: {error.strerror}; --port 0 takes a free one"
+                    f"cannot listen on port {self.port}: {_reason(error)}; --port 0 takes a free one"
                 ) from error
             self.port = runner.addresses[0][1]
             self._cookie = f"recursor-{self.port}"
@@ -292,6 +293,10 @@ async def serve(store: Path, port: int, run_id: str, told: Callable[[str], None]
         if browser:
             await in_thread(partial(webbrowser.open, viewer.link(run_id)))
         await asyncio.Event().wait()
+
+
+def _reason(error: OSError) -> str:
+    return os.strerror(error.errno) if error.errno else str(error)
 
 
 def _same(given: str, wanted: str) -> bool:
