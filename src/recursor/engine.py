@@ -113,6 +113,8 @@ class Engine:
             return self.strategy, "it was asked for"
         if self.tools:
             return "rlm", "there are tools, which code calls"
+        if run.task.opaque:
+            return "rlm", "there are files that are read in a REPL"
         most = min(DIRECT, run.window or DIRECT)
         size = run.task.size
         fits = size <= most

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import keyword
+import os
 from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from recursor.context import Source, prepare
 from recursor.errors import ConfigError
+from recursor.files import Content, Raw
 from recursor.prompt import MAX_QUESTION
 from recursor.tools import RESERVED
 
@@ -88,6 +90,8 @@ def recorded_inputs(
     recorded = {found.info.name: found for found in run.contexts if found.info.name not in left_out}
     if context is None and "context" in recorded:
         context = _where_it_was(run)
+    if "context" in recorded:
+        context = _as_recorded(context, recorded["context"].digest)
     if messages is None and "messages" in recorded:
         raise ConfigError(f"run {run.id} was given messages: pass the same again")
     question = run.question if messages is None else None
@@ -102,6 +106,19 @@ def recorded_inputs(
         if digest is not None and source.digest() != digest:
             raise ConfigError(f"`{name}` is not what run {run.id} was given: it was {digest}")
     return run.question, given[1]
+
+
+def _as_recorded(context: Any, digest: str | None) -> Any:
+    """The context; or files as they stand, where that is what the run was given."""
+    paths = isinstance(context, os.PathLike) or (
+        isinstance(context, list | tuple)
+        and context
+        and all(isinstance(item, os.PathLike) for item in context)
+    )
+    raw = Raw(context) if paths else context.data if isinstance(context, Content) else None
+    if raw is None or digest is None or prepare(context).digest() == digest:
+        return context
+    return raw if prepare(raw).digest() == digest else context
 
 
 def _where_it_was(run: RecordedRun) -> Path:

@@ -72,7 +72,8 @@ class Source(Protocol):
     @property
     def form(self) -> str:
         """ "text" (UTF-8, surrogates allowed), "ascii", "latin-1", "ucs-2" or "ucs-4" (text in characters
-        of one width), "bytes", "file" (text if it is UTF-8, else bytes), "marshal", "values",
+        of one width), "bytes", "file" (text if it is UTF-8, else bytes), "file:KIND" (what files of a
+        kind are read as: see `guest.kinds`), "marshal", "values",
         "documents" or "folder" (a socket that gives out documents): see `recursor.context`."""
 
     @property

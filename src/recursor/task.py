@@ -51,6 +51,11 @@ class Task:
         """Bytes of question and contexts, as encoded."""
         return len(self.question) + sum(source.size for source in self.contexts.values())
 
+    @property
+    def opaque(self) -> bool:
+        """Whether there is a context that only a sandbox reads."""
+        return any(getattr(source, "opaque", False) for source in self.contexts.values())
+
     def asks_as(self, other: Task) -> bool:
         """Whether question and contexts are the same. Blocks; call it in a thread."""
         return (

@@ -18,6 +18,7 @@ from recursor import config
 from recursor.cli import coverage, endpoints, exits, options, progress
 from recursor.cli.text import as_text, clean, money, seconds, to_json
 from recursor.errors import ConfigError, RLMError
+from recursor.files import Content, Raw
 from recursor.limits import Limits
 from recursor.protocols import Sink
 from recursor.rlm import RLM
@@ -37,7 +38,8 @@ NO_MODEL = """no model was named and none was found on this machine
 @options.settings
 @options.output
 @coverage.EVIDENCE
-def command(question: str, paths: tuple[str, ...], *, evidence: bool, **flags: Any) -> None:
+@click.option("--raw", is_flag=True, help="Give files as they stand: tables, PDFs, archives are not read.")
+def command(question: str, paths: tuple[str, ...], *, evidence: bool, raw: bool, **flags: Any) -> None:
     """Answer QUESTION over files, folders or standard input (-).
 
     stdout carries the answer only; progress goes to stderr.
@@ -54,7 +56,7 @@ def command(question: str, paths: tuple[str, ...], *, evidence: bool, **flags: A
     again = options.Again.of(flags, paths)
     settings = options.load(flags)
     rlm = make_rlm(settings, output)
-    context = read_context(paths)
+    context = read_context(paths, raw=raw)
     also = coverage.told(settings, output, context) if evidence else None
     carry_out(settings, output, again, lambda: rlm.stream(question, context), also)
 
@@ -178,7 +180,7 @@ def check_paths(paths: tuple[str, ...]) -> None:
             raise click.UsageError(f"not allowed to read {path}")
 
 
-def read_context(paths: tuple[str, ...]) -> Any:
+def read_context(paths: tuple[str, ...], *, raw: bool = False) -> Any:
     """Return what the paths of a command stand for: None, data of standard input, one Path or a list of them."""
     if not paths:
         return None
@@ -187,8 +189,9 @@ def read_context(paths: tuple[str, ...]) -> Any:
         try:
             return data.decode("utf-8")
         except UnicodeDecodeError:
-            return data
-    return Path(paths[0]) if len(paths) == 1 else [Path(path) for path in paths]
+            return data if raw else Content(data)
+    found = Path(paths[0]) if len(paths) == 1 else [Path(path) for path in paths]
+    return Raw(found) if raw else found
 
 
 def _summary(done: Completion) -> dict[str, Any]:

@@ -11,16 +11,17 @@ import io
 import json
 import marshal
 import os
-import stat
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
+from recursor.context import files
+from recursor.context.loaders import is_text, kind_of
 from recursor.errors import ConfigError
+from recursor.files import Content, Raw
 from recursor.sandboxes.files import FileSource, SharedText, written
-from recursor.sandboxes.folders import Document, FolderSource
-from recursor.sandboxes.guest import contexts, values
+from recursor.sandboxes.folders import ONLY_IN_A_REPL, FolderSource
+from recursor.sandboxes.guest import contexts, kinds, values
 from recursor.sandboxes.handed import HandedSource, anonymous
 
 PIECE = 1 << 17
@@ -116,15 +117,39 @@ class TextSource(SharedText):
         return "sha256:" + hashing.hexdigest()
 
 
+class ContentSource(EncodedSource):
+    """The content of a file, which is read in the sandbox as its kind is."""
+
+    def __init__(self, content: Content) -> None:
+        data = bytes(content.data)
+        kind = kind_of(content.name, len(data), data[: kinds.HEAD])
+        self.opaque = not is_text(kind)
+        """Whether only a sandbox reads it."""
+        super().__init__(f"file:{kind}" if kind else "file", lambda file: file.write(data), content.name)
+
+    def digest(self) -> str:
+        """Hash the bytes, and what they are read as ("sha256:..."). Blocks; call it in a thread."""
+        hashing = _Hashing()
+        self._write(hashing)
+        hashing.write(self.form.removeprefix("file").encode())
+        return "sha256:" + hashing.sha256.hexdigest()
+
+    def value(self) -> Any:
+        """The content as it stands. Raises ConfigError where only a sandbox reads it."""
+        if self.opaque:
+            raise ConfigError(ONLY_IN_A_REPL.format(self.origin or "the content"))
+        return contexts.load(self.open(), "file", self.size)
+
+
 Source = FileSource | TextSource | EncodedSource | FolderSource | HandedSource
 
 
-def prepare(context: Any) -> Source:
+def prepare(context: Any) -> Source:  # noqa: PLR0911 - one for each kind
     """Return the source for a context.
 
     Args:
-        context: str (always text), bytes, Path (file or folder), a list of Paths, or plain data:
-            list, tuple, dict and what they hold.
+        context: str (always text), bytes, Path (file or folder), a list of Paths, `files.Raw`, `files.Content`,
+            or plain data: list, tuple, dict and what they hold.
 
     Raises:
         ConfigError: a missing or unreadable path, or a value that a REPL cannot hold; named.
@@ -137,14 +162,30 @@ def prepare(context: Any) -> Source:
         return EncodedSource("bytes", lambda file: file.write(context))
     if isinstance(context, os.PathLike):
         path = Path(context)
-        return _folder([path], str(path)) if path.is_dir() else FileSource(path, _regular(path).st_size)
+        return files.of_folders([path], str(path)) if path.is_dir() else files.of_file(path)
     if (
         isinstance(context, list | tuple)
         and context
         and all(isinstance(item, os.PathLike) for item in context)
     ):
-        return _folder([Path(item) for item in context], ", ".join(str(item) for item in context[:5]))
+        return files.of_folders([Path(item) for item in context], _named(context))
+    if isinstance(context, Raw):
+        return _raw(context.paths)
+    if isinstance(context, Content):
+        return ContentSource(context)
     return _data(context)
+
+
+def _raw(paths: Any) -> Source:
+    several = isinstance(paths, list | tuple)
+    given = [Path(each) for each in paths] if several else [Path(paths)]
+    if not several and not given[0].is_dir():
+        return files.of_file(given[0], raw=True)
+    return files.of_folders(given, _named(given), raw=True)
+
+
+def _named(paths: Sequence[Any]) -> str:
+    return ", ".join(str(path) for path in paths[:5])
 
 
 def same(one: Source, other: Source) -> bool:
@@ -169,57 +210,6 @@ def _plain_digest(source: Source) -> str:
     for piece in values.pieces(source.data):
         hashing.update(piece)
     return "sha256:" + hashing.hexdigest()
-
-
-def _regular(path: Path) -> os.stat_result:
-    try:
-        status = path.stat()
-    except FileNotFoundError:
-        raise ConfigError(f"context: there is no file or folder {str(path)!r}") from None
-    except OSError as error:
-        raise ConfigError(f"context: {str(path)!r} cannot be read: {error.strerror}") from None
-    if not stat.S_ISREG(status.st_mode):  # a pipe would block for ever
-        raise ConfigError(f"context: {str(path)!r} is neither a file nor a folder")
-    if not os.access(path, os.R_OK):
-        raise ConfigError(f"context: {str(path)!r} cannot be read: permission denied")
-    return status
-
-
-def _folder(paths: Sequence[Path], origin: str) -> Source:
-    """All files below, as a mapping of relative path to text (or bytes, where it is not UTF-8)."""
-    documents = list(_documents(paths))
-    if not documents:
-        raise ConfigError(f"context: there is no file in {origin!r}")
-    return FolderSource(documents, origin)
-
-
-def _documents(paths: Sequence[Path]) -> Iterator[Document]:
-    """Every file; hidden files and folders below a folder are left out."""
-    for path in paths:
-        if not path.is_dir():
-            yield _document(str(path) if len(paths) > 1 else path.name, str(path), _regular(path))
-            continue
-        top = str(path)
-        for entry in _files(top):
-            shown = entry.path if len(paths) > 1 else entry.path[len(top) :].lstrip("/")
-            status = entry.stat()
-            if not os.access(entry.path, os.R_OK):
-                raise ConfigError(f"context: {entry.path!r} cannot be read: permission denied")
-            yield _document(shown, entry.path, status)
-
-
-def _files(folder: str) -> Iterator[os.DirEntry[str]]:
-    """Files in order of their names, then those of each folder; links to folders are not followed."""
-    with suppress(PermissionError), os.scandir(folder) as found:
-        entries = sorted((entry for entry in found if not entry.name.startswith(".")), key=lambda e: e.name)
-        yield from (entry for entry in entries if entry.is_file())
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                yield from _files(entry.path)
-
-
-def _document(name: str, path: str, status: os.stat_result) -> Document:
-    return Document(name, path, status.st_size, status.st_mtime_ns)
 
 
 def _data(value: Any) -> Source:

@@ -16,6 +16,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from recursor.errors import ConfigError
+from recursor.sandboxes.folders import ONLY_IN_A_REPL
 from recursor.sandboxes.guest import contexts
 from recursor.sandboxes.guest.mapped import CODECS
 from recursor.sandboxes.handed import anonymous, reopened
@@ -48,15 +50,18 @@ class SharedText:
 
 
 class FileSource:
-    """A `Source` of a file of the user's: text if it is UTF-8, else bytes.
+    """A `Source` of a file of the user's: text if it is UTF-8, else bytes; or what its kind is read as.
 
     Args:
         size: of the file, as it was found.
+        kind: one of `guest.kinds`, or the import path of a loader; it is read in the sandbox. Empty for text or bytes.
+        text: whether the file is text all the same, which is then what it is on the host.
     """
 
-    form = "file"
-
-    def __init__(self, path: Path, size: int) -> None:
+    def __init__(self, path: Path, size: int, kind: str = "", *, text: bool = False) -> None:
+        self.form = f"file:{kind}" if kind else "file"
+        self.opaque = bool(kind) and not text
+        """Whether only a sandbox reads it."""
         self.size = size
         self.origin = str(path)
         self._path = path
@@ -68,13 +73,21 @@ class FileSource:
         return os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
 
     def value(self) -> Any:
-        """Read the whole value. Blocks; call it in a thread."""
-        return contexts.load(self.open(), self.form, self.size)
+        """Read the whole file as it stands. Blocks; call it in a thread.
+
+        Raises:
+            ConfigError: only a sandbox reads it.
+        """
+        if self.opaque:
+            raise ConfigError(ONLY_IN_A_REPL.format(self.origin))
+        return contexts.load(self.open(), "file", self.size)
 
     def digest(self) -> str:
-        """Hash the bytes ("sha256:..."). Blocks; call it in a thread."""
+        """Hash the bytes, and what they are read as ("sha256:..."). Blocks; call it in a thread."""
         with self._path.open("rb") as file:
-            return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+            hashing = hashlib.file_digest(file, "sha256")
+        hashing.update(self.form.removeprefix("file").encode())
+        return "sha256:" + hashing.hexdigest()
 
     def shared(self) -> SharedText | FileSource:
         """Return what a REPL that takes descriptors should load: this source, or one that all can map.
@@ -84,7 +97,7 @@ class FileSource:
         Raises:
             OSError: it cannot be read.
         """
-        if self.size < contexts.SHARED:
+        if self.size < contexts.SHARED or self.form != "file":
             return self
         with self._lock:
             identity = _identity(self._path.stat())

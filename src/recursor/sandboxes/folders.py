@@ -17,11 +17,12 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, BinaryIO, NamedTuple
 
-from recursor.errors import SandboxError
-from recursor.sandboxes.guest import contexts
+from recursor.errors import ConfigError, SandboxError
+from recursor.sandboxes.guest import contexts, kinds
 from recursor.sandboxes.guest.documents import ALONE, INDEX, NUMBER
 from recursor.sandboxes.handed import anonymous
 
+ONLY_IN_A_REPL = "{} holds what is read in a REPL and nowhere else: it cannot be put into one plain call"
 MAX_COUNT = 1000
 """Documents of a pack."""
 _PIECE = 1 << 17
@@ -35,6 +36,8 @@ class Document(NamedTuple):
     size: int
     changed: int
     """When, in nanoseconds."""
+    kind: str = ""
+    """One of `guest.kinds`, as which it is read in the sandbox; empty for text or bytes."""
 
 
 class FolderSource:
@@ -42,8 +45,14 @@ class FolderSource:
 
     form = "folder"
 
-    def __init__(self, documents: Sequence[Document], origin: str) -> None:
+    def __init__(self, documents: Sequence[Document], origin: str, told: str = "") -> None:
+        """Keep what was found.
+
+        Args:
+            told: what the root LM is told of it, such as what was left out.
+        """
         self.origin = origin
+        self._told = told
         self._documents = documents
         self._firsts = _packs(documents)
         self.size = len(self._head()) + sum(document.size for document in documents)
@@ -58,9 +67,21 @@ class FolderSource:
         """All documents in one file, for a REPL that takes no descriptors. Blocks; call it in a thread."""
         return Whole(self)
 
+    @property
+    def opaque(self) -> bool:
+        """Whether there are documents that only a sandbox reads."""
+        return any(document.kind in kinds.OPAQUE - {kinds.UNKNOWN} for document in self._documents)
+
     def value(self) -> dict[str, Any]:
-        """Read all documents. Blocks; call it in a thread."""
-        value: dict[str, Any] = contexts.load(self.whole().open(), "documents", self.size)
+        """Read all documents, as they stand in their files. Blocks; call it in a thread.
+
+        Raises:
+            ConfigError: there are some that only a sandbox reads.
+        """
+        if self.opaque:
+            raise ConfigError(ONLY_IN_A_REPL.format(self.origin))
+        plain = FolderSource([each._replace(kind="") for each in self._documents], self.origin)
+        value: dict[str, Any] = contexts.load(plain.whole().open(), "documents", plain.size)
         return value
 
     def digest(self) -> str:
@@ -73,14 +94,15 @@ class FolderSource:
         return "sha256:" + hashing.hexdigest()
 
     def write(self, file: BinaryIO) -> None:
-        """Write a line of JSON, [[name, size], ...], and the documents one after another."""
+        """Write a line of JSON, [[name, size, kind], ...], and the documents one after another."""
         file.write(self._head())
         for document in self._documents:
             with self._opened(document) as content:
                 shutil.copyfileobj(content, file, _PIECE)
 
     def _head(self) -> bytes:
-        return json.dumps([[document.name, document.size] for document in self._documents]).encode() + b"\n"
+        head = [[document.name, document.size, document.kind] for document in self._documents]
+        return json.dumps(head).encode() + b"\n"
 
     def _opened(self, document: Document) -> BinaryIO:
         """Open the file, if it is still the one that was found."""
@@ -108,7 +130,8 @@ class FolderSource:
 
     def _pack(self, number: int) -> BinaryIO:
         if number == INDEX:
-            index = {"documents": [[each.name, each.size] for each in self._documents], "packs": self._firsts}
+            head = [[each.name, each.size, each.kind] for each in self._documents]
+            index = {"documents": head, "packs": self._firsts, "told": self._told}
             return _file_of(json.dumps(index).encode())
         if not 0 <= number < len(self._firsts):
             raise SandboxError("there is no such pack")

@@ -5,6 +5,7 @@ Public. Nothing in here leaves the machine or costs money.
 
 from recursor.testing.attacks import Finding, Verdict, run_attacks
 from recursor.testing.checks import check_model, check_sandbox
+from recursor.testing.loaders import check_loader
 from recursor.testing.programs import ATTACKS, Attack
 from recursor.testing.scripted import ListSink, Script, ScriptedModel
 from recursor.testing.server import ModelServer
@@ -18,6 +19,7 @@ __all__ = [
     "Script",
     "ScriptedModel",
     "Verdict",
+    "check_loader",
     "check_model",
     "check_sandbox",
     "run_attacks",

@@ -15,7 +15,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from . import values
-from .documents import Documents, text_or_bytes
+from .documents import Documents, whole
+from .loading import MOST_NOTE, Loaded, opened
+from .loading import load as read_kind
 from .mapped import CODECS, WIDTHS, MappedStr, can_map, mapped
 from .patterns import teach_re
 from .text import Text
@@ -40,8 +42,19 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 def load(descriptor: int, form: str, size: int) -> Any:
     """Read the value and close the descriptor. Memory is given back as it is read."""
+    return loaded(descriptor, form, size).value
+
+
+def loaded(descriptor: int, form: str, size: int) -> Loaded:
+    """The same, with what the root LM is told of the value beside its size."""
     try:
-        return _READERS[form](descriptor, size)
+        if form.startswith("file:"):
+            return _read_kind(descriptor, size, form.removeprefix("file:"))
+        if form == "documents":
+            with open(os.dup(descriptor), "rb") as file:
+                return whole(file)
+        value = _READERS[form](descriptor, size)
+        return Loaded(value, value.told if isinstance(value, Documents) else "")
     finally:
         os.close(descriptor)
 
@@ -51,8 +64,15 @@ def kind_of(value: Any) -> str:
     return _KINDS.get(type(value), type(value).__name__)
 
 
-def describe(value: Any) -> dict[str, str]:
-    """Return type, size and a short preview; constant in length whatever the value."""
+def describe(value: Any, note: str = "") -> dict[str, str]:
+    """Return type, size and a short preview; constant in length whatever the value.
+
+    Args:
+        note: what a reader said of it; it goes before the preview.
+    """
+    if note:
+        found = describe(value)
+        return {**found, "preview": f"{_clipped(note, MOST_NOTE)}\n{found['preview']}"}
     kind = kind_of(value)
     if isinstance(value, str | Text):
         return {"type": kind, "size": f"{len(value):,} characters", "preview": _ends(value)}
@@ -168,6 +188,11 @@ def _read_file(descriptor: int, size: int) -> Any:
         return _read_bytes(descriptor, size)
 
 
+def _read_kind(descriptor: int, size: int, kind: str) -> Loaded:
+    with opened(descriptor, size) as file:
+        return read_kind(kind, file, size)
+
+
 def _read_marshal(descriptor: int, _size: int) -> Any:
     with open(os.dup(descriptor), "rb") as file:
         kind = json.loads(file.readline())
@@ -183,15 +208,12 @@ def _read_values(descriptor: int, size: int) -> Any:
     return values.decode("values", _read_bytes(descriptor, size), bounded=False)
 
 
-def _read_documents(descriptor: int, _size: int) -> dict[str, Any]:
-    """A line of JSON, [[name, length], ...], then the contents one after another."""
-    with open(os.dup(descriptor), "rb") as file:
-        index = json.loads(file.readline())
-        return {name: text_or_bytes(file.read(length)) for name, length in index}
-
-
 def _read_folder(descriptor: int, _size: int) -> Documents:
-    return Documents(descriptor, _read_file)
+    return Documents(descriptor, _read_document)
+
+
+def _read_document(descriptor: int, size: int, kind: str) -> Any:
+    return _read_kind(descriptor, size, kind).value if kind else _read_file(descriptor, size)
 
 
 _READERS: dict[str, Callable[[int, int], Any]] = {
@@ -201,7 +223,6 @@ _READERS: dict[str, Callable[[int, int], Any]] = {
     "file": _read_file,
     "marshal": _read_marshal,
     "values": _read_values,
-    "documents": _read_documents,
     "folder": _read_folder,
 }
 

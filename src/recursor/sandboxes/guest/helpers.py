@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias, overload
 
 from .documents import Documents
+from .loading import as_text
 from .text import Text
 
 SIZE = 100_000
@@ -76,7 +77,7 @@ class Pieces(Sequence[Piece]):
         at = bisect.bisect_right(self._before, number) - 1
         start, end = self._borders[at][number - self._before[at]]
         name = self._names[at]
-        return Piece(self._texts[name][start:end], start, name)
+        return Piece(text_at(self._texts, name)[start:end], start, name)
 
     def __repr__(self) -> str:
         return f"<{len(self):,} pieces; the first is {self[0].place()}>" if len(self) else "<0 pieces>"
@@ -181,10 +182,18 @@ def texts_of(source: Any, function: str) -> Iterator[tuple[Any, str | Text]]:
     for name, text in source.items() if isinstance(source, Mapping) else enumerate(source):
         if isinstance(text, str | Text):
             yield name, text
+        elif isinstance(source, Documents) and not isinstance(text, bytes):
+            yield name, as_text(text)  # a table, pages: an item a line
         elif not isinstance(text, bytes):
             raise TypeError(
                 f"{function} takes texts: item {name!r} is of type {type(text).__name__}; make a list of str first"
             )
+
+
+def text_at(texts: Mapping[Any, Any], name: Any) -> str | Text:
+    """One of them, as `texts_of` gives it."""
+    value = texts[name]
+    return value if isinstance(value, str | Text) else as_text(value)
 
 
 def held(source: Any, function: str) -> Mapping[Any, Any]:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from .documents import Documents
-from .helpers import Found, Piece, held, spans, texts_of
+from .helpers import Found, Piece, held, spans, text_at, texts_of
 
 PASSAGE = 1000
 """Characters of a passage, at most."""
@@ -66,7 +66,8 @@ class _Index:
         )
         for (row,) in rows.fetchall():
             name = self._names[self._places[row]]
-            yield Piece(self.texts[name][self._starts[row] : self._ends[row]], self._starts[row], name)
+            text = text_at(self.texts, name)
+            yield Piece(text[self._starts[row] : self._ends[row]], self._starts[row], name)
 
     def covers(self, texts: Mapping[Any, Any]) -> bool:
         """Whether it is of these very texts."""

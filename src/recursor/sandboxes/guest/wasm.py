@@ -33,9 +33,9 @@ def _complete() -> None:
 if sys.platform == "emscripten":
     _complete()
 
-from . import contexts, values, worker  # noqa: E402 - they need what was added
+from . import contexts, loading, values, worker  # noqa: E402 - they need what was added
 from .channel import Channel, Duplex, Settle, leave, result  # noqa: E402
-from .documents import text_or_bytes  # noqa: E402
+from .documents import text_or_bytes, whole  # noqa: E402
 from .mapped import CODECS  # noqa: E402
 
 if sys.platform == "emscripten":
@@ -166,10 +166,18 @@ _WHOLE: dict[str, Callable[[bytes], Any]] = {
 }
 
 
-def load(content: bytearray, form: str, size: int) -> Any:
-    """Make the value of a context, as `contexts.load` does from a descriptor."""
+def loaded(content: bytearray, form: str, size: int) -> loading.Loaded:
+    """Make the value of a context, as `contexts.loaded` does from a descriptor."""
     if len(content) != size:
         raise MemoryError("there is no room for it")
+    if form.startswith("file:"):
+        return loading.load(form.removeprefix("file:"), io.BytesIO(content), size)
+    if form == "documents":
+        return whole(io.BytesIO(content))
+    return loading.Loaded(_load(content, form))
+
+
+def _load(content: bytearray, form: str) -> Any:
     if form == "text" or form in contexts.FIXED:
         codec = CODECS[contexts.FIXED[form]] if form in contexts.FIXED else "utf-8"
         return content.decode(codec, "surrogatepass")
@@ -177,8 +185,6 @@ def load(content: bytearray, form: str, size: int) -> Any:
         return _WHOLE[form](bytes(content))
     file = io.BytesIO(content)
     index = json.loads(file.readline())
-    if form == "documents":
-        return {name: text_or_bytes(file.read(length)) for name, length in index}
     if index["type"] == "list":
         parts = [marshal.load(file) for _ in range(index["parts"])]  # noqa: S302 - written by the host, read in the sandbox
         return [item for part in parts for item in part]
@@ -191,7 +197,7 @@ def serve(incoming: int, outgoing: int) -> NoReturn:
     asyncio._set_running_loop(None)  # Pyodide's, which would run after us
     for module in (asyncio, asyncio.events):
         module.new_event_loop = lambda: Loop(channel)  # type: ignore[attr-defined]
-    contexts.load = load  # type: ignore[assignment]
+    contexts.loaded = loaded  # type: ignore[assignment]
     time.sleep = sleep  # type: ignore[assignment]
     _hide_javascript()
     worker.serve_over(channel)

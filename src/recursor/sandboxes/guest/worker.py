@@ -190,14 +190,14 @@ class Worker:
     def _load(self, header: dict[str, Any], _body: bytes) -> None:
         number = header["id"]
         try:
-            value = contexts.load(header["descriptor"], header["form"], header["size"])
+            value, note = contexts.loaded(header["descriptor"], header["form"], header["size"])
             self._names.load(header["name"], value)
         except Exception as error:  # noqa: BLE001 - whatever is wrong with the data, the host must hear of it
             self._channel.send(
                 {"op": "failed", "re": number, "error": f"{type(error).__name__}: {error}"[:1000]}
             )
             return
-        self._channel.send({"op": "loaded", "re": number, **contexts.describe(value)})
+        self._channel.send({"op": "loaded", "re": number, **contexts.describe(value, note)})
 
     def _draft(self, header: dict[str, Any], _body: bytes) -> None:
         try:

@@ -35,7 +35,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NoReturn
 
-from . import linux, worker
+from . import linux, loading, worker
 from .alone import LocksAlone
 from .families import Family
 from .locks import OPEN_FILES, Locks
@@ -66,6 +66,7 @@ def main(control_fd: int, packages: list[str]) -> NoReturn:
     os.umask(0o022)
     for name in PRELOAD.split():
         importlib.import_module(name)
+    loading.import_readers()  # a worker does not see the files of the guest
     sys.dont_write_bytecode = True
     sys.path += packages
     os.environ.clear()

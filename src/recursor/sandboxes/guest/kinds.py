@@ -1,0 +1,72 @@
+"""What kind a file is of, by its name or its first bytes. No file is opened here."""
+
+from __future__ import annotations
+
+MOST_TEXT = 1 << 26
+"""Bytes up to which a file of text becomes rows or another value; a larger one stays text."""
+MOST_OF = {"html": 1 << 23, "yaml": 1 << 22}
+"""The same for kinds whose readers are slow."""
+HEAD = 512
+"""Bytes at the beginning of a file that tell its kind."""
+UNKNOWN = "?"
+"""The kind of a file whose name tells nothing: a text, or what its first bytes say, or bytes."""
+TEXTS = {
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".json": "json",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".yaml": "yaml",
+    ".yml": "yaml",
+    ".html": "html",
+    ".htm": "html",
+    ".xhtml": "html",
+}
+"""Files that are texts all the same: by suffix, how they are read."""
+BINARIES = {
+    ".pdf": "pdf",
+    ".docx": "docx",
+    ".xlsx": "xlsx",
+    ".pptx": "pptx",
+    ".sqlite": "sqlite",
+    ".sqlite3": "sqlite",
+    ".zip": "zip",
+    ".tar": "tar",
+    ".tgz": "tar",
+    ".tar.gz": "tar",
+    ".tar.bz2": "tar",
+    ".tar.xz": "tar",
+    ".parquet": "parquet",
+}
+OPAQUE = frozenset(BINARIES.values()) | {UNKNOWN}
+"""Kinds that are nothing a model could read before they are converted."""
+_MAGIC = (
+    (0, b"%PDF-", "pdf"),
+    (0, b"PK\x03\x04", "zip"),
+    (0, b"PK\x05\x06", "zip"),
+    (0, b"SQLite format 3\0", "sqlite"),
+    (0, b"PAR1", "parquet"),
+    (257, b"ustar", "tar"),
+)
+
+
+def by_name(name: str) -> str:
+    """The kind that a file's name tells; `UNKNOWN` where it tells none."""
+    last = name.rpartition("/")[2].lower()
+    for suffix, kind in (*TEXTS.items(), *BINARIES.items()):
+        if last.endswith(suffix):
+            return kind
+    return UNKNOWN
+
+
+def stays_text(kind: str, size: int) -> bool:
+    """Whether a file is text that is too large to be read as more."""
+    return kind in TEXTS.values() and size > MOST_OF.get(kind, MOST_TEXT)
+
+
+def by_content(head: bytes) -> str:
+    """The kind that the first bytes of a file tell, for files that are no text; empty where they tell none."""
+    for start, magic, kind in _MAGIC:
+        if head.startswith(magic, start):
+            return kind
+    return ""
