@@ -12,6 +12,7 @@ import json
 import os
 import signal
 import sys
+import traceback
 from collections.abc import AsyncIterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -124,6 +125,66 @@ async def test_a_key_that_is_refused_costs_nothing_and_is_not_shown(
     assert kind.remedy in str(error.value)
     assert "wrong_key" not in str(error.value)
     assert service.machines == []
+
+
+class Telling(ServiceSandbox):
+    """A service whose package tells the key in its errors."""
+
+    service, package, extra, remedy, key_variable = "It", "json", "it", "a key", "IT_API_KEY"
+
+    def __init__(self, fails: str, **options: Any) -> None:
+        super().__init__(executable=sys.executable, **options)
+        self.fails = fails
+        self.ended = 0
+
+    def error(self) -> Exception:
+        error = ConnectionError(f"refused: {KEY}")
+        error.__cause__ = ValueError(f"Authorization: Bearer {KEY}")
+        return error
+
+    async def make(self, package: Any, memory: int) -> Any:
+        if self.fails == "make":
+            raise self.error()
+        return self
+
+    async def connect(self, package: Any, place: Any, command: Any) -> Any:
+        if self.fails == "connect":
+            raise self.error()
+        return self
+
+    async def drop(self, place: Any) -> None:
+        self.ended += 1
+
+    async def read(self) -> bytes:
+        raise self.error()
+
+    async def write(self, data: bytes) -> None:
+        """Take it."""
+
+    async def renew(self) -> None:
+        """There is no lease."""
+
+    async def end(self) -> None:
+        self.ended += 1
+        raise self.error()
+
+    def isolation(self, facts: Any) -> Any:
+        return self.report(facts, files="its own", network="none", environment="its own", kernel="its own")
+
+
+@pytest.mark.parametrize("fails", ["make", "connect", "read"])
+@pytest.mark.parametrize("where", ["argument", "environment"])
+async def test_a_key_that_a_package_tells_is_in_no_error(
+    fails: str, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    telling = Telling(fails, api_key=KEY if where == "argument" else None)
+    if where == "environment":
+        monkeypatch.setenv("IT_API_KEY", KEY)
+    with pytest.raises(SandboxError) as caught:
+        await telling.open()
+    assert "refused: ..." in str(caught.value)
+    assert KEY not in "".join(traceback.format_exception(caught.value))
+    assert telling.ended == (fails != "make")
 
 
 async def test_a_missing_key_is_said_before_anything_is_sent(

@@ -16,7 +16,7 @@ import socket
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from recursor.protocols import Repl
@@ -66,7 +66,13 @@ class RemoteWorker:
     output: None = None
 
     def __init__(
-        self, remote: Remote, memory: int | None, *, lease: float = LEASE, lifetime: float | None = None
+        self,
+        remote: Remote,
+        memory: int | None,
+        *,
+        lease: float = LEASE,
+        lifetime: float | None = None,
+        hide: Callable[[str], str] = str,
     ) -> None:
         """Take the remote over.
 
@@ -74,7 +80,9 @@ class RemoteWorker:
             memory: bytes of address space that the Python may take beside what it has; None is no bound.
             lease: seconds within which the place must be renewed.
             lifetime: seconds after which it is ended; None is no bound.
+            hide: takes what nobody is to read out of the text of an error.
         """
+        self._hide = hide
         self.rpc, self._inside = socket.socketpair()
         self._inside.setblocking(False)
         self._remote = remote
@@ -94,7 +102,7 @@ class RemoteWorker:
     def wait(self) -> str:
         """Block until it is gone; return how it ended."""
         self._gone.wait()
-        return self._how
+        return self._hide(self._how)
 
     async def _carry(self) -> None:
         killed = asyncio.ensure_future(self._killed.wait())
@@ -207,6 +215,10 @@ class RemoteSandbox(ABC):
     def isolation(self, facts: wire.Facts | None) -> Isolation:
         """Return what is in force in a place. Raises IsolationUnavailable where that is too little."""
 
+    def hide(self, text: str) -> str:
+        """Take what nobody is to read, such as a key, out of the text of an error."""
+        return text
+
     async def open(
         self,
         *,
@@ -219,6 +231,8 @@ class RemoteSandbox(ABC):
 
         async def spawn() -> Worker:
             remote = await self.start(python(self._executable), memory + context_size)
-            return RemoteWorker(remote, memory, lease=self._lease, lifetime=self._lifetime)
+            return RemoteWorker(
+                remote, memory, lease=self._lease, lifetime=self._lifetime, hide=self.hide
+            )
 
         return await opened(spawn, self.isolation, tools, seed=seed, calls=calls)

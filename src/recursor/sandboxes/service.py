@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import os
+import traceback
 from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
@@ -103,10 +105,12 @@ class ServiceSandbox(RemoteSandbox):
         except TimeoutError as error:
             raise IsolationUnavailable(
                 f"{self.service} {doing}: {self._told(error) or f'nothing came within {STARTING:g} s'}"
-            ) from error
+            ) from self._cause(error)
         except Exception as error:
             remedy = f"; {self.remedy}" if doing == "gives no sandbox" else ""
-            raise IsolationUnavailable(f"{self.service} {doing}: {self._told(error)}{remedy}") from error
+            raise IsolationUnavailable(f"{self.service} {doing}: {self._told(error)}{remedy}") from self._cause(
+                error
+            )
 
     def report(
         self,
@@ -147,9 +151,18 @@ class ServiceSandbox(RemoteSandbox):
     def _told(self, error: Exception) -> str:
         """What a package raised, without the key."""
         text = f"{type(error).__name__}: {error}" if str(error) else ""
-        if self._api_key:
-            text = text.replace(self._api_key, "...")
-        return " ".join(text.split())[:500]
+        return " ".join(self.hide(text).split())[:500]
+
+    def _cause(self, error: Exception) -> Exception | None:
+        """What a package raised, to be shown below; nothing where the key is in it, or in what it came of."""
+        shown = "".join(traceback.format_exception(error))
+        return error if self.hide(shown) == shown else None
+
+    def hide(self, text: str) -> str:
+        for key in (self._api_key, os.environ.get(self.key_variable) if self.key_variable else None):
+            if key:
+                text = text.replace(key, "...")
+        return text
 
 
 async def held(
