@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import shutil
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -18,6 +21,7 @@ from recursor import SandboxError
 from recursor.context import prepare
 from recursor.errors import ConfigError, IsolationUnavailable
 from recursor.sandboxes import wasm
+from recursor.sandboxes.guest import linux
 from recursor.sandboxes.wasm import WasmSandbox
 from recursor.testing import check_sandbox, run_attacks
 from recursor.testing.programs import QUICK
@@ -88,6 +92,31 @@ async def test_a_runaway_block_is_interrupted_and_its_variables_stay(repl: Bench
     assert execution.error, execution
     assert "variables are lost" not in "".join(execution.notes), execution
     assert await repl.shown("kept") == "1\n"
+
+
+HOST = """
+import asyncio, sys
+from recursor.sandboxes.wasm import WasmSandbox
+async def main():
+    repl = await WasmSandbox(sys.argv[1], deno=sys.argv[2], memory=512 << 20).open()
+    print(repl._link.worker._process.pid, repl._link.worker._interrupts, flush=True)
+    await repl.execute("while True: pass", None)
+asyncio.run(main())
+"""
+
+
+@needs_wasm
+def test_nothing_is_left_of_a_block_whose_host_is_killed() -> None:
+    words = [sys.executable, "-c", HOST, str(PYODIDE.resolve()), str(DENO)]
+    host = subprocess.Popen(words, stdout=subprocess.PIPE)
+    assert host.stdout is not None
+    pid, _, file = host.stdout.readline().decode().strip().partition(" ")
+    ended = linux.pidfd_open(int(pid))
+    host.kill()
+    host.communicate()
+    assert select.select([ended], [], [], 30)[0]
+    os.close(ended)
+    assert not Path(file).exists()
 
 
 @needs_wasm

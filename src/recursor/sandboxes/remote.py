@@ -231,8 +231,6 @@ class RemoteSandbox(ABC):
 
         async def spawn() -> Worker:
             remote = await self.start(python(self._executable), memory + context_size)
-            return RemoteWorker(
-                remote, memory, lease=self._lease, lifetime=self._lifetime, hide=self.hide
-            )
+            return RemoteWorker(remote, memory, lease=self._lease, lifetime=self._lifetime, hide=self.hide)
 
         return await opened(spawn, self.isolation, tools, seed=seed, calls=calls)

@@ -108,9 +108,9 @@ class ServiceSandbox(RemoteSandbox):
             ) from self._cause(error)
         except Exception as error:
             remedy = f"; {self.remedy}" if doing == "gives no sandbox" else ""
-            raise IsolationUnavailable(f"{self.service} {doing}: {self._told(error)}{remedy}") from self._cause(
-                error
-            )
+            raise IsolationUnavailable(
+                f"{self.service} {doing}: {self._told(error)}{remedy}"
+            ) from self._cause(error)
 
     def report(
         self,

@@ -81,6 +81,10 @@ class WasmWorker(CommandWorker):
         self.interrupt = self._ask
         _bound(self._process.pid, data)
 
+    def has_begun(self) -> None:
+        """Take the name of the file away, which the process has opened: nothing is left of it should this one die."""
+        Path(self._interrupts).unlink(missing_ok=True)
+
     def wait(self) -> str:
         how = super().wait()
         self._forget()
@@ -163,7 +167,9 @@ class WasmSandbox:
         worker = WasmWorker(deno, flags, self._folder, self._scratch, data)
         source = boot().encode()
         worker.send_ahead(len(source).to_bytes(4, "little") + source + preface(None))
-        select.select([worker.rpc], [], [], LOADING)  # until its first word, or its end
+        if select.select([worker.rpc], [], [], LOADING)[0]:  # its first word, or its end
+            with suppress(OSError):  # where a file that is open has to have a name
+                worker.has_begun()
         return worker
 
     def _find(self) -> tuple[str, str, str]:

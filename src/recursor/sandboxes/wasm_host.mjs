@@ -14,6 +14,8 @@ const [folder, interrupts, scratch, files] = Deno.args;
 const { stdin, stdout, stderr, exit, permissions } = Deno;
 const interrupted = Deno.openSync(interrupts);
 const now = performance.now.bind(performance);
+const process = Deno;
+const host = process.ppid;
 
 function take(size) {
   const data = new Uint8Array(size);
@@ -41,13 +43,19 @@ python.setStderr({ write: (buffer) => stderr.writeSync(buffer), isatty: false })
 
 // Python asks this now and then while it runs, as it would look into memory that another thread writes.
 const EVERY = 5; // milliseconds
+const ALIVE = 500; // milliseconds
 const byte = new Uint8Array(1);
 let asked = now();
+let met = asked;
 python.setInterruptBuffer({
   get 0() {
     const time = now();
     if (time - asked < EVERY) return 0;
     asked = time;
+    if (time - met > ALIVE) {
+      met = time;
+      if (process.ppid !== host) exit(1); // nobody is there to end the block
+    }
     return interrupted.readSync(byte) ? 2 : 0; // SIGINT
   },
   set 0(_) {},
