@@ -15,6 +15,7 @@ from recursor import RLM, ConfigError, Limits, Policy
 from recursor.errors import IsolationUnavailable
 from recursor.policy import Request
 from recursor.protocols import Repl
+from recursor.sandboxes.guest import namespaces
 from recursor.sandboxes.process import ProcessSandbox
 from recursor.testing import ListSink, ScriptedModel
 from recursor.testing.server import ModelServer
@@ -254,6 +255,8 @@ def test_a_mount_is_decided_by_its_path(folder: Path) -> None:
         ("/context/", "no plain absolute path"),
         ("/", "no plain absolute path"),
         ("/a/../usr", "no plain absolute path"),
+        ("//context", "no plain absolute path"),
+        ("/a\0b", "no plain absolute path"),
         ("/usr/share", "the sandbox's own"),
         ("/tmp/x", "the sandbox's own"),
     ],
@@ -261,6 +264,29 @@ def test_a_mount_is_decided_by_its_path(folder: Path) -> None:
 def test_a_place_that_is_taken_or_no_path_is_an_error(tmp_path: Path, place: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         RLM(ScriptedModel([]), mounts={place: tmp_path})
+
+
+def test_a_place_where_python_is_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "prefix", "/opt/venv")
+    for place in ("/opt", "/opt/venv", "/opt/venv/lib/python3"):
+        with pytest.raises(ConfigError, match="Python is in /opt/venv; use a path such as /context"):
+            RLM(ScriptedModel([]), mounts={place: tmp_path})
+    ProcessSandbox(mounts={"/opt/data": tmp_path})
+
+
+@linux
+async def test_a_link_that_takes_the_place_of_a_mounted_folder_is_not_followed(tmp_path: Path) -> None:
+    allowed, secret = tmp_path / "allowed", tmp_path / "secret"
+    secret.mkdir()
+    allowed.mkdir()
+    sandbox = ProcessSandbox(mounts={"/context": allowed})
+    allowed.rename(tmp_path / "moved")
+    allowed.symlink_to(secret)
+    with pytest.raises(ConfigError, match="behind a link now"):
+        await sandbox.open()
+    (secret / "below").mkdir()
+    with pytest.raises(OSError, match="behind a link now"):
+        namespaces._clone_folder(str(allowed / "below"))
 
 
 def test_what_is_no_folder_of_regular_files_is_an_error(tmp_path: Path) -> None:

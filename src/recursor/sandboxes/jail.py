@@ -31,6 +31,7 @@ import msgspec
 from recursor.errors import ConfigError, IsolationUnavailable, SandboxError
 from recursor.sandboxes.cgroups import NO_BOUND, Bound, bound
 from recursor.sandboxes.guest import linux
+from recursor.sandboxes.mounts import check_again
 from recursor.sandboxes.remedies import explain_platform, explain_step
 from recursor.sandboxes.report import Facts, isolation
 from recursor.sandboxes.template import Tier, installed_packages, start
@@ -237,6 +238,7 @@ class Zygote:
     ) -> None:
         if sys.platform != "linux":
             raise IsolationUnavailable(explain_platform(sys.platform))
+        check_again(mounts)
         self._lock = threading.Lock()
         self._broken = False
         self._tier = tier

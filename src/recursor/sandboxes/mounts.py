@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import TypeAlias
 
 from recursor.errors import ConfigError
+from recursor.sandboxes.template import installed_packages
 
 Mounts: TypeAlias = Mapping[str, str | Path]
 """Folders by the paths at which code sees them, {"/context": Path("papers")}."""
@@ -32,12 +34,23 @@ def checked(mounts: Mounts | None) -> dict[str, str]:
     return {place: str(_folder(place, folder)) for place, folder in given.items()}
 
 
+def check_again(mounts: Mapping[str, str]) -> None:
+    """Raise ConfigError where a link has come between since `checked`: a policy has decided about another folder."""
+    for place, folder in mounts.items():
+        if os.path.realpath(folder) != folder:
+            raise ConfigError(f"mounts: {place}: {folder} was a folder, and is or lies behind a link now")
+
+
 def _check_place(place: object, others: list[str]) -> None:
     pure = PurePosixPath(place) if isinstance(place, str) else PurePosixPath()
-    if str(pure) != place or not pure.is_absolute() or ".." in pure.parts or len(pure.parts) < 2:
+    plain = str(pure) == place and pure.root == "/" and "\0" not in place
+    if not plain or ".." in pure.parts or len(pure.parts) < 2:
         raise ConfigError(f'mounts: {place!r} is no plain absolute path such as "/context"')
     if pure.parts[1] in _TAKEN:
         raise ConfigError(f"mounts: /{pure.parts[1]} is the sandbox's own; use a path such as /context")
+    for own in (sys.prefix, sys.base_prefix, *installed_packages()):
+        if own != "/" and (pure.is_relative_to(own) or PurePosixPath(own).is_relative_to(pure)):
+            raise ConfigError(f"mounts: {place}: Python is in {own}; use a path such as /context")
     for other in others:
         if pure.is_relative_to(other) or PurePosixPath(other).is_relative_to(pure):
             raise ConfigError(f"mounts: {place} and {other} lie in each other")

@@ -106,7 +106,7 @@ class ServiceSandbox(RemoteSandbox):
             raise IsolationUnavailable(
                 f"{self.service} {doing}: {self._told(error) or f'nothing came within {STARTING:g} s'}"
             ) from self._cause(error)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - of a service, and raised again as one of ours
             remedy = f"; {self.remedy}" if doing == "gives no sandbox" else ""
             raise IsolationUnavailable(
                 f"{self.service} {doing}: {self._told(error)}{remedy}"

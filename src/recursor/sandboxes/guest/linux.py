@@ -116,9 +116,15 @@ def mount(kind: str, target: str, flags: int, options: str = "") -> None:
     _checked(result, f"mount {source} on {target}")
 
 
-def clone_tree(path: str) -> int:
-    """Return a descriptor of a detached copy of the mounts at and below a path."""
+def clone_tree(path: str, held: int | None = None) -> int:
+    """Return a descriptor of a detached copy of the mounts at and below a path.
+
+    Args:
+        held: a descriptor of what is at the path, which is not looked up again then.
+    """
     flags = 1 | os.O_CLOEXEC | _AT_RECURSIVE
+    if held is not None:
+        return syscall(f"open_tree {path}", _OPEN_TREE, held, b"", flags | _AT_EMPTY_PATH)
     return syscall(f"open_tree {path}", _OPEN_TREE, _AT_FDCWD, os.fsencode(path), flags)
 
 

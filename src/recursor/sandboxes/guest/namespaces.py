@@ -5,6 +5,7 @@ Every step either succeeds or raises `StepFailed`, which says which one it was.
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import socket
@@ -188,7 +189,7 @@ def _build_root(paths: list[str], mounts: Mapping[str, str]) -> None:
             links[path] = os.readlink(path)
         elif not any(path.startswith(f"{parent}/") for parent in trees):
             trees[path] = (linux.clone_tree(path), os.path.isdir(path))
-    shown = {place: linux.clone_tree(folder) for place, folder in mounts.items()}
+    shown = {place: _clone_folder(folder) for place, folder in mounts.items()}
     linux.mount("tmpfs", _ROOT, linux.MS_NOSUID | linux.MS_NODEV, "mode=755,size=1m,nr_inodes=4k")
     for path, (tree, is_directory) in trees.items():
         place = _ROOT + _inside(path)
@@ -208,6 +209,17 @@ def _build_root(paths: list[str], mounts: Mapping[str, str]) -> None:
     linux.enter_root(_ROOT)
     linux.restrict_mount("/", linux.ATTR_READ_ONLY | linux.ATTR_NOSUID | linux.ATTR_NODEV)
     sys.path[:] = map(_inside, sys.path)
+
+
+def _clone_folder(folder: str) -> int:
+    """A detached copy of the mounts at and below a folder. Raises OSError where a link has come between."""
+    held = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if os.readlink(f"/proc/self/fd/{held}") != folder:
+            raise OSError(errno.ELOOP, f"{folder} lies behind a link now")
+        return linux.clone_tree(folder, held)
+    finally:
+        os.close(held)
 
 
 def _inside(path: str) -> str:
