@@ -139,6 +139,39 @@ async def test_every_response_keeps_scripts_of_others_out(client: aiohttp.Client
             assert response.headers["X-Content-Type-Options"] == "nosniff"
 
 
+# What it looks like ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_words_stand_out_from_what_is_behind_them(theme: str) -> None:
+    """WCAG 2.2, 1.4.3: 4.5 to 1."""
+    style = (ROOT / "viewer/src/style.css").read_text()
+    block = re.search(rf":root\[data-theme='{theme}'\] {{(.*?)}}", style, re.DOTALL)
+    assert block is not None
+    colours = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", block.group(1)))
+    grounds = ("ground", "sheet", "sunk", "hover", "chosen")
+    pairs = [(ink, ground) for ink in ("ink", "soft", "faint", "link", "bad") for ground in grounds]
+    pairs += [(kind, f"{kind}-ground") for kind in ("good", "bad", "warn", "live")]
+    pairs += [("on-fill", fill) for fill in ("run", "root", "sub", "tool", "failed")] + [
+        ("on-block", "block")
+    ]
+    assert {
+        pair: ratio for pair in pairs if (ratio := contrast(*(colours[name] for name in pair))) < 4.5
+    } == {}
+
+
+def contrast(one: str, other: str) -> float:
+    def luminance(colour: str) -> float:
+        parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+        red, green, blue = (
+            part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts
+        )
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
 # What they are told ---------------------------------------------------------------------------
 
 

@@ -220,14 +220,10 @@ def turn(recorded: Trajectories, run_id: str, number: int) -> dict[str, Any]:
 
 def call(recorded: Trajectories, call_id: str) -> dict[str, Any]:
     """One model call with its prompt, and how much of that the one before it had."""
-    row = recorded.row("SELECT * FROM call WHERE id = ?", call_id)
+    row = recorded.row("SELECT rowid AS place, * FROM call WHERE id = ?", call_id)
     if row is None:
         raise TrajectoryError(f"there is no call {call_id!r}")
-    before = recorded.row(
-        "SELECT id, leaf FROM call WHERE run_id = ? AND purpose = ? AND rowid < (SELECT rowid FROM call WHERE id = ?) "
-        "ORDER BY rowid DESC LIMIT 1",
-        row["run_id"], row["purpose"], call_id,
-    )  # fmt: skip
+    before = _before(recorded, row)
     nodes = _chain(recorded, row["leaf"])
     usage = _usage(row)
     known = {hash_ for hash_, _, _ in _chain(recorded, before["leaf"])} if before else set()
@@ -243,6 +239,14 @@ def call(recorded: Trajectories, call_id: str) -> dict[str, Any]:
         "cached": bool(row["cached"]), "previous": before and before["id"],
         "shared": sum(hash_ in known for hash_, _, _ in nodes),
     }  # fmt: skip
+
+
+def _before(recorded: Trajectories, call: sqlite3.Row) -> sqlite3.Row | None:
+    """The call of the same purpose before one. Each query is one step in an index: a turn may hold 100,000."""
+    same = "SELECT id, leaf FROM call WHERE run_id = ? AND purpose = ? AND "
+    of = call["run_id"], call["purpose"], call["turn"]
+    in_turn = recorded.row(f"{same}turn = ? AND rowid < ? ORDER BY rowid DESC LIMIT 1", *of, call["place"])
+    return in_turn or recorded.row(f"{same}turn < ? ORDER BY turn DESC, rowid DESC LIMIT 1", *of)
 
 
 def prompts(recorded: Trajectories, run_id: str) -> dict[str, Any]:

@@ -47,16 +47,16 @@ export function Calls({ source, trace, version, root }: { source: Source; trace:
         <label><input type="checkbox" checked={grouped} onChange={(event) => setGrouped(event.currentTarget.checked)} /> by prompt template</label>
         <span class="grow" /><span class="faint" aria-live="polite">{counted(lines.length, 'sub-call')}</span>
       </div>
-      <div class="calls-head" role="row">
+      <div class="calls-head" role="group" aria-label="Order">
         {COLUMNS.map(([key, title, number]) => (
-          <button key={key} class={`${key}${number ? ' num' : ''}`} aria-sort={sort.key === key ? (sort.down ? 'descending' : 'ascending') : undefined}
+          <button key={key} class={`${key}${number ? ' num' : ''}`} aria-pressed={sort.key === key}
             onClick={() => setSort({ key, down: sort.key === key ? !sort.down : number && key !== 'order' })}>
             {title}{sort.key === key ? (sort.down ? ' ↓' : ' ↑') : ''}
           </button>
         ))}
         <button class="prompt" onClick={() => setSort({ key: 'failed', down: true })} aria-pressed={sort.key === 'failed'}>Prompt and reply{sort.key === 'failed' ? ' · failures first' : ''}</button>
       </div>
-      <Virtual count={items.length} height={34} label="Sub-calls">
+      <Virtual count={items.length} height={34} label="Sub-calls" role="group">
         {(place) => {
           const item = items[place]
           return 'group' in item ? <Group key={`g ${item.group}`} trace={trace} item={item} whole={lines.length} toggle={toggle} /> : <Row key={trace.calls.id[item.index]} trace={trace} prompts={prompts} line={item} root={root} />
@@ -69,7 +69,7 @@ export function Calls({ source, trace, version, root }: { source: Source; trace:
 function Group({ trace, item, whole, toggle }: { trace: Trace; item: Extract<Item, { group: string }>; whole: number; toggle: (name: string) => void }) {
   const sums = trace.sums(item.lines.map((line) => line.index))
   return (
-    <div class="calls-group" role="row" onClick={() => toggle(item.group)}>
+    <div class="calls-group" onClick={() => toggle(item.group)}>
       <button class="twist" aria-expanded={item.open} aria-label={item.open ? 'Close' : 'Open'}>{item.open ? '▾' : '▸'}</button>
       <strong class="grow">{clean(item.group) || '(empty)'}</strong>
       {sums.failed > 0 && <b class="bad">{short(sums.failed)} failed</b>}

@@ -13,7 +13,7 @@ interface Props {
   label: string
   /** Id of the row that is current, for who hears the page. */
   active?: string
-  role?: 'listbox' | 'tree' | 'rowgroup'
+  role?: 'listbox' | 'tree' | 'group'
   children: (index: number) => ComponentChildren
 }
 
