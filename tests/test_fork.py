@@ -232,6 +232,7 @@ async def test_a_block_that_has_to_be_killed_costs_what_it_did_and_not_all(repl:
     killed = await bench.run("results.append('half')\n" + STUBBORN, max_time=0.2)
     assert "0.2 s" in str(killed.error)
     assert "went back to what it was before this block" in killed.notes[-1]
+    assert "stays done (sub-calls, tools, files in /tmp)" in killed.notes[-1]
     assert await bench.shown("results") == "['paid for']\n"
     repl.checkpoint()
     died = await bench.run("import os; results.clear(); os.abort()")

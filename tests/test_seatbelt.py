@@ -61,6 +61,18 @@ def test_secrets_are_denied_after_what_is_allowed_and_python_is_allowed_after_th
         assert f'(subpath "{place}")' in rules[secrets]
 
 
+def test_the_folder_of_the_program_is_not_allowed_though_it_is_imported_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project, packages = tmp_path / "project", tmp_path / "venv" / "site-packages"
+    project.mkdir()
+    packages.mkdir(parents=True)
+    monkeypatch.setattr(sys, "path", [str(project), str(packages), *sys.path])
+    rules = command(tmp_path / "scratch")[2]
+    assert str(packages) in rules
+    assert str(project) not in rules
+
+
 def test_one_folder_may_be_written_to() -> None:
     writing = [rule for rule in forms(RULES) if rule.startswith("(allow file-write")]
     assert writing == [

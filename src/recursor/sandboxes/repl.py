@@ -35,7 +35,8 @@ MAX_ERROR = 8_000
 MAX_NOTES = 20
 LOST = "the REPL is started anew: your variables are lost, the given ones are loaded again"
 BACK = (
-    "the REPL went back to what it was before {}: your variables of then are there, what came after is undone"
+    "the REPL went back to what it was before {}: your variables of then are there; what was done outside of them "
+    "stays done (sub-calls, tools, files in /tmp)"
 )
 
 

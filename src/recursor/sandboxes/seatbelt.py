@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+import sysconfig
 import tempfile
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -88,7 +89,9 @@ def command(scratch: Path, program: str = PROGRAM) -> list[str]:
     executable = Path(sys.executable)
     bundled = Path(sys.base_prefix, "Resources/Python.app/Contents/MacOS/Python")  # a framework starts this
     executables = dict.fromkeys([executable, executable.resolve(), bundled])
-    places = [sys.prefix, sys.base_prefix, *sys.path, *installed_packages()]
+    # Not sys.path: there is the folder of the program that runs, with all that lies in it.
+    library = sysconfig.get_paths()
+    places = [sys.prefix, sys.base_prefix, library["stdlib"], library["platstdlib"], *installed_packages()]
     readable = dict.fromkeys(path for place in places for path in _both(place))
     rules = profile(scratch, [path for path in readable if path != Path("/")], list(executables))
     return [program, "-p", rules, sys.executable, *arguments()]

@@ -134,7 +134,10 @@ class Family:
         if pid in self._births:
             raise _refused("it is being forked already")
         if len(self.members) >= MOST:
-            raise _refused(f"{MOST} processes were forked from the same REPL; close some of them")
+            raise _refused(
+                f"{MOST} processes were forked from the same REPL; close some of them, or have fewer children "
+                "begin in a copy at once"
+            )
         self._births[pid] = end = socket.socket(fileno=os.dup(birth))
         end.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         end.setblocking(False)
