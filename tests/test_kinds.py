@@ -6,6 +6,7 @@ import datetime
 import importlib.util
 import io
 import json
+import time
 from collections.abc import AsyncIterator
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -160,6 +161,19 @@ async def test_a_folder_of_many_kinds_is_read_as_they_are_and_says_what_is_broke
     assert "All is well" in await bench.shown("print(search('well', context))")
 
 
+async def test_large_documents_of_a_folder_are_not_read_before_code_takes_them(
+    tmp_path: Path, bench: Bench
+) -> None:
+    tmp_path.joinpath("a.csv").write_text("k,v\n" + "x,1\n" * 300_000)
+    tmp_path.joinpath("b.zip").write_bytes(b"PK\x03\x04" + bytes(1 << 20))
+    info = await bench.repl.load("context", prepare(tmp_path))
+    assert "'a.csv': CSV (a list of rows), 1,200,004 bytes" in info.preview
+    assert "'b.zip': ZIP (its files by path), 1,048,580 bytes" in info.preview
+    assert await bench.shown("print(len(context['a.csv']), context['b.zip'][:30])") == (
+        "300000 [b.zip: it cannot be read as Z\n"
+    )
+
+
 async def test_raw_gives_files_as_they_stand(tmp_path: Path, bench: Bench) -> None:
     table, document = tmp_path / "a.csv", tmp_path / "b.docx"
     table.write_text("k,v\nx,1\n")
@@ -254,6 +268,30 @@ async def test_files_of_text_stay_text_in_a_repository(tmp_path: Path, bench: Be
     value, info = await given_to(bench, tmp_path)
     assert value == {"manual.docx": "# Results\nAll is well.\na | b\n", "page.html": "<p>text"}
     assert "1 files and folders are left out, since git ignores them" in info.preview
+
+
+def test_html_of_the_wild_is_read() -> None:
+    picture = "A" * 100_000
+    page = (
+        f"<!DOCTYPE html><html><head><meta charset=iso-8859-1><title>A &amp; B</title><style>p > a {{}}</style>"
+        f"<body>1 < 2 &lt; 3<br/>caf\xe9 <img alt='a cat' src='data:image/png;base64,{picture}'><img alt=\"dog>\">"
+        "<!-- <p>no --><pre>  two\n  lines</pre><a href=#top>up</a><textarea><b>x</b></textarea></div></p>end"
+    )
+    value, note = read("html", page.encode("latin-1"))
+    assert value == "1 < 2 < 3\ncafé [dog>]\n\n  two\n  lines\nup<b>x</b>\nend\n"
+    assert note == "the text of a page of HTML, its title: A & B; decoded from iso-8859-1"
+
+
+@pytest.mark.parametrize(
+    ("kind", "piece"),
+    [("html", "<"), ("html", "<a "), ("html", "<!--"), ("html", "<a '\""), ("html", "<script>"), ("html", "<li> "), ("csv", '"'), ("csv", "a,"),
+     ("json", "["), ("yaml", "["), ("yaml", "? "), ("jsonl", "[\n")],
+)  # fmt: skip
+def test_what_repeats_for_ever_is_read_in_time_that_grows_with_its_length(kind: str, piece: str) -> None:
+    if kind != "yaml" or not NO_YAML:
+        began = time.process_time()
+        assert read(kind, piece.encode() * 100_000).note
+        assert time.process_time() - began < 20
 
 
 # Hostile files ---------------------------------------------------------------------------------

@@ -79,7 +79,7 @@ def describe(value: Any, note: str = "") -> dict[str, str]:
     if isinstance(value, bytes):
         return {"type": kind, "size": f"{len(value):,} bytes", "preview": _ends(value)}
     if isinstance(value, dict):
-        rows = [f"{_short(key, 80)}: {_item(item)}" for key, item in _first(value.items(), 6)]
+        rows = [f"{_short(key, 80)}: {_entry(value, key)}" for key in _first(value, 6)]
         return {"type": kind, "size": f"{len(value):,} keys", "preview": _rows(rows, len(value))}
     if isinstance(value, list | tuple):
         rows = [f"[{index}] {_item(item)}" for index, item in enumerate(value[:4])]
@@ -231,6 +231,11 @@ def _ends(value: Any) -> str:
     if len(value) <= PREVIEW:
         return _clipped(repr(value[:]), PREVIEW + 100)
     return f"{repr(value[:PREVIEW])[: PREVIEW - 100]} ... {repr(value[-PREVIEW:])[-100:]}"
+
+
+def _entry(value: dict[Any, Any], key: Any) -> str:
+    unread = value.unread(key) if isinstance(value, Documents) else ""
+    return unread or _item(value[key])
 
 
 def _item(value: Any) -> str:

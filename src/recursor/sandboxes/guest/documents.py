@@ -143,6 +143,14 @@ class Documents(dict[str, Any]):
                 raise OSError(reply[NUMBER.size :].decode("utf-8", "replace") or "too many files are open")
             return descriptors[0]
 
+    def unread(self, name: str) -> str:
+        """What to say of a document that is better not read only to be looked at; empty of any other."""
+        number: int = super().__getitem__(name)
+        kind, size = self._kinds[number], self._sizes[number]
+        if not kind or size < ALONE:
+            return ""
+        return f"{_SHAPES.get(kind, 'a file')}, {size:,} bytes"
+
     def __del__(self) -> None:
         self._socket.close()
 
