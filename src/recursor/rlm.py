@@ -147,7 +147,7 @@ class RLM:
         return self._engine.limits
 
     @property
-    def tools(self) -> Mapping[str, Tool]:
+    def tools(self) -> Mapping[str, AnyTool]:
         """Functions of the host that code may call, by their names."""
         return self._engine.tools
 
@@ -156,7 +156,7 @@ class RLM:
         *,
         limits: Limits | None = None,
         instruction: str | None = None,
-        tools: Iterable[Callable[..., Any] | Tool] = (),
+        tools: Iterable[Callable[..., Any] | AnyTool] = (),
         sinks: Sequence[Sink] = (),
     ) -> RLM:
         """The same RLM, connections and store shared, with other limits or another instruction; None keeps them.
