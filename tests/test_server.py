@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import socket
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -18,7 +21,7 @@ from hypothesis import strategies as st
 from recursor import RLM, Limits
 from recursor.errors import AuthenticationError, ConfigError, ContextOverflow, ModelError, TrajectoryError
 from recursor.server.app import Server, Settings
-from recursor.testing import ScriptedModel
+from recursor.testing import ModelServer, ScriptedModel
 from recursor.trajectory import view
 from recursor.types import Message, Reply, Usage
 from serving import COUNT, HELLO, Client, by_turn, content, parsed, serving
@@ -521,3 +524,55 @@ async def test_the_machine_is_told_that_the_server_lives() -> None:
     async with serving(by_turn(ANSWER)) as client:
         assert (await client.get("/healthz"))[0] == (await client.get("/readyz"))[0] == 200
     assert parsed("data: 1\n\n") == [1]
+
+
+async def test_a_body_that_breaks_off_is_no_request() -> None:
+    async with serving(by_turn(ANSWER)) as client:
+        for headers, body in (
+            (b"Content-Length: 100", b'{"model"'),
+            (b"Transfer-Encoding: chunked", b"5\r\nabc"),
+        ):
+            _, writer = await asyncio.open_connection("127.0.0.1", client.server.port)
+            writer.write(
+                b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n" + headers + b"\r\n\r\n" + body
+            )
+            await writer.drain()
+            writer.close()
+        assert (await client.post(HELLO))[0] == 200
+        assert "recursor_runs_in_flight 0" in (await client.get("/metrics"))[1]
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+async def test_the_command_serves_until_it_is_told_to_end(tmp_path: Path, signals: int) -> None:
+    with ModelServer(by_turn(ASIDE, ANSWER)) as models:
+        if signals == 2:
+            models.break_next(100, "hang")
+        command = [sys.executable, "-m", "recursor", "serve", "--model", "openai/m", "--base-url", models.url]
+        command += ["--port", "0", "--store", str(tmp_path / "runs.db")]
+        environment = {**os.environ, "OPENAI_API_KEY": "none", "PYTHONUNBUFFERED": "1"}
+        process = await asyncio.create_subprocess_exec(
+            *command, stderr=asyncio.subprocess.PIPE, env=environment
+        )
+        assert process.stderr is not None
+        url = ""
+        while not url:
+            said = (await process.stderr.readline()).decode()
+            url = said.split()[1] if said.startswith("serving") else ""
+        async with aiohttp.ClientSession() as session:
+            asking = asyncio.ensure_future(session.post(f"{url}/chat/completions", data=json.dumps(HELLO)))
+            while not models.requests:
+                await asyncio.sleep(0.01)
+            process.send_signal(signal.SIGTERM)
+            assert b"runs end now" in await process.stderr.readline()
+            if signals == 2:
+                process.send_signal(signal.SIGINT)
+            async with asyncio.timeout(20):
+                async with await asking as response:
+                    reply = await response.json()
+                rest = await process.stderr.read()
+                assert await process.wait() == 0
+    assert b"Traceback" not in rest
+    if signals == 1:
+        assert reply["choices"][0]["message"]["content"] == "It is 42."
+    else:
+        assert reply["error"]["code"] == "run_stopped"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import signal
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,7 +70,15 @@ def command(*, key_file: Path | None, add_key: str | None, name: str, **flags: A
     own = {key: flags.pop(key) for key in ("host", "port", "max_runs", "max_held", "hold", "grace")}
     settings = Settings(key_file=key_file, **own)
     rlm = ask.make_rlm(options.load(flags), options.Output(as_json=False, jsonl=None, display="auto"))
+    _take_descriptors()
     asyncio.run(_serve(Server({name: rlm}, settings)))
+
+
+def _take_descriptors() -> None:
+    """As many as this process may have: a run at work needs some ten, and 1,024 are the usual bound."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _add(key_file: Path | None, name: str) -> None:

@@ -109,7 +109,7 @@ class Server:
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[None]:
         """Listen meanwhile. Runs have some time at the end, and are stopped then. Raises ConfigError."""
-        application = web.Application(middlewares=[self._guard], client_max_size=self.settings.max_body)
+        application = web.Application(middlewares=[self._guard])
         application.add_routes([
             web.post("/v1/chat/completions", partial(self._answer, read=chat.read)),
             web.post("/v1/responses", partial(self._answer, read=responses.read)),
@@ -167,9 +167,6 @@ class Server:
             return await handler(request)
         except ApiError as error:
             return self._refused(error)
-        except web.HTTPRequestEntityTooLarge:
-            most = self.settings.max_body
-            return self._refused(ApiError(413, f"the body has more than {most:,} bytes", "request_too_large"))
         except web.HTTPException as error:
             return self._refused(
                 ApiError(error.status, f"{request.method} {request.path[:200]}: {error.reason}")
@@ -252,7 +249,7 @@ class Server:
         self._accounts.request(client)
         if (encoding := request.headers.get("Content-Encoding", "identity").lower()) != "identity":
             raise ApiError(415, f"send the body as it is, not as {encoding[:40]}")
-        body = await request.read()
+        body = await self._body(request)
         form, asked = await asyncio.to_thread(read, body, request.headers)
         del body
         self._check_open()
@@ -280,6 +277,16 @@ class Server:
             elif not said:
                 self._held.drop(work)
         return reply.response
+
+    async def _body(self, request: web.Request) -> bytes:
+        """The body, which the request does not keep beside. Raises ApiError when it is too large."""
+        pieces, size, most = [], 0, self.settings.max_body
+        async for piece in request.content.iter_any():
+            size += len(piece)
+            if size > most:
+                raise ApiError(413, f"the body has more than {most:,} bytes", "request_too_large")
+            pieces.append(piece)
+        return b"".join(pieces)
 
     def _work(self, client: Client, asked: Asked) -> Work:
         """The run that waits for what the request brings, or a new one. Raises ApiError."""
