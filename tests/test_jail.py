@@ -836,3 +836,12 @@ def test_a_template_process_that_does_not_start_says_why(monkeypatch: pytest.Mon
     monkeypatch.setattr(sys, "executable", "/nonexistent/python")
     with pytest.raises(SandboxError, match="/nonexistent/python could not be started"):
         jail.Zygote()
+
+
+async def test_more_repls_are_open_at_once_than_a_worker_may_open_files() -> None:
+    sandbox = ProcessSandbox()
+    repls = [await sandbox.open() for _ in range(260)]
+    try:
+        assert await Bench(repls[-1]).shown("print(6 * 7)") == "42\n"
+    finally:
+        await asyncio.gather(*(repl.close() for repl in repls))

@@ -171,6 +171,7 @@ class WireRepl:
                 await link.bury(None)
         for kept in list(self._kept):
             await kept.close()
+        self._sources.clear()  # a link refers to itself: what it was given would be held until garbage is collected
 
     # Copies ------------------------------------------------------------------------------------
 

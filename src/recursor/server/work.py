@@ -193,6 +193,7 @@ class Work:
                 self.place.name, outcome, time.monotonic() - began, self._tally.usage, self._cost()
             )
             self._queue.put_nowait(_Ended())
+            del self._rlm, self._asked  # messages may be large, and tools refer back to here
 
     def _follow(self, event: Event) -> None:
         if isinstance(event, RunStarted) and not self.run_id:

@@ -45,13 +45,13 @@ class LocksAlone(Locks):
     def lock_in(self, memory: int, scratch: int, *, last: int) -> int:
         self._leave_the_group()
         os.chdir("/")
+        with step("close_range"):  # the template has a descriptor for each of its workers
+            linux.close_from(last + 1)
         with step("setrlimit"):
             limit(self._baseline + memory, scratch, self._most)
         self._give_up()
         with step("landlock"):
             linux.landlock(self.landlock, self._rules)
-        with step("close_range"):
-            linux.close_from(last + 1)
         with step("seccomp"):
             changes = seccomp.alone(os.getpid(), self.landlock)
             return seccomp.Filter(os.uname().machine, changes).install()

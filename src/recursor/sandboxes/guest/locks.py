@@ -60,6 +60,8 @@ class Locks:
             options = f"mode=700,size={scratch},nr_inodes={SCRATCH_FILES},uid={INSIDE},gid={INSIDE}"
             linux.mount("tmpfs", SCRATCH, linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC, options)
             os.chdir(SCRATCH)
+        with step("close_range"):  # before the limit: the template has a descriptor for each of its workers
+            linux.close_from(last + 1)
         with step("setrlimit"):
             limit(self._baseline + memory, scratch, THREADS)
         self._give_up()
@@ -67,8 +69,6 @@ class Locks:
             with step("landlock"):
                 rules = {"/": linux.READ, SCRATCH: linux.CHANGE, "/dev": linux.WRITE_FILE}
                 linux.landlock(self.landlock, rules)
-        with step("close_range"):
-            linux.close_from(last + 1)
         with step("seccomp"):
             return self._filter.install()
 

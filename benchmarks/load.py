@@ -1,6 +1,6 @@
 """The server under load: streams at once, slow readers, clients that go away, large bodies, wrong keys.
 
-    python benchmarks/server.py [--clients 200] [--out benchmarks/results/server.json]
+    python benchmarks/load.py [--clients 200] [--out benchmarks/results/load.json]
 
 The model is a script that takes 50 ms per reply, in the server's process; two turns and a batch of ten sub-calls make
 one run. Afterwards nothing may be left: no run at work, no process, no descriptor. The memory is that of the server
