@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 import kinds
 from conftest import Bench, PlainSandbox
 from recursor import RLM
+from recursor.cli import ask
 from recursor.context import loaders, prepare
 from recursor.errors import ConfigError, SandboxError
 from recursor.files import Content, Raw
@@ -357,6 +358,20 @@ def test_a_damaged_file_is_read_or_is_unreadable_and_nothing_else(kind: str, dat
         )
 
 
+@pytest.mark.skipif(NO_PDF, reason="needs pypdfium2")
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_a_damaged_pdf_is_read_or_is_unreadable(data: st.DataObject) -> None:
+    whole = bytearray(kinds.pdf("one", "two"))
+    for _ in range(data.draw(st.integers(0, 8))):
+        whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        pages = read("pdf", bytes(whole[: data.draw(st.integers(0, len(whole)))])).value
+        assert all(isinstance(page, str) for page in pages)
+    except loading.Unreadable as error:
+        assert "cannot be read as PDF" in str(error)
+
+
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_a_damaged_database_is_read_or_is_unreadable(
@@ -444,3 +459,17 @@ async def test_an_installed_loader_reads_its_files_inside_the_sandbox(
 
 
 upside = Upside()
+
+
+def test_the_command_line_takes_files_as_they_are_read_or_as_they_stand(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def piped(data: bytes) -> Any:
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data)))
+        return ask.read_context(("-",))
+
+    assert ask.read_context(("a.csv",)) == Path("a.csv")
+    assert ask.read_context(("a.csv",), raw=True) == Raw(Path("a.csv"))
+    assert ask.read_context(("a.csv", "b"), raw=True) == Raw([Path("a.csv"), Path("b")])
+    assert piped(b"k,v\nx,1\n") == "k,v\nx,1\n"
+    assert piped(kinds.word()) == Content(kinds.word())
