@@ -1,4 +1,4 @@
-/** What the viewer reads: the JSON of `recursor.viewer.data`, field by field. */
+/** What the viewer reads: the JSON of `recursor.viewer.data` and `spans`, field by field. */
 
 export interface Usage {
   input_tokens: number

@@ -9,26 +9,18 @@ import json
 import math
 import re
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from recursor.errors import TrajectoryError
 from recursor.trajectory.claim import claimed
-from recursor.trajectory.packing import unpack, unpack_json
+from recursor.trajectory.packing import unpack_json
 from recursor.trajectory.view import RecordedRun, Trajectories
-from recursor.types import Usage
+from recursor.viewer.spans import TEXT, TREE, clip_line, legible, state_of, usage_of
 
-TEXT = 200_000
-"""Characters of one text that the page is given; it says how many there are."""
-_USAGE = msgspec.json.Decoder(Usage)
-LINE = 160
-"""Characters of a preview."""
 NOTED = ("CallRetried", "CallRefused", "Decided", "Diverged", "Compacted")
-_TREE = "WITH RECURSIVE tree (id) AS (SELECT ? UNION SELECT run.id FROM run JOIN tree ON run.parent_id = tree.id) "
 
 
 def to_json(value: Any) -> bytes:
@@ -71,10 +63,10 @@ def runs(
     )
     found: list[tuple[sqlite3.Row, str]] = []
     for row in every:
-        question = _legible(row["question"]).lower() if words else ""
+        question = legible(row["question"]).lower() if words else ""
         wanted = all(word in question for word in words) or row["id"].startswith(search.strip() or "-")
         if wanted and model in ("", row["model"]):
-            here = _state_of(row, store) if state or offset <= len(found) < offset + limit else ""
+            here = _state(row, store) if state or offset <= len(found) < offset + limit else ""
             if state in ("", here):
                 found.append((row, here))
     page = [_summary(row, here) for row, here in found[offset : offset + limit]]
@@ -92,7 +84,7 @@ def run(recorded: Trajectories, store: Path, run_id: str) -> dict[str, Any]:
     found = recorded.run(run_id)
     row = recorded.row("SELECT * FROM run WHERE id = ?", found.id)
     assert row is not None, "it was there"
-    summary = _summary(row, _state_of(row, store))
+    summary = _summary(row, _state(row, store))
     _count_calls(recorded, [summary])
     return summary | {
         "strategy": found.strategy,
@@ -117,70 +109,6 @@ def answer(found: RecordedRun, most: int = TEXT) -> dict[str, Any] | None:
     is_text = isinstance(found.answer, str)
     text = found.answer if is_text else _json(found.answer)
     return {"form": "text" if is_text else "json", "text": text[:most], "size": len(text)}
-
-
-def spans(recorded: Trajectories, run_id: str, since: int = 0) -> dict[str, Any]:
-    """Runs, calls, blocks and tools of a run and its children; with `since` only what was recorded after that.
-
-    Runs are always all there, since their states change and calls name them by place.
-    """
-    with recorded.snapshot():
-        rows = recorded.rows(
-            _TREE + "SELECT run.* FROM run JOIN tree ON run.id = tree.id ORDER BY run.id != ?, run.rowid",
-            run_id,
-            run_id,
-        )
-        if not rows:
-            raise TrajectoryError(f"there is no run {run_id!r}")
-        places = {row["id"]: place for place, row in enumerate(rows)}
-        origin = rows[0]["started"]
-        by_number = "NOT INDEXED" if since else ""  # a look at what is new must not go through all that was
-        newest = recorded.row(
-            f"{_TREE}SELECT max(number) AS number FROM event {by_number} "
-            "WHERE number > ? AND run_id IN (SELECT id FROM tree)",
-            run_id, since,
-        )  # fmt: skip
-        new = _TREE + (
-            f"SELECT {{0}} FROM event {by_number} JOIN tree ON event.run_id = tree.id JOIN {{1}} "
-            "WHERE event.number > ? AND event.kind = '{2}' ORDER BY event.number"
-        )
-        call_rows = recorded.rows(
-            new.format("call.*", "call ON call.id = event.subject", "ModelCalled"), run_id, since
-        )
-        tool_rows = recorded.rows(
-            new.format("tool.*", "tool ON tool.id = event.subject", "ToolCalled"), run_id, since
-        )
-        block_rows = recorded.rows(
-            new.format(
-                "execution.*",
-                "execution ON execution.run_id = event.run_id AND event.subject = execution.turn || '.' || "
-                "execution.block",
-                "BlockExecuted",
-            ),
-            run_id,
-            since,
-        )
-        replies = recorded.rows(
-            _TREE + "SELECT run_id, turn, started, duration FROM call JOIN tree ON call.run_id = tree.id "
-            "WHERE purpose = 'root' ORDER BY turn, started",
-            run_id,
-        )
-    turns = _turns(replies)
-    return {
-        "origin": origin,
-        "next": newest["number"] if newest is not None and newest["number"] else since,
-        "runs": [_run_row(row, places, origin, turns) for row in rows],
-        "calls": _columns(call_rows, places, origin),
-        "blocks": _blocks(block_rows, places, origin, turns),
-        "tools": [
-            {
-                "id": row["id"], "run": places[row["run_id"]], "turn": row["turn"], "block": row["block"],
-                "name": row["name"],
-                "start": row["started"] - origin, "duration": row["duration"], "failed": row["error"] is not None,
-            }
-            for row in tool_rows
-        ],
-    }  # fmt: skip
 
 
 def turn(recorded: Trajectories, run_id: str, number: int) -> dict[str, Any]:
@@ -225,7 +153,7 @@ def call(recorded: Trajectories, call_id: str) -> dict[str, Any]:
         raise TrajectoryError(f"there is no call {call_id!r}")
     before = _before(recorded, row)
     nodes = _chain(recorded, row["leaf"])
-    usage = _usage(row)
+    usage = usage_of(row)
     known = {hash_ for hash_, _, _ in _chain(recorded, before["leaf"])} if before else set()
     return {
         "id": row["id"], "run_id": row["run_id"], "turn": row["turn"], "purpose": row["purpose"],
@@ -256,7 +184,7 @@ def prompts(recorded: Trajectories, run_id: str) -> dict[str, Any]:
     strings and what follows the first lines alone.
     """
     rows = recorded.rows(
-        _TREE
+        TREE
         + "SELECT call.id, call.reply, call.error, node.content FROM call JOIN tree ON call.run_id = tree.id "
         "JOIN node ON node.hash = call.leaf WHERE call.purpose = 'sub' ORDER BY call.rowid",
         run_id,
@@ -267,10 +195,10 @@ def prompts(recorded: Trajectories, run_id: str) -> dict[str, Any]:
     told: list[str] = []
     kinds: list[int] = []
     for row in rows:
-        text = _legible(row["content"])
+        text = legible(row["content"])
         ids.append(row["id"])
-        asked.append(_line(text))
-        told.append(_line(_legible(row["reply"] if row["reply"] is not None else row["error"])))
+        asked.append(clip_line(text))
+        told.append(clip_line(legible(row["reply"] if row["reply"] is not None else row["error"])))
         kinds.append(templates.setdefault(template(text), len(templates)))
     return {"id": ids, "prompt": asked, "reply": told, "template": kinds, "templates": list(templates)}
 
@@ -288,30 +216,23 @@ def template(prompt: str) -> str:
 
 
 def _summary(row: sqlite3.Row, state: str) -> dict[str, Any]:
-    usage = _usage(row)
+    usage = usage_of(row)
     return {
         "id": row["id"], "parent_id": row["parent_id"], "depth": row["depth"],
-        "question": _legible(row["question"])[:TEXT],
+        "question": legible(row["question"])[:TEXT],
         "model": row["model"], "sub_model": row["sub_model"], "started": row["started"], "ended": row["ended"],
-        "stop_reason": row["stop_reason"], "error": row["error"] and _legible(row["error"])[:TEXT],
+        "stop_reason": row["stop_reason"], "error": row["error"] and legible(row["error"])[:TEXT],
         "turns": row["turns"], "duration": row["duration"],
         "tokens": usage.total_tokens if usage else None, "calls": usage.calls if usage else None,
         "cost": row["cost"], "state": state,
     }  # fmt: skip
 
 
-def _state_of(row: sqlite3.Row, store: Path) -> str:
+def _state(row: sqlite3.Row, store: Path) -> str:
     """How a run ended, or that it goes, or that whatever worked on it ended before it did."""
     if row["ended"] is None and row["parent_id"] is None and claimed(store, row["id"]):
         return "live"
-    return _state(row["error"], row["stop_reason"]) or "cut off"
-
-
-def _state(error: bytes | None, stop_reason: str | None) -> str:
-    """How a run ended; "" when it did not."""
-    if error is not None:
-        return "stopped" if _legible(error).startswith("CancelledError") else "failed"
-    return stop_reason or ""
+    return state_of(row["error"], row["stop_reason"]) or "cut off"
 
 
 def _count_calls(recorded: Trajectories, summaries: Iterable[dict[str, Any]]) -> None:
@@ -339,7 +260,7 @@ def _shares(recorded: Trajectories, run_id: str) -> list[dict[str, Any]]:
         "ELSE coalesce(json_extract(call.usage, '$.{0}'), 0) END) AS {0}"
     )
     rows = recorded.rows(
-        _TREE + "SELECT run.depth, call.purpose, call.model, count(*) AS calls, sum(call.error IS NOT NULL) AS failed, "
+        TREE + "SELECT run.depth, call.purpose, call.model, count(*) AS calls, sum(call.error IS NOT NULL) AS failed, "
         + ", ".join(part.format(name) for name in ("input_tokens", "cached_tokens", "output_tokens"))
         + ", CASE WHEN sum(call.cost IS NULL AND call.reply IS NOT NULL AND NOT call.cached) THEN NULL "
         "ELSE sum(CASE WHEN call.cached THEN 0 ELSE coalesce(call.cost, 0) END) END AS cost "
@@ -354,7 +275,7 @@ def _shares(recorded: Trajectories, run_id: str) -> list[dict[str, Any]]:
 def _noted(recorded: Trajectories, run_id: str) -> list[dict[str, Any]]:
     kinds = ", ".join(f"'{kind}'" for kind in NOTED)
     rows = recorded.rows(
-        _TREE + "SELECT event.* FROM event JOIN tree ON event.run_id = tree.id "
+        TREE + "SELECT event.* FROM event JOIN tree ON event.run_id = tree.id "
         f"WHERE kind IN ({kinds}) ORDER BY number LIMIT 2000",
         run_id,
     )
@@ -385,74 +306,6 @@ def _sentence(kind: str, data: dict[str, Any]) -> str:
             return str(data.get("reason", ""))
 
 
-Turns = dict[str, list[tuple[int, float, float]]]
-"""By run: number of a turn, when its reply was asked for and when it had come."""
-
-
-def _turns(replies: Sequence[sqlite3.Row]) -> Turns:
-    turns: Turns = {}
-    for row in replies:
-        turns.setdefault(row["run_id"], []).append(
-            (row["turn"], row["started"], row["started"] + row["duration"])
-        )
-    return turns
-
-
-def _run_row(row: sqlite3.Row, places: Mapping[str, int], origin: float, turns: Turns) -> dict[str, Any]:
-    place = places[row["id"]]
-    parent = row["parent_id"] if places.get(row["parent_id"], place) < place else None
-    began = [number for number, start, _ in turns.get(parent or "", ()) if start <= row["started"]]
-    return {
-        "id": row["id"], "parent": places[parent] if parent else -1 if place == 0 else 0,
-        "turn": row["turn"] or max(began, default=0), "block": row["block"],
-        "depth": row["depth"], "question": _line(_legible(row["question"])), "model": row["model"],
-        "start": row["started"] - origin,
-        "duration": max(0.0, row["ended"] - row["started"]) if row["ended"] else None,
-        "state": _state(row["error"], row["stop_reason"]) or "open",
-        "error": row["error"] and _legible(row["error"])[:TEXT],
-    }  # fmt: skip
-
-
-def _columns(rows: Sequence[sqlite3.Row], places: Mapping[str, int], origin: float) -> dict[str, Any]:
-    nothing = Usage()
-    usages = [nothing if row["cached"] else _usage(row) or nothing for row in rows]
-    return {
-        "id": [row["id"] for row in rows],
-        "run": [places[row["run_id"]] for row in rows],
-        "turn": [row["turn"] for row in rows],
-        "block": [row["block"] for row in rows],
-        "purpose": [row["purpose"] for row in rows],
-        "model": [row["model"] for row in rows],
-        "start": [round(row["started"] - origin, 6) for row in rows],
-        "duration": [round(max(0.0, row["duration"]), 6) for row in rows],
-        "input": [usage.input_tokens for usage in usages],
-        "cached": [usage.cached_tokens for usage in usages],
-        "output": [usage.output_tokens for usage in usages],
-        "cost": [0.0 if row["cached"] else row["cost"] for row in rows],
-        "failed": [row["reply"] is None for row in rows],
-    }
-
-
-def _blocks(
-    rows: Sequence[sqlite3.Row], places: Mapping[str, int], origin: float, turns: Turns
-) -> list[dict[str, Any]]:
-    came = {(run_id, number): end for run_id, every in turns.items() for number, _, end in every}
-    blocks = []
-    for row in sorted(rows, key=lambda row: (places[row["run_id"]], row["turn"], row["block"])):
-        key = row["run_id"], row["turn"]
-        start = came.get(key)
-        if start is not None:
-            came[key] = start + row["duration"]
-        printed = len(_legible(row["head"])) + row["omitted"] + len(_legible(row["tail"]))
-        blocks.append({
-            "run": places[row["run_id"]], "turn": row["turn"], "block": row["block"],
-            "start": None if start is None else start - origin, "duration": row["duration"],
-            "lines": _legible(row["code"]).count("\n") + 1, "printed": printed,
-            "failed": row["error"] is not None, "submitted": bool(row["submitted"]),
-        })  # fmt: skip
-    return blocks
-
-
 def _chain(recorded: Trajectories, leaf: bytes) -> list[tuple[bytes, str, str]]:
     """The messages of a prompt with their hashes, first to last; what is missing is said to be."""
     rows = recorded.rows(
@@ -461,34 +314,14 @@ def _chain(recorded: Trajectories, leaf: bytes) -> list[tuple[bytes, str, str]]:
         "JOIN chain ON node.hash = chain.parent WHERE place < 10000) SELECT * FROM chain ORDER BY place DESC",
         leaf,
     )
-    found = {row["hash"]: (row["hash"], row["role"], _legible(row["content"])) for row in rows}
+    found = {row["hash"]: (row["hash"], row["role"], legible(row["content"])) for row in rows}
     whole = bool(rows) and rows[0]["parent"] is None and len(found) == len(rows)
     lost = [] if whole or not leaf else [(b"", "missing", "What stood here is not in the store any more.")]
     return [*lost, *found.values()]
 
 
-def _usage(row: sqlite3.Row) -> Usage | None:
-    """None for what used nothing, or is not known: one damaged line must not hide the others."""
-    try:
-        return _USAGE.decode(row["usage"]) if row["usage"] else None
-    except (msgspec.MsgspecError, TypeError):
-        return None
-
-
-def _legible(packed: bytes | None) -> str:
-    """A text, or that it is damaged: that must not hide what stands around it."""
-    try:
-        return unpack(packed)
-    except TrajectoryError:
-        return "(a damaged text)"
-
-
 def _text(packed: bytes | None) -> str | None:
-    return None if packed is None else _legible(packed)[:TEXT]
-
-
-def _line(text: str) -> str:
-    return " ".join(text[: 2 * LINE].split())[:LINE]
+    return None if packed is None else legible(packed)[:TEXT]
 
 
 def _json(value: Any) -> str:

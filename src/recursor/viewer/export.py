@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from recursor.trajectory.view import Trajectories
-from recursor.viewer import data, reading
+from recursor.viewer import data, reading, spans
 
 MOST = 64 << 20
 """Characters of replies and prompts of sub-calls that a file takes; those beyond are in its tables alone."""
@@ -50,25 +50,25 @@ def _responses(recorded: Trajectories, store: Path, run_id: str) -> dict[str, An
     if head["state"] == "live":  # of the moment at which it was written
         head["state"] = "cut off"
     run_id = head["id"]
-    spans = data.spans(recorded, run_id)
+    happened = spans.spans(recorded, run_id)
     responses: dict[str, Any] = {
         "runs": {"runs": [head], "total": 1, "models": [head["model"]], "store": ""},
         f"runs/{run_id}": head,
-        f"runs/{run_id}/spans": spans,
+        f"runs/{run_id}/spans": happened,
         f"runs/{run_id}/prompts": data.prompts(recorded, run_id),
         f"runs/{run_id}/answer": data.answer(recorded.run(run_id), 1 << 40),
     }
     found = reading.read(recorded, run_id)
     responses[f"runs/{run_id}/evidence"] = reading.evidence(found)
     responses[f"runs/{run_id}/coverage"] = reading.coverage(found)
-    numbers: set[tuple[int, int]] = {(block["run"], block["turn"]) for block in spans["blocks"]}
-    calls = spans["calls"]
+    numbers: set[tuple[int, int]] = {(block["run"], block["turn"]) for block in happened["blocks"]}
+    calls = happened["calls"]
     of_root = [index for index, purpose in enumerate(calls["purpose"]) if purpose != "sub"]
     numbers |= {
         (calls["run"][index], calls["turn"][index]) for index in of_root if calls["purpose"][index] == "root"
     }
     for place, number in sorted(numbers):
-        child = spans["runs"][place]["id"]
+        child = happened["runs"][place]["id"]
         responses[f"runs/{child}/turns/{number}"] = data.turn(recorded, child, number)
     chosen = set(of_root)
     room = MOST

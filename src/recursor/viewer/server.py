@@ -26,7 +26,7 @@ from recursor.errors import ConfigError, TrajectoryError
 from recursor.threads import in_thread
 from recursor.trajectory import view
 from recursor.trajectory.claim import claimed, stop
-from recursor.viewer import data, reading
+from recursor.viewer import data, reading, spans
 
 LOOPBACK = "127.0.0.1"
 LOOK_EVERY = 0.25
@@ -217,7 +217,7 @@ class Viewer:
 
     async def _spans(self, request: web.Request) -> web.Response:
         since = _number(request.query.get("since"), 0, 1 << 60)
-        return await self._read(data.spans, request.match_info["run"], since)
+        return await self._read(spans.spans, request.match_info["run"], since)
 
     async def _prompts(self, request: web.Request) -> web.Response:
         return await self._read(data.prompts, request.match_info["run"])
@@ -255,7 +255,7 @@ class Viewer:
         try:
             while True:
                 held = await in_thread(claimed, self.store, run_id)  # before: what it does last is seen then
-                found = await in_thread(data.spans, recorded, run_id, since)
+                found = await in_thread(spans.spans, recorded, run_id, since)
                 if not response.prepared:
                     await response.prepare(request)
                 if found["next"] != since:
