@@ -17,7 +17,7 @@ from conftest import Bench
 from recursor.context import prepare
 from recursor.errors import SandboxError
 from recursor.protocols import CopyableRepl, Repl
-from recursor.sandboxes import jail
+from recursor.sandboxes import branches, jail
 from recursor.sandboxes.inprocess import InProcessSandbox
 from recursor.sandboxes.process import ProcessSandbox, WeakProcessSandbox
 from recursor.testing import check_sandbox, run_attacks
@@ -273,6 +273,46 @@ async def test_a_repl_that_died_between_blocks_tells_it_beside_the_next(repl: Co
     assert found.output.head == "1\n"
     assert any("died after the block before" in note for note in found.notes)
     assert any("went back" in note for note in found.notes)
+
+
+@pytest.mark.parametrize("doing", ["fork", "restore", "checkpoint"])
+async def test_a_repl_that_is_closed_while_a_worker_is_made_for_it_leaves_none(
+    doing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await (await ProcessSandbox(memory=256 << 20).open()).close()  # the template stays
+    before = processes()
+    repl: Any = await ProcessSandbox(memory=256 << 20).open()
+    await Bench(repl).run("x = 1")
+    kept = await repl.snapshot()
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    def late(function: Any) -> Any:
+        async def wrapped(*arguments: Any) -> Any:
+            made = await function(*arguments)
+            begun.set()
+            await go_on.wait()
+            return made
+
+        return wrapped
+
+    if doing == "fork":
+        repl._link.worker.kill()
+        await asyncio.wait([repl._link.lost])
+        monkeypatch.setattr(repl, "_spawn", late(repl._spawn))
+        task = asyncio.ensure_future(repl.fork())
+    elif doing == "restore":
+        monkeypatch.setattr(kept.repl, "fork", late(kept.repl.fork))
+        task = asyncio.ensure_future(repl.restore(kept))
+    else:
+        monkeypatch.setattr("recursor.sandboxes.branches.fork", late(branches.fork))
+        repl.checkpoint()
+        task = asyncio.ensure_future(repl.execute("2", None))
+    await begun.wait()
+    await repl.close()
+    go_on.set()
+    with pytest.raises(SandboxError, match="the REPL is closed"):
+        await task
+    assert processes() == before
 
 
 # Code that is out to get a process --------------------------------------------------------------

@@ -33,6 +33,7 @@ LOAD_RATE = 1e7
 """Bytes a second that loading a context reaches at the very least."""
 MAX_ERROR = 8_000
 MAX_NOTES = 20
+CLOSED = "the REPL is closed"
 LOST = "the REPL is started anew: your variables are lost, the given ones are loaded again"
 BACK = (
     "the REPL went back to what it was before {}: your variables of then are there; what was done outside of them "
@@ -100,21 +101,25 @@ class WireRepl:
 
     async def start(self) -> None:
         """Start a worker, wait until it is ready, and load what earlier ones had."""
-        self._link = Link(await self._spawn(), self._sources)
-        self._link.branch = self._branch
-        facts = await self._link.open(START)
+        link = Link(await self._spawn(), self._sources)
+        if self._closed:  # meanwhile
+            await link.bury(None)
+            raise SandboxError(CLOSED)
+        self._link = link
+        link.branch = self._branch
+        facts = await link.open(START)
         try:
             self.isolation = self._found(facts) if callable(self._found) else self._found
         except SandboxError as error:
-            await self._bury(self._link, str(error))
+            await self._bury(link, str(error))
             raise
         # A worker that is born again does not repeat the randomness of the one that died.
         seed = None if self._seed is None else f"{self._seed}/{next(self._births)}"
         setup = {"op": "setup", "tools": self._tools, "calls": self._style, "seed": seed}
-        setup["forks"] = branches.no_forks(self._link.worker)
-        self._link.send(setup)
+        setup["forks"] = branches.no_forks(link.worker)
+        link.send(setup)
         for name, source in self._sources.items():
-            await self._load(self._link, name, source)
+            await self._load(link, name, source)
 
     async def load(self, name: str, source: Source) -> ContextInfo:
         await self._settled()
@@ -195,6 +200,9 @@ class WireRepl:
         await self._settled()
         if self._link is not None:
             await self._bury(self._link, None)
+        if self._closed:
+            await copy.close()
+            raise SandboxError(CLOSED)
         self._draft = copy._draft
         self._adopt(copy._release(), copy._sources)
 
@@ -217,9 +225,13 @@ class WireRepl:
         if rescue is not None:
             await rescue.bury(None)
         try:
-            self._rescue = await branches.fork(link, self._sources)
+            made = await branches.fork(link, self._sources)
         except SandboxError:
             return  # threads that its code has left behind; should it die, it is started anew
+        if self._closed:
+            await made.bury(None)
+            return
+        self._rescue = made
         self._since = 0
 
     async def _settled(self, *, cancel: bool = False) -> None:
@@ -269,7 +281,7 @@ class WireRepl:
     async def _alive(self) -> Link:
         """The link to a worker that lives: the one there is, else a new one."""
         if self._closed:
-            raise SandboxError("the REPL is closed")
+            raise SandboxError(CLOSED)
         if self._link is not None and self._link.lost.done():
             how = await self._bury(self._link, None)
             self._told = (f"the REPL died after the block before: {how}", self._fall_back())
