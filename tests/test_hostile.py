@@ -170,7 +170,7 @@ print(sum(results))
     [
         "llm_query('a', schema='object')",
         "llm_query('a', schema={'minimum': float('nan')})",
-        "rlm_query('q', 'c', schema=int)",
+        "rlm_query('q', 'c', schema=complex)",
         "llm_query('a', schema={'x': object()})",
     ],
 )

@@ -8,7 +8,7 @@ from typing import Any
 
 from recursor import prompt
 from recursor.context import Source
-from recursor.errors import LimitExceeded
+from recursor.errors import LimitExceeded, ModelError, SubcallError
 from recursor.ledger import Ledger
 from recursor.protocols import Model
 from recursor.sandboxes.guest.contexts import describe
@@ -43,13 +43,39 @@ async def run(
                 answer, reason = structured(reply, expected), StopReason.ANSWERED
                 break
             except ValueError as problem:
-                wrong = Message("user", f"{problem}. Reply again.")
-                messages = [*messages, Message("assistant", reply.text or "(empty reply)"), wrong]
+                messages = corrected(messages, reply, problem)
     except LimitExceeded as exceeded:
         reason = StopReason(exceeded.reason)
     return Completion(
         answer, reason, ledger.usage, ledger.cost, run_id, ledger.turns, ledger.duration, model.name
     )
+
+
+async def ask(messages: Sequence[Message], model: Model, expected: Shape) -> Any:
+    """The value of a reply; it is asked for once more where it has not the wanted form.
+
+    Raises:
+        SubcallError: it has not the form then either, or the second call cannot be made.
+    """
+    reply = await model.query(messages, schema=expected.json_schema)
+    try:
+        return structured(reply, expected)
+    except ValueError as problem:
+        failure = SubcallError(f"{problem}; it was: {reply.text[:500]}")
+        messages = corrected(messages, reply, problem)
+    try:
+        reply = await model.query(messages, schema=expected.json_schema)
+        return structured(reply, expected)
+    except (ModelError, LimitExceeded):
+        raise failure from None
+    except ValueError as problem:
+        raise SubcallError(f"{problem}; it was: {reply.text[:500]}") from None
+
+
+def corrected(messages: Sequence[Message], reply: Reply, problem: ValueError) -> Sequence[Message]:
+    """The prompt that asks again after a reply that has not the wanted form."""
+    wrong = Message("user", f"{problem}. Reply again.")
+    return [*messages, Message("assistant", reply.text or "(empty reply)"), wrong]
 
 
 def structured(reply: Reply, expected: Shape) -> Any:

@@ -311,11 +311,7 @@ class Run:
         chosen = self.choose("sub", characters=len(text), wanted=query.model)
         await self._permit("model", chosen.name)
         model = self.metered(chosen, "sub")
-        reply = await model.query([Message("user", text)], schema=expected.json_schema)
-        try:
-            return direct.structured(reply, expected)
-        except ValueError as problem:
-            raise SubcallError(f"{problem}; it was: {reply.text[:500]}") from None
+        return await direct.ask([Message("user", text)], model, expected)
 
     async def _recurse(self, query: RlmQuery) -> Any:
         """The recursion: a child run, in a REPL of its own, paid for by this one."""

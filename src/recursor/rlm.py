@@ -148,7 +148,7 @@ class RLM:
 
     @property
     def tools(self) -> Mapping[str, AnyTool]:
-        """Functions of the host that code may call, by their names."""
+        """Functions that code may call beside its own, by their names."""
         return self._engine.tools
 
     def with_changes(
@@ -177,7 +177,10 @@ class RLM:
             other._instruction = instruction
             engine = replace(engine, settings={**engine.settings, "instruction": instruction})
         if tools:
-            engine = replace(engine, tools=collect([*engine.tools.values(), *tools]))
+            offered = collect([*engine.tools.values(), *tools])
+            checked_values(self._values, offered)
+            settings = {**engine.settings, "code_tools": code_of(offered)}
+            engine = replace(engine, tools=offered, settings=settings)
         if sinks:
             engine = replace(engine, sink=Fanout([engine.sink, *sinks]))
         other._engine = engine

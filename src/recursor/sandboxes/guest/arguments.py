@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from typing import Any
 
 from .channel import MAX_BODY, SubcallError, header_start
+from .shapes import json_schema
 
 MAX_INSTRUCTION = 1 << 16
 _LARGEST = 1 << 53
@@ -79,12 +80,11 @@ def _model(model: str | None) -> str | None:
     return model
 
 
-def _schema(schema: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def _schema(schema: Any) -> dict[str, Any] | None:
+    """A JSON Schema, as it is or of a type; a text is taken for neither."""
     if schema is None:
         return None
-    if not isinstance(schema, Mapping):
-        raise TypeError(f"schema must be a JSON Schema as a dict, or None, not {type(schema).__name__}")
-    return dict(schema)
+    return dict(schema) if isinstance(schema, Mapping) else json_schema(schema)
 
 
 def _instruction(instruction: Any) -> str | None:
