@@ -42,10 +42,17 @@ async def says(messages: Sequence[Message]) -> str:
 
 
 async def serve(key_file: str) -> None:
+    """Serve until the end of standard input, with as many descriptors as `recursor serve` takes."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # as `recursor serve` does
-    rlm = RLM(ScriptedModel(says, latency=0.05))
-    server = Server({"recursor": rlm}, Settings(key_file=Path(key_file), max_runs=1_000))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+    async def forgetful(messages: Sequence[Message]) -> str:
+        model.requests.clear()  # it keeps all prompts, for tests to look at
+        model.schemas.clear()
+        return await says(messages)
+
+    model = ScriptedModel(forgetful, latency=0.05)
+    server = Server({"recursor": RLM(model)}, Settings(key_file=Path(key_file), max_runs=1_000))
     async with server.serving():
         print(server.url, flush=True)
         await asyncio.to_thread(sys.stdin.read)
