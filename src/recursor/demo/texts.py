@@ -37,7 +37,7 @@ def unpack(folder: Path) -> Texts:
     """Write the texts into a folder that exists."""
     members = _members()
     annotated = tuple(json.loads(line) for line in members.pop("requests.jsonl").splitlines())
-    requests = folder / "requests.tsv"
+    requests = folder / "requests.txt"  # a .tsv would be a table in the REPL, and the demo counts lines
     rows = (f"{row['intent']}\t{row['text']}\n" for row in annotated)
     requests.write_text("".join(rows), encoding="utf-8")
     books = folder / "books"
