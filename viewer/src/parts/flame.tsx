@@ -33,15 +33,18 @@ export function Flame({ trace, version, selection, select }: Props) {
   const [width] = useSize(frame)
   const seen = range ?? { from: 0, to: found.width }
   const height = Math.min(found.rows, MOST_ROWS) * ROW + GAP
-  useEffect(() => setRange(null), [mode])
   useEffect(() => {
     if (canvas.current && width) draw(canvas.current, found, seen, width, height, selection)
   }, [found, seen.from, seen.to, width, height, selection])
   useRedrawnOnTheme(() => canvas.current && width && draw(canvas.current, found, seen, width, height, selection))
+  const turn = (to: Mode) => {
+    keep(to)
+    setRange(null)
+  }
   const zoom = (factor: number, at = 0.5) => setRange(zoomed(seen, factor, at, found.width))
   const pan = (share: number) => setRange(panned(seen, share * (seen.to - seen.from), found.width))
   useKeys({
-    '1': () => keep('time'), '2': () => keep('tokens'), '3': () => keep('money'),
+    '1': () => turn('time'), '2': () => turn('tokens'), '3': () => turn('money'),
     '+': () => zoom(0.6), '=': () => zoom(0.6), '-': () => zoom(1 / 0.6), '0': () => setRange(null), '[': () => pan(-0.25), ']': () => pan(0.25),
   })
   const hit = (event: MouseEvent): Box | null => {
@@ -54,7 +57,7 @@ export function Flame({ trace, version, selection, select }: Props) {
       <div class="flame-bar">
         <div class="switch" role="radiogroup" aria-label="Width is">
           {MODES.map((each, index) => (
-            <button key={each} role="radio" aria-checked={mode === each} class={mode === each ? 'on' : ''} onClick={() => keep(each)} title={`Key ${index + 1}`}>
+            <button key={each} role="radio" aria-checked={mode === each} class={mode === each ? 'on' : ''} onClick={() => turn(each)} title={`Key ${index + 1}`}>
               {each}
             </button>
           ))}
