@@ -28,6 +28,8 @@ PIECE = 1 << 17
 BATCH = 10_000
 """Items of a list that are encoded at once."""
 _MARSHAL_VERSION = 4
+_MARSHAL_ALIKE = 2
+"""The newest that writes equal values alike: later ones also say which objects in them are the same."""
 
 
 Writable: TypeAlias = BinaryIO | io.RawIOBase
@@ -73,9 +75,12 @@ class EncodedSource(_Readable):
         return first if first is not None else self._encode()[0]
 
     def digest(self) -> str:
-        """Hash the encoded bytes ("sha256:..."). Blocks; call it in a thread."""
+        """Hash the value ("sha256:..."): the same for equal ones. Blocks; call it in a thread."""
         hashing = _Hashing()
-        self._write(hashing)
+        if self.form == "marshal":
+            _write_marshal(self.data, hashing, _MARSHAL_ALIKE)
+        else:
+            self._write(hashing)
         return "sha256:" + hashing.sha256.hexdigest()
 
     def _encode(self) -> tuple[int, int]:
@@ -261,15 +266,15 @@ def _write_text(text: str, file: Writable) -> None:
         file.write(piece.encode("utf-8", "surrogatepass"))
 
 
-def _write_marshal(value: Any, file: Writable) -> None:
+def _write_marshal(value: Any, file: Writable, version: int = _MARSHAL_VERSION) -> None:
     batched = type(value) is list
     parts = -(-len(value) // BATCH) if batched else 1
     file.write(json.dumps({"type": "list" if batched else "value", "parts": parts}).encode() + b"\n")
     if not batched:
-        file.write(marshal.dumps(value, _MARSHAL_VERSION))
+        file.write(marshal.dumps(value, version))
         return
     for start in range(0, len(value), BATCH):
-        file.write(marshal.dumps(value[start : start + BATCH], _MARSHAL_VERSION))
+        file.write(marshal.dumps(value[start : start + BATCH], version))
 
 
 class _Hashing(io.RawIOBase):
