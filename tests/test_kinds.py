@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import kinds
@@ -387,6 +387,7 @@ def test_a_damaged_database_is_read_or_is_unreadable(
 
 
 @given(st.lists(st.lists(st.text('ab1,;"\n ', max_size=5), min_size=2, max_size=3), min_size=2, max_size=6))
+@example([["", ";\n"], [";\n", ";"]])
 def test_the_cells_of_a_csv_are_all_there(cells: list[list[str]]) -> None:
     import csv
 

@@ -6,7 +6,7 @@ import time
 import tracemalloc
 from collections.abc import Sequence
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from recursor.cli.frame import frame, status
@@ -181,6 +181,7 @@ def event(kind: int, run_id: str, text: str) -> Event:
 
 
 @given(EVENTS, st.integers(20, 160))
+@example([(0, "b", ""), (2, "b", ""), (4, "b", "\n")], 20)
 def test_any_events_make_lines_that_are_clean_and_fit(events: list[tuple[int, str, str]], width: int) -> None:
     tree = Tree(Limits(max_cost=1.0), 0.0)
     for at, (kind, run_id, text) in enumerate(events):

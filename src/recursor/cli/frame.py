@@ -6,7 +6,7 @@ Everything that came from a model or a context is cleaned and cut here.
 from __future__ import annotations
 
 from recursor.cli.lines import Row, failures, fit
-from recursor.cli.text import cells, clean, count, cut, money, preview
+from recursor.cli.text import NAME, cells, clean, count, cut, money, preview
 from recursor.cli.tree import Count, Node, Tree, Work
 
 BRANCHES = 5
@@ -53,7 +53,11 @@ def _where(tree: Tree, root: Node) -> str:
 def _doing(node: Node) -> str:
     if node.doing == "running":
         return "running code"
-    return f"{clean(node.model)} replies" if node.doing == "replying" else f"asking {clean(node.model)}"
+    return (
+        f"{preview(node.model, NAME)} replies"
+        if node.doing == "replying"
+        else f"asking {preview(node.model, NAME)}"
+    )
 
 
 def _said(root: Node, width: int) -> list[Row]:
@@ -81,7 +85,7 @@ def _calls(work: Work, width: int, now: float) -> list[Row]:
     rows = [first] if not pace else [first, [("dim", " " * len("sub-calls  ") + fit(pace, width - 13))]]
     if len(work.models) > 1:
         most = sorted(work.models.items(), key=lambda each: -each[1].total)
-        rows += _table([(clean(name), _progress(each)) for name, each in most], width)
+        rows += _table([(preview(name, NAME), _progress(each)) for name, each in most], width)
     groups = [group for group in work.templates.largest(GROUPS + 1) if group.done + group.failed > 1]
     if groups:
         rows += _table(

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from itertools import zip_longest
 from typing import TypeAlias
 
-from recursor.cli.text import cells, clean, count, cut, first_lines, money, preview, seconds
+from recursor.cli.text import NAME, cells, clean, count, cut, first_lines, money, preview, seconds
 from recursor.cli.tree import Tree, Work
 from recursor.types import (
     BlockExecuted,
@@ -93,7 +93,12 @@ def headed(head: str, style: str, parts: list[str], width: int) -> Row:
 
 def _started(event: RunStarted, width: int) -> Iterator[Row]:
     where = f"sandbox {event.isolation.sandbox}" if event.isolation else "answered directly"
-    yield headed(f"run {clean(event.run_id)}", "bold", [clean(event.model), clean(where)], width)
+    yield headed(
+        f"run {preview(event.run_id, NAME)}",
+        "bold",
+        [preview(event.model, NAME), preview(where, NAME)],
+        width,
+    )
     for info in event.contexts:
         source = f" from {info.source}" if info.source else ""
         yield [("dim", preview(f"{info.name}: {info.type}, {info.size}{source}", width))]
@@ -106,7 +111,9 @@ def _asked(event: ModelCalled, width: int) -> Row:
     usage = event.reply.usage
     cached = f" ({usage.cached_tokens:,} cached)" if usage.cached_tokens else ""
     tokens = f"{usage.input_tokens:,} tokens in{cached}, {usage.output_tokens:,} out"
-    return headed(f"turn {event.turn}", "bold", [clean(event.model), seconds(event.duration), tokens], width)
+    return headed(
+        f"turn {event.turn}", "bold", [preview(event.model, NAME), seconds(event.duration), tokens], width
+    )
 
 
 def _block(execution: Execution, work: Work, width: int, beside: bool) -> Iterator[Row]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from recursor.cli.costs import Cost
 from recursor.cli.lines import Row
-from recursor.cli.text import cells, clean, cut
+from recursor.cli.text import NAME, cells, cut, preview
 from recursor.cli.tree import Tree
 from recursor.types import Completion
 
@@ -56,7 +56,7 @@ def _line(cost: Cost, narrow: bool, places: int) -> tuple[str, ...]:
     number = _rounded if narrow else "{:,}".format
     tokens = (cost.input_tokens, cost.cached_tokens, cost.output_tokens)
     dollars = "unknown" if cost.cost is None else f"${cost.cost:,.{places}f}"
-    return (str(cost.depth), clean(cost.model), number(cost.calls), *map(number, tokens), dollars)
+    return (str(cost.depth), preview(cost.model, NAME), number(cost.calls), *map(number, tokens), dollars)
 
 
 def _rounded(number: int) -> str:

@@ -50,10 +50,12 @@ def read_csv(file: BinaryIO, size: int) -> Loaded:
 
 def _delimiter(text: str) -> str:
     """The character that cuts the first lines into the same number of cells, and into most."""
-    sample = text[: 1 << 16].splitlines()[:SAMPLE]
+    sample = text[: 1 << 16]
+    found = {each: _widths(sample, each, strict=True) for each in DELIMITERS}
+    if not any(found.values()):  # quotes are used as they should not be
+        found = {each: _widths(sample, each, strict=False) for each in DELIMITERS}
     best, most = ",", (0, 1)
-    for each in DELIMITERS:
-        widths = [len(row) for row in csv.reader(sample, delimiter=each) if row]
+    for each, widths in found.items():
         if not widths:
             continue
         usual = max(set(widths), key=widths.count)
@@ -61,6 +63,21 @@ def _delimiter(text: str) -> str:
         if score > most:
             best, most = each, score
     return best
+
+
+def _widths(sample: str, delimiter: str, *, strict: bool) -> list[int]:
+    """How many cells the first rows have; none where a quote says that it is no such table."""
+    stream = io.StringIO(sample, newline="")
+    widths: list[int] = []
+    try:
+        for row in csv.reader(stream, delimiter=delimiter, strict=strict):
+            widths += [len(row)] if row else []
+            if len(widths) == SAMPLE:
+                break
+    except csv.Error:
+        if stream.tell() < len(sample):  # else it ends within a cell, as the sample may
+            return []
+    return widths
 
 
 def by_header(rows: list[list[Any]], unit: str, first: int = 1) -> tuple[list[Any], str]:
