@@ -6,7 +6,8 @@ Public. Nothing in here leaves the machine or costs money.
 from recursor.testing.attacks import Finding, Verdict, run_attacks
 from recursor.testing.checks import check_model, check_sandbox
 from recursor.testing.loaders import check_loader
-from recursor.testing.programs import ATTACKS, Attack
+from recursor.testing.programs import ATTACKS
+from recursor.testing.programs.attack import Attack
 from recursor.testing.scripted import ListSink, Script, ScriptedModel
 from recursor.testing.server import ModelServer
 

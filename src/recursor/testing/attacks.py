@@ -33,7 +33,8 @@ from recursor.context import prepare
 from recursor.errors import RLMError, SandboxError
 from recursor.protocols import Repl, Sandbox
 from recursor.sandboxes.guest import seccomp
-from recursor.testing.programs import ATTACKS, TOOLS, Attack
+from recursor.testing.programs import ATTACKS
+from recursor.testing.programs.attack import TOOLS, Attack
 from recursor.types import Execution, LlmQuery, Subcall
 
 AT_ONCE = 4
