@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 import kinds
 from conftest import Bench, PlainSandbox
 from recursor import RLM
-from recursor.cli import ask
+from recursor.cli import contexts
 from recursor.context import loaders, prepare
 from recursor.errors import ConfigError, SandboxError
 from recursor.files import Content, Raw
@@ -467,10 +467,10 @@ def test_the_command_line_takes_files_as_they_are_read_or_as_they_stand(
 ) -> None:
     def piped(data: bytes) -> Any:
         monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data)))
-        return ask.read_context(("-",))
+        return contexts.read(("-",))
 
-    assert ask.read_context(("a.csv",)) == Path("a.csv")
-    assert ask.read_context(("a.csv",), raw=True) == Raw(Path("a.csv"))
-    assert ask.read_context(("a.csv", "b"), raw=True) == Raw([Path("a.csv"), Path("b")])
+    assert contexts.read(("a.csv",)) == Path("a.csv")
+    assert contexts.read(("a.csv",), raw=True) == Raw(Path("a.csv"))
+    assert contexts.read(("a.csv", "b"), raw=True) == Raw([Path("a.csv"), Path("b")])
     assert piped(b"k,v\nx,1\n") == "k,v\nx,1\n"
     assert piped(kinds.word()) == Content(kinds.word())

@@ -9,27 +9,17 @@ import sys
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, NoReturn
 
 import click
 
 from recursor import config
-from recursor.cli import coverage, endpoints, exits, options, progress
+from recursor.cli import contexts, coverage, exits, options, progress
+from recursor.cli.making import make_rlm
 from recursor.cli.text import as_text, clean, money, seconds, to_json
-from recursor.errors import ConfigError, RLMError
-from recursor.files import Content, Raw
+from recursor.errors import RLMError
 from recursor.limits import Limits
-from recursor.protocols import Sink
-from recursor.rlm import RLM
-from recursor.routing import Routes
 from recursor.types import Completion, Event, RunEnded, StopReason
-
-NO_MODEL = """no model was named and none was found on this machine
-  name one:          recursor ask --model openai/gpt-5 "..."   (needs OPENAI_API_KEY)
-  or make it stay:   model = "openai/gpt-5" in {file}
-  or run one here:   ollama serve, LM Studio, llama.cpp or vLLM on its usual port is found by itself
-  or look without:   recursor demo"""
 
 
 @click.command("ask")
@@ -52,11 +42,11 @@ def command(question: str, paths: tuple[str, ...], *, evidence: bool, raw: bool,
     output = options.output_of(flags)
     if not question.strip():
         raise click.UsageError("the question is empty")
-    check_paths(paths)
+    contexts.check(paths)
     again = options.Again.of(flags, paths)
     settings = options.load(flags)
     rlm = make_rlm(settings, output)
-    context = read_context(paths, raw=raw)
+    context = contexts.read(paths, raw=raw)
     also = coverage.told(settings, output, context) if evidence else None
     carry_out(settings, output, again, lambda: rlm.stream(question, context), also)
 
@@ -115,83 +105,6 @@ async def _follow(start: Callable[[], AsyncGenerator[Event, None]], display: pro
                 done = event.completion
     assert done is not None, "a stream that raises nothing ends in a completion"
     return done
-
-
-def make_rlm(loaded: config.Config, output: options.Output) -> RLM:
-    """Return what the settings describe; looks for a model when they name none."""
-    settings = loaded.settings
-    routes = settings.routes if loaded.origins["model"] != "--model" else ()
-    model: str | Routes[str]
-    if routes:
-        model = Routes.from_table({"routes": list(routes), "allow": list(settings.allow)})
-    else:
-        model = settings.model or _found(settings.base_url, output.quiet)
-    return RLM(
-        model,
-        sub_model=None if routes else settings.sub_model,
-        base_url=settings.base_url,
-        sandbox=settings.sandbox,
-        dialect=settings.dialect,
-        strategy=settings.strategy,
-        cache=settings.cache,
-        limits=settings.limits,
-        store=options.store_path(loaded) if settings.record else None,
-        sinks=_sinks(output.jsonl),
-    )
-
-
-def _found(base_url: str | None, quiet: bool) -> str:
-    """Look for a model when none was named, and say which it is."""
-    if base_url:
-        raise ConfigError("--base-url needs --model: what the endpoint calls it")
-    choice = endpoints.choose()
-    if choice is None:
-        raise ConfigError(NO_MODEL.format(file=config.config_file()))
-    if not quiet:
-        click.echo(f"using {clean(choice.model)}: {clean(choice.reason)}", err=True)
-    return choice.model
-
-
-def _sinks(jsonl: str | None) -> list[Sink]:
-    if jsonl is None:
-        return []
-    from recursor.trajectory.jsonl import JsonlSink  # noqa: PLC0415 - only with --jsonl
-
-    try:
-        target = os.dup(1) if jsonl == "-" else jsonl
-        file = open(target, "w", encoding="utf-8")  # noqa: SIM115, PTH123 - the sink's; Path takes no descriptor
-    except OSError as error:
-        raise ConfigError(f"cannot write {jsonl}: {error.strerror}") from error
-    return [JsonlSink(file)]
-
-
-def check_paths(paths: tuple[str, ...]) -> None:
-    """Refuse what cannot be read, before a model is looked for."""
-    if "-" in paths and len(paths) > 1:
-        raise click.UsageError("- stands for standard input and cannot be mixed with paths")
-    if "-" in paths and sys.stdin.isatty():
-        raise click.UsageError("- reads standard input, which is a terminal: pipe something into it")
-    for path in (Path(path) for path in paths if path != "-"):
-        if not path.exists():
-            raise click.UsageError(f"no such file or folder: {path}")
-        if not (path.is_file() or path.is_dir()):
-            raise click.UsageError(f"{path} is neither a file nor a folder; pipe it in and write - for it")
-        if not os.access(path, os.R_OK):
-            raise click.UsageError(f"not allowed to read {path}")
-
-
-def read_context(paths: tuple[str, ...], *, raw: bool = False) -> Any:
-    """Return what the paths of a command stand for: None, data of standard input, one Path or a list of them."""
-    if not paths:
-        return None
-    if paths == ("-",):
-        data = sys.stdin.buffer.read()
-        try:
-            return data.decode("utf-8")
-        except UnicodeDecodeError:
-            return data if raw else Content(data)
-    found = Path(paths[0]) if len(paths) == 1 else [Path(path) for path in paths]
-    return Raw(found) if raw else found
 
 
 def _summary(done: Completion) -> dict[str, Any]:

@@ -123,10 +123,10 @@ def told(
 
 def _context(paths: tuple[str, ...]) -> Any:
     """What the user says that the run was given; None when nothing."""
-    from recursor.cli import ask  # noqa: PLC0415 - imports all that runs something
+    from recursor.cli import contexts  # noqa: PLC0415 - imports what reads files
 
-    ask.check_paths(paths)
-    return ask.read_context(paths)
+    contexts.check(paths)
+    return contexts.read(paths)
 
 
 def _path(store: str | None, file: Path | None) -> Path:

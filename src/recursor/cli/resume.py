@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from recursor.cli import ask, options
+from recursor.cli import ask, contexts, options
+from recursor.cli.making import make_rlm
 from recursor.errors import ConfigError
 from recursor.record import public_url
 from recursor.trajectory import view
@@ -25,7 +26,7 @@ def command(run_id: str, paths: tuple[str, ...], **flags: Any) -> None:
     needed only where its file or folder moved, or was standard input.
     """
     output = options.output_of(flags)
-    ask.check_paths(paths)
+    contexts.check(paths)
     if flags.get("no_store"):
         raise click.UsageError("a run is resumed from the store, and recorded there")
     again = options.Again.of(flags, paths)
@@ -38,8 +39,8 @@ def command(run_id: str, paths: tuple[str, ...], **flags: Any) -> None:
     if made.get("base_url") == public_url(loaded.settings.base_url):
         made.pop("base_url", None)  # it is recorded without the key that it may hold
     settings = options.load(flags, made)
-    rlm = ask.make_rlm(settings, output)
-    context = ask.read_context(paths)
+    rlm = make_rlm(settings, output)
+    context = contexts.read(paths)
     ask.carry_out(settings, output, again, lambda: rlm.stream(context=context, resume=run.id))
 
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from recursor.cli import ask, options
+from recursor.cli import options
+from recursor.cli.making import make_rlm
 from recursor.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def command(*, key_file: Path | None, add_key: str | None, name: str, **flags: A
 
     own = {key: flags.pop(key) for key in ("host", "port", "max_runs", "max_held", "hold", "grace")}
     settings = Settings(key_file=key_file, **own)
-    rlm = ask.make_rlm(options.load(flags), options.Output(as_json=False, jsonl=None, display="auto"))
+    rlm = make_rlm(options.load(flags), options.Output(as_json=False, jsonl=None, display="auto"))
     _take_descriptors()
     asyncio.run(_serve(Server({name: rlm}, settings)))
 

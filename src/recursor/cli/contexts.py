@@ -1,0 +1,41 @@
+"""Paths of a command line, and the contexts that they stand for."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from recursor.files import Content, Raw
+
+
+def check(paths: tuple[str, ...]) -> None:
+    """Refuse what cannot be read, before a model is looked for."""
+    if "-" in paths and len(paths) > 1:
+        raise click.UsageError("- stands for standard input and cannot be mixed with paths")
+    if "-" in paths and sys.stdin.isatty():
+        raise click.UsageError("- reads standard input, which is a terminal: pipe something into it")
+    for path in (Path(path) for path in paths if path != "-"):
+        if not path.exists():
+            raise click.UsageError(f"no such file or folder: {path}")
+        if not (path.is_file() or path.is_dir()):
+            raise click.UsageError(f"{path} is neither a file nor a folder; pipe it in and write - for it")
+        if not os.access(path, os.R_OK):
+            raise click.UsageError(f"not allowed to read {path}")
+
+
+def read(paths: tuple[str, ...], *, raw: bool = False) -> Any:
+    """Return what the paths of a command stand for: None, data of standard input, one Path or a list of them."""
+    if not paths:
+        return None
+    if paths == ("-",):
+        data = sys.stdin.buffer.read()
+        try:
+            return data.decode("utf-8")
+        except UnicodeDecodeError:
+            return data if raw else Content(data)
+    found = Path(paths[0]) if len(paths) == 1 else [Path(path) for path in paths]
+    return Raw(found) if raw else found

@@ -1,0 +1,69 @@
+"""The RLM that the settings describe."""
+
+from __future__ import annotations
+
+import os
+
+import click
+
+from recursor import config
+from recursor.cli import endpoints, options
+from recursor.cli.text import clean
+from recursor.errors import ConfigError
+from recursor.protocols import Sink
+from recursor.rlm import RLM
+from recursor.routing import Routes
+
+NO_MODEL = """no model was named and none was found on this machine
+  name one:          recursor ask --model openai/gpt-5 "..."   (needs OPENAI_API_KEY)
+  or make it stay:   model = "openai/gpt-5" in {file}
+  or run one here:   ollama serve, LM Studio, llama.cpp or vLLM on its usual port is found by itself
+  or look without:   recursor demo"""
+
+
+def make_rlm(loaded: config.Config, output: options.Output) -> RLM:
+    """Return what the settings describe; looks for a model when they name none."""
+    settings = loaded.settings
+    routes = settings.routes if loaded.origins["model"] != "--model" else ()
+    model: str | Routes[str]
+    if routes:
+        model = Routes.from_table({"routes": list(routes), "allow": list(settings.allow)})
+    else:
+        model = settings.model or _found(settings.base_url, output.quiet)
+    return RLM(
+        model,
+        sub_model=None if routes else settings.sub_model,
+        base_url=settings.base_url,
+        sandbox=settings.sandbox,
+        dialect=settings.dialect,
+        strategy=settings.strategy,
+        cache=settings.cache,
+        limits=settings.limits,
+        store=options.store_path(loaded) if settings.record else None,
+        sinks=_sinks(output.jsonl),
+    )
+
+
+def _found(base_url: str | None, quiet: bool) -> str:
+    """Look for a model when none was named, and say which it is."""
+    if base_url:
+        raise ConfigError("--base-url needs --model: what the endpoint calls it")
+    choice = endpoints.choose()
+    if choice is None:
+        raise ConfigError(NO_MODEL.format(file=config.config_file()))
+    if not quiet:
+        click.echo(f"using {clean(choice.model)}: {clean(choice.reason)}", err=True)
+    return choice.model
+
+
+def _sinks(jsonl: str | None) -> list[Sink]:
+    if jsonl is None:
+        return []
+    from recursor.trajectory.jsonl import JsonlSink  # noqa: PLC0415 - only with --jsonl
+
+    try:
+        target = os.dup(1) if jsonl == "-" else jsonl
+        file = open(target, "w", encoding="utf-8")  # noqa: SIM115, PTH123 - the sink's; Path takes no descriptor
+    except OSError as error:
+        raise ConfigError(f"cannot write {jsonl}: {error.strerror}") from error
+    return [JsonlSink(file)]
