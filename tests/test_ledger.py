@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from recursor import ConfigError, Limits
 from recursor.errors import LimitExceeded
-from recursor.ledger import DOLLARS, TOKENS, Call, Ledger, Reservation
+from recursor.estimates import DOLLARS, TOKENS, Call
+from recursor.ledger import Ledger, Reservation
 from recursor.types import Reply, StopReason, Usage
 
 KINDS = st.sampled_from(

@@ -21,7 +21,8 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from recursor.errors import LimitExceeded, ModelError, RLMError
-from recursor.ledger import Call, Ledger, Reservation
+from recursor.estimates import Call
+from recursor.ledger import Ledger, Reservation
 from recursor.models.retry import Retries, RetryBudget, Retrying
 from recursor.protocols import Cache, Model, Sink
 from recursor.replay import Replay

@@ -15,7 +15,8 @@ from recursor import direct, governance, loop, prompt, record
 from recursor.calls import Caller, Memory, Metered, digest
 from recursor.context import prepare
 from recursor.errors import LimitExceeded, RLMError, SubcallError
-from recursor.ledger import Call, Ledger
+from recursor.estimates import Call
+from recursor.ledger import Ledger
 from recursor.limits import Limits
 from recursor.models.retry import Retries, RetryBudget
 from recursor.policy import Kind, Policy, Request

@@ -10,92 +10,21 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 from recursor.errors import LimitExceeded
+from recursor.estimates import DOLLARS, TOKENS, Call, Kind, used_of
 from recursor.limits import Limits
-from recursor.types import Purpose, Reply, StopReason, Usage
+from recursor.types import Reply, StopReason, Usage
 
-MARGIN = 2.0
-"""A call that is out beside others stands for this many times the most that one like it has used..."""
-CAUTION = 50.0
-"""... and for that many times more, divided by how many have answered: what one has used says little of the rest."""
 FINISH = 1.5
 """Root calls, as dear as the dearest so far, that sub-calls leave for the root LM to finish with."""
 FINISH_TIME = 0.2
 """The largest share of `max_time` that code leaves for that."""
-FIRST_INPUT = 0.5
-"""Tokens a character that the first prompt of a model is expected to have: rather too many."""
-FIRST_OUTPUT = 2_000
-"""Tokens that the first reply of a model is expected to have."""
-TOKENS, DOLLARS = 0, 1
 _UNITS = (
     (TOKENS, "{:,.0f} tokens", StopReason.MAX_TOKENS),
     (DOLLARS, "${:.4f}", StopReason.MAX_COST),
 )
-
-
-class Call(NamedTuple):
-    """A model call, as far as its cost is concerned. Calls of one kind are taken to cost alike."""
-
-    model: str
-    purpose: Purpose
-    depth: int
-    """Of the run that makes it; the root is depth 0."""
-    size: int = 0
-    """Characters of the prompt."""
-    price: Callable[[Usage], float | None] | None = None
-    """What usage of the model costs, where that is known ahead."""
-
-    @property
-    def kind(self) -> tuple[str, str, int]:
-        return self.model, self.purpose, self.depth
-
-    def expected(self) -> tuple[float, float | None]:
-        """Tokens and dollars, from the size alone; None dollars when no price is known ahead."""
-        usage = Usage(math.ceil(self.size * FIRST_INPUT), FIRST_OUTPUT, calls=1)
-        return float(usage.total_tokens), self.price(usage) if self.price else None
-
-
-@dataclass(slots=True)
-class _Kind:
-    """What calls of one kind have used, in tokens and dollars, and which are out."""
-
-    first: tuple[float, float | None]
-    longest: int
-    """Characters of the longest prompt."""
-    answered: int = 0
-    total: list[float] = field(default_factory=lambda: [0.0, 0.0])
-    most: list[float] = field(default_factory=lambda: [0.0, 0.0])
-    calls_out: int = 0
-    out: float = 0.0
-    """Weights of the calls that are out."""
-
-    def weight(self, call: Call) -> float:
-        """1, or more for a prompt that is longer than any before."""
-        return max(1.0, call.size / self.longest)
-
-    @property
-    def margin(self) -> float:
-        """What estimates may be wrong by, as a factor."""
-        return MARGIN * (1 + CAUTION / self.answered) if self.answered else MARGIN
-
-    def each(self, unit: int) -> float | None:
-        """The most that one call has used; before any has, what the first was expected to."""
-        return self.most[unit] if self.answered else self.first[unit]
-
-    def learn(self, call: Call, reply: Reply) -> None:
-        self.answered += 1
-        self.longest = max(self.longest, call.size)
-        for unit, used in _used(reply):
-            self.total[unit] += used
-            self.most[unit] = max(self.most[unit], used)
-
-
-def _used(reply: Reply) -> tuple[tuple[int, float], ...]:
-    """What a reply took of each unit."""
-    return (TOKENS, float(reply.usage.total_tokens)), (DOLLARS, reply.cost or 0.0)
 
 
 class Reservation:
@@ -156,7 +85,7 @@ class Ledger:
         self._chain: tuple[Ledger, ...] = (self, *(parent._chain if parent else ()))
         self._clock = clock
         self._started = clock()
-        self._kinds: dict[tuple[str, str, int], _Kind] = {}
+        self._kinds: dict[tuple[str, str, int], Kind] = {}
         self._priced = 0.0
         self._unpriced_calls = 0
         self._unpriceable = False
@@ -399,7 +328,7 @@ class Ledger:
 
     def _grow(self, reply: Reply) -> None:
         """Note by how much replies of the root LM become dearer from turn to turn."""
-        for unit, used in _used(reply):
+        for unit, used in used_of(reply):
             if self._last_root[unit]:
                 self._growth[unit] = max(self._growth[unit], used - self._last_root[unit])
             self._last_root[unit] = used
@@ -407,10 +336,10 @@ class Ledger:
     def _counting(self, in_root: bool) -> tuple[Ledger, ...]:
         return self._chain if in_root else self._chain[:-1]
 
-    def _kind(self, call: Call) -> _Kind:
+    def _kind(self, call: Call) -> Kind:
         kind = self._kinds.get(call.kind)
         if kind is None:
-            kind = self._kinds[call.kind] = _Kind(call.expected(), max(1, call.size))
+            kind = self._kinds[call.kind] = Kind(call.expected(), max(1, call.size))
         return kind
 
     def _keeps_for_root(self, call: Call) -> bool:

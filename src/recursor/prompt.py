@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from recursor.ledger import DOLLARS, TOKENS, Ledger
+from recursor.estimates import DOLLARS, TOKENS
+from recursor.ledger import Ledger
 from recursor.types import CallStyle, ContextInfo, Execution, Message, Output, StopReason, Turn
 
 MAX_OUTPUT = 10_000

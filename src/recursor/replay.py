@@ -13,7 +13,8 @@ from collections.abc import Callable, Container, Sequence
 from typing import Any
 
 from recursor.errors import ContextOverflow, LimitExceeded, ModelError, RLMError, SubcallError
-from recursor.ledger import Call, Ledger
+from recursor.estimates import Call
+from recursor.ledger import Ledger
 from recursor.protocols import Journal, Repl, Source, Subcalls
 from recursor.types import Completion, ContextInfo, Diverged, Execution, Isolation, Purpose, Reply, Usage
 
