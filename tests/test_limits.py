@@ -177,7 +177,7 @@ def test_wrong_limits_of_a_child_are_an_error_at_the_call(limits: dict[str, Any]
 def test_children_that_wait_for_children_of_their_own_do_not_wait_for_ever(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("recursor.engine.MAX_CHILDREN", 2)
+    monkeypatch.setattr("recursor.run.MAX_CHILDREN", 2)
 
     def answer(messages: Sequence[Message]) -> str:
         text = messages[1].content

@@ -7,28 +7,29 @@ and `stream` wait for them from the caller's own loop.
 
 from __future__ import annotations
 
-import asyncio
 import copy
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from recursor import background, models, plugins, prompts
+from recursor import assembly, background, prompts, streaming
 from recursor.context import Source
-from recursor.engine import Engine, Place, Strategy
+from recursor.engine import Engine
 from recursor.errors import ConfigError, RLMError
 from recursor.governance import check_prices
 from recursor.inputs import checked_values, inputs, recorded_inputs
 from recursor.limits import Limits
 from recursor.models import Retries
 from recursor.policy import Policy
-from recursor.protocols import Cache, Model, Sandbox, Sink
+from recursor.protocols import Model, Sandbox, Sink
 from recursor.record import public_url
 from recursor.replay import Past
 from recursor.routing import Routes
+from recursor.run import Place, Strategy
 from recursor.schema import Shape, shape
 from recursor.sinks import Fanout, QueueSink
 from recursor.task import Task
@@ -106,19 +107,21 @@ class RLM:
             raise ConfigError(f"policy must be a recursor.Policy, not {type(policy).__name__}")
         if not isinstance(retries, Retries):
             raise ConfigError(f"retries must be a recursor.models.Retries, not {type(retries).__name__}")
-        routes = _routes(model, sub_model, base_url, api_key)
+        routes = assembly.routes(model, sub_model, base_url, api_key)
         if compact_at is not None and (not isinstance(compact_at, int) or compact_at < 1):
             raise ConfigError(f"compact_at must be a number of tokens or None, not {compact_at!r}")
         if strategy not in ("rlm", "direct", "auto"):
             raise ConfigError(f"strategy must be 'rlm', 'direct' or 'auto', not {strategy!r}")
         if limits.max_cost is not None:
             check_prices(routes.models, strict=policy is not None and policy.strict)
-        self._store = _store(store)
+        self._store = assembly.store(store)
         self._coverage = (
-            self._store_path("coverage needs the store that records the runs") if coverage else None
+            assembly.store_path(self._store, "coverage needs the store that records the runs")
+            if coverage
+            else None
         )
         self._instruction = instruction
-        made, offered = _sandbox(sandbox, mounts), collect(tools)
+        made, offered = assembly.sandbox(sandbox, mounts), collect(tools)
         self._values = checked_values(values, offered)
         self._engine = Engine(
             routes=routes,
@@ -128,8 +131,8 @@ class RLM:
             dialect=prompts.load(dialect),
             tools=offered,
             policy=policy,
-            sink=Fanout([*([self._store] if self._store else []), *map(_sink, sinks)]),
-            cache=self._cache(cache),
+            sink=Fanout([*([self._store] if self._store else []), *map(assembly.sink, sinks)]),
+            cache=assembly.cache(cache, self._store),
             strategy=strategy,
             compact_at=compact_at,
             settings={
@@ -272,22 +275,15 @@ class RLM:
         """
         if (resume is None) == (question is None and messages is None):
             raise ConfigError("pass a question, messages, or the id of a run to resume")
-        queue = QueueSink(asyncio.get_running_loop())
 
-        def work() -> Coroutine[Any, Any, Completion]:
+        def work(watcher: QueueSink) -> Coroutine[Any, Any, Completion]:
             if resume is not None:
-                return self._resume(resume, context, messages, schema, queue)
-            return self._complete(question, context, messages, schema, queue)
+                return self._resume(resume, context, messages, schema, watcher)
+            return self._complete(question, context, messages, schema, watcher)
 
-        run = asyncio.ensure_future(background.arun(work))
-        run.add_done_callback(lambda _: queue.end())
-        try:
-            async for event in queue:
+        async with aclosing(streaming.events(work)) as events:
+            async for event in events:
                 yield event
-        finally:
-            run.cancel()
-            await asyncio.wait([run])
-        await run
 
     async def _complete(
         self, question: Any, context: Any, messages: Any, schema: Any, watcher: QueueSink | None = None
@@ -304,11 +300,11 @@ class RLM:
     ) -> Completion:
         from recursor.trajectory.journal import StoreJournal  # noqa: PLC0415 - imports sqlite3
 
-        path = self._store_path("resume needs the store that recorded the run")
+        path = assembly.store_path(self._store, "resume needs the store that recorded the run")
         journal = await in_thread(StoreJournal, path, discard=StoreJournal.close)
         try:
             run = await in_thread(journal.root, run_id)
-            self._check_models(run.model, run.sub_model)
+            assembly.check_models(self._engine.routes, run.model, run.sub_model)
             expected = shape(run.settings.get("schema") if schema is None else schema)
             done = journal.ended(run.id)
             if isinstance(done, Completion) and done.stop_reason is StopReason.ANSWERED:
@@ -361,71 +357,3 @@ class RLM:
         if watcher is None:
             return self._engine
         return replace(self._engine, sink=Fanout([self._engine.sink, watcher]), stream=True)
-
-    def _cache(self, cache: str | None) -> Cache | None:
-        if cache is None:
-            return None
-        if cache != "workspace":
-            raise ConfigError(f"cache must be 'workspace' or None, not {cache!r}")
-        from recursor.trajectory.journal import StoreCache  # noqa: PLC0415 - imports sqlite3
-
-        return StoreCache(self._store_path("a cache needs a store"))
-
-    def _store_path(self, need: str) -> Path:
-        path = getattr(self._store, "path", None)
-        if not isinstance(path, Path):
-            raise ConfigError(f"{need}: RLM(..., store=path)")
-        return path
-
-    def _check_models(self, model: str, sub_model: str) -> None:
-        routes = self._engine.routes
-        for purpose, was in (("root", model), ("sub", sub_model)):
-            if was not in routes.names:
-                raise ConfigError(
-                    f"the {purpose} calls of the run were made by {was!r}, and this RLM has "
-                    f"{', '.join(map(repr, routes.names))}"
-                )
-
-
-def _routes(model: Any, sub_model: Any, base_url: str | None, api_key: str | None) -> Routes[Model]:
-    def resolved(spec: str) -> Model:
-        from recursor import config  # noqa: PLC0415 - only a spec needs files and environment
-
-        return models.resolve(spec, base_url=base_url, api_key=api_key or config.api_key(spec))
-
-    if isinstance(model, Routes):
-        if sub_model is not None:
-            raise ConfigError("sub_model belongs into the routes: Routes.of(root, sub)")
-        return model.resolved(resolved)
-    for name, given in (("model", model), ("sub_model", sub_model)):
-        if not isinstance(given, str | Model) and not (name == "sub_model" and given is None):
-            raise ConfigError(
-                f"{name} must be a spec such as 'openai/gpt-5' or an object with `name` and `query`"
-            )
-    return Routes.of(model, sub_model).resolved(resolved)
-
-
-def _sink(sink: Sink | str) -> Sink:
-    if not isinstance(sink, str):
-        return sink
-    found: Sink = plugins.load("recursor.sinks", sink)()
-    return found
-
-
-def _store(store: Any) -> Sink | None:
-    if store is None:
-        return None
-    from recursor.trajectory.store import resolve_store  # noqa: PLC0415 - imports sqlite3
-
-    return resolve_store(store)
-
-
-def _sandbox(sandbox: str | Sandbox, mounts: Mapping[str, str | Path] | None) -> Sandbox:
-    if not isinstance(sandbox, str):
-        if mounts is not None:
-            raise ConfigError("mounts go to a sandbox by name; give them to the sandbox that you have made")
-        return sandbox
-    from recursor import config  # noqa: PLC0415 - as above
-
-    made: Sandbox = config.sandbox(sandbox, **({} if mounts is None else {"mounts": mounts}))
-    return made
