@@ -62,7 +62,7 @@ class Root:
 
     def run(self, compact_at: int | None, context: Any = "data", **options: Any) -> Completion:
         rlm = RLM(self.model, **options)
-        rlm._engine = replace(rlm._engine, compact_at=compact_at)
+        rlm._asker = replace(rlm._asker, engine=replace(rlm._asker.engine, compact_at=compact_at))
         return rlm.completion("What is it?", context)
 
 
@@ -216,7 +216,7 @@ def test_a_run_with_a_compaction_is_resumed_without_paying_for_it_twice(tmp_path
             return block(end if done == 23 else turn.format(done + 1))
 
         rlm = RLM(ScriptedModel(say, name="m"), dialect=dialect, store=tmp_path / "runs.db")
-        rlm._engine = replace(rlm._engine, compact_at=3_500)
+        rlm._asker = replace(rlm._asker, engine=replace(rlm._asker.engine, compact_at=3_500))
         return rlm
 
     with pytest.raises(ModelError) as caught:

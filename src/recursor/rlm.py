@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -17,9 +17,9 @@ from types import MappingProxyType
 from typing import Any
 
 from recursor import assembly, background, prompts, streaming
-from recursor.context import Source
+from recursor.asker import Asker
 from recursor.engine import Engine
-from recursor.errors import ConfigError, RLMError
+from recursor.errors import ConfigError
 from recursor.governance import check_prices
 from recursor.inputs import checked_values, inputs, recorded_inputs
 from recursor.limits import Limits
@@ -30,9 +30,8 @@ from recursor.record import public_url
 from recursor.replay import Past
 from recursor.routing import Routes
 from recursor.run import Place, Strategy
-from recursor.schema import Shape, shape
+from recursor.schema import shape
 from recursor.sinks import Fanout, QueueSink
-from recursor.task import Task
 from recursor.threads import in_thread
 from recursor.tools import AnyTool, check_code, code_of, collect
 from recursor.types import Completion, Event, RunEnded, StopReason
@@ -114,16 +113,12 @@ class RLM:
             raise ConfigError(f"strategy must be 'rlm', 'direct' or 'auto', not {strategy!r}")
         if limits.max_cost is not None:
             check_prices(routes.models, strict=policy is not None and policy.strict)
-        self._store = assembly.store(store)
-        self._coverage = (
-            assembly.store_path(self._store, "coverage needs the store that records the runs")
-            if coverage
-            else None
-        )
-        self._instruction = instruction
+        recorded = assembly.store(store)
+        path = getattr(recorded, "path", None)
+        if coverage:
+            assembly.store_path(recorded, "coverage needs the store that records the runs")
         made, offered = assembly.sandbox(sandbox, mounts), collect(tools)
-        self._values = checked_values(values, offered)
-        self._engine = Engine(
+        engine = Engine(
             routes=routes,
             sandbox=made,
             limits=limits,
@@ -131,8 +126,8 @@ class RLM:
             dialect=prompts.load(dialect),
             tools=offered,
             policy=policy,
-            sink=Fanout([*([self._store] if self._store else []), *map(assembly.sink, sinks)]),
-            cache=assembly.cache(cache, self._store),
+            sink=Fanout([*([recorded] if recorded else []), *map(assembly.sink, sinks)]),
+            cache=assembly.cache(cache, recorded),
             strategy=strategy,
             compact_at=compact_at,
             settings={
@@ -140,19 +135,26 @@ class RLM:
                 "sandbox": sandbox if isinstance(sandbox, str) else type(sandbox).__name__, "strategy": strategy,
                 "mounts": dict(getattr(made, "mounts", {})),
                 "instruction": instruction, "compact_at": compact_at, "code_tools": code_of(offered),
-                "values": list(self._values),
+                "values": list(values),
             },
         )  # fmt: skip
+        self._asker = Asker(
+            engine,
+            instruction,
+            checked_values(values, offered),
+            path if isinstance(path, Path) else None,
+            coverage,
+        )
 
     @property
     def limits(self) -> Limits:
         """Bounds of each run."""
-        return self._engine.limits
+        return self._asker.engine.limits
 
     @property
     def tools(self) -> Mapping[str, AnyTool]:
         """Functions that code may call beside its own, by their names."""
-        return self._engine.tools
+        return self._asker.engine.tools
 
     def with_changes(
         self,
@@ -171,22 +173,8 @@ class RLM:
         Raises:
             ConfigError: a bound of money without a price, or the name of a tool that is taken.
         """
-        other, engine = copy.copy(self), self._engine
-        if limits is not None:
-            if limits.max_cost is not None and engine.limits.max_cost is None:
-                check_prices(engine.routes.models, strict=engine.policy is not None and engine.policy.strict)
-            engine = replace(engine, limits=limits, settings={**engine.settings, "limits": asdict(limits)})
-        if instruction is not None:
-            other._instruction = instruction
-            engine = replace(engine, settings={**engine.settings, "instruction": instruction})
-        if tools:
-            offered = collect([*engine.tools.values(), *tools])
-            checked_values(self._values, offered)
-            settings = {**engine.settings, "code_tools": code_of(offered)}
-            engine = replace(engine, tools=offered, settings=settings)
-        if sinks:
-            engine = replace(engine, sink=Fanout([engine.sink, *sinks]))
-        other._engine = engine
+        other = copy.copy(self)
+        other._asker = self._asker.with_changes(limits, instruction, tools, sinks)
         return other
 
     def completion(
@@ -288,23 +276,25 @@ class RLM:
     async def _complete(
         self, question: Any, context: Any, messages: Any, schema: Any, watcher: QueueSink | None = None
     ) -> Completion:
-        expected = shape(schema)
-        text, contexts = await in_thread(inputs, question, context, messages, self._values)
+        asker, expected = self._asker, shape(schema)
+        text, contexts = await in_thread(inputs, question, context, messages, asker.values)
         run_id = uuid.uuid4().hex
-        task = self._task(text, contexts, expected)
-        done = await self._attended(run_id, lambda: self._watched(watcher).complete(task, Place(run_id)))
-        return await self._covered(done, contexts)
+        task = asker.task(text, contexts, expected)
+        done = await asker.attended(run_id, lambda: asker.watched(watcher).complete(task, Place(run_id)))
+        return await asker.covered(done, contexts)
 
     async def _resume(
         self, run_id: str, context: Any, messages: Any, schema: Any, watcher: QueueSink | None = None
     ) -> Completion:
         from recursor.trajectory.journal import StoreJournal  # noqa: PLC0415 - imports sqlite3
 
-        path = assembly.store_path(self._store, "resume needs the store that recorded the run")
-        journal = await in_thread(StoreJournal, path, discard=StoreJournal.close)
+        asker, engine = self._asker, self._asker.engine
+        if asker.store is None:
+            raise ConfigError("resume needs the store that recorded the run: RLM(..., store=path)")
+        journal = await in_thread(StoreJournal, asker.store, discard=StoreJournal.close)
         try:
             run = await in_thread(journal.root, run_id)
-            assembly.check_models(self._engine.routes, run.model, run.sub_model)
+            assembly.check_models(engine.routes, run.model, run.sub_model)
             expected = shape(run.settings.get("schema") if schema is None else schema)
             done = journal.ended(run.id)
             if isinstance(done, Completion) and done.stop_reason is StopReason.ANSWERED:
@@ -315,45 +305,14 @@ class RLM:
                 return done
 
             async def go_on() -> Completion:
-                check_code(run.settings.get("code_tools", {}), self._engine.tools)
-                text, contexts = await in_thread(recorded_inputs, run, context, messages, self._values)
-                task = self._task(text, contexts, expected)
-                raised = self._engine.limits.raised(run.settings.get("limits", {}))
+                check_code(run.settings.get("code_tools", {}), engine.tools)
+                text, contexts = await in_thread(recorded_inputs, run, context, messages, asker.values)
+                task = asker.task(text, contexts, expected)
+                raised = engine.limits.raised(run.settings.get("limits", {}))
                 past = await in_thread(Past, journal, run.id, raised)
-                done = await self._watched(watcher).complete(task, Place(run.id, past=past))
-                return await self._covered(done, contexts)
+                done = await asker.watched(watcher).complete(task, Place(run.id, past=past))
+                return await asker.covered(done, contexts)
 
-            return await self._attended(run.id, go_on)
+            return await asker.attended(run.id, go_on)
         finally:
             journal.close()
-
-    def _task(self, question: str, contexts: Mapping[str, Source], expected: Shape) -> Task:
-        values = {name: contexts[name] for name in self._values}
-        return Task(question, contexts, expected, self._instruction, values=values)
-
-    async def _attended(self, run_id: str, work: Callable[[], Awaitable[Completion]]) -> Completion:
-        """Keep others from going on with a run meanwhile: it would be paid for twice. They may have it stopped."""
-        path = getattr(self._store, "path", None)
-        if not isinstance(path, Path):
-            return await work()
-        from recursor.trajectory.claim import attended  # noqa: PLC0415 - as the store
-
-        return await attended(path, run_id, work)
-
-    async def _covered(self, done: Completion, contexts: Mapping[str, Source]) -> Completion:
-        """The completion, with what was read of its context where that is wanted."""
-        if self._coverage is None:
-            return done
-        from recursor import review  # noqa: PLC0415 - imports sqlite3
-
-        try:
-            return replace(
-                done, coverage=await in_thread(review.coverage_of, self._coverage, done.run_id, contexts)
-            )
-        except (RLMError, OSError):
-            return done  # a file was changed meanwhile: the answer is there all the same
-
-    def _watched(self, watcher: QueueSink | None) -> Engine:
-        if watcher is None:
-            return self._engine
-        return replace(self._engine, sink=Fanout([self._engine.sink, watcher]), stream=True)
