@@ -14,6 +14,7 @@ from recursor.types import Message, Reply, Schema
 
 _SETTINGS = (
     "base_url", "api_key", "window", "max_concurrency", "requests_per_minute", "tokens_per_minute", "timeout",
+    "price",
 )  # fmt: skip
 
 
@@ -36,6 +37,7 @@ class LM(Around):
         requests_per_minute: float | None = None,
         tokens_per_minute: float | None = None,
         timeout: float = READ_TIMEOUT,
+        price: models.Price | None = None,
         **options: Any,
     ) -> None:
         """Describe the model. Sends nothing.
@@ -50,6 +52,7 @@ class LM(Around):
             requests_per_minute: None is no bound.
             tokens_per_minute: of input and output; None is no bound.
             timeout: seconds that the server may be silent.
+            price: US dollars per million tokens; None goes by the provider's bill, or the list.
             **options: further fields of each request, as `temperature=0`. Those in `extra_body` too,
                 for names that are ours.
 
@@ -68,7 +71,7 @@ class LM(Around):
         super().__init__(
             models.resolve(
                 spec, base_url=base_url, api_key=key, options=options, rates=rates, window=window,
-                read_timeout=timeout,
+                read_timeout=timeout, own_price=price,
             )
         )  # fmt: skip
 

@@ -22,8 +22,9 @@ def command() -> None:
 @options.FILE
 def show(origin: bool, as_json: bool, file: Path | None) -> None:
     """Print every setting. Keys of providers are no settings and are never shown."""
-    loaded = config.load(file)
-    values = dict(config.rows(loaded.settings)) | {"store": str(loaded.store_path)}
+    loaded = options.in_force(file)
+    values = {config.written(key): value for key, value in config.rows(loaded.settings)}
+    values |= {"store": str(loaded.store_path)}
     if as_json:
         rows = {key: {"value": value, "origin": loaded.origins[key]} for key, value in values.items()}
         click.echo(to_json(rows if origin else values, indent=2))

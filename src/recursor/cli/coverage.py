@@ -130,7 +130,7 @@ def _context(paths: tuple[str, ...]) -> Any:
 
 
 def _path(store: str | None, file: Path | None) -> Path:
-    return config.load(file, {"store": store}).store_path
+    return options.in_force(file, {"store": store}).store_path
 
 
 def _pictured(found: Coverage, documents: Sequence[Document], most: int) -> Iterator[str]:

@@ -11,7 +11,6 @@ from typing import Any, TextIO, TypeVar
 
 import click
 
-from recursor import config
 from recursor.cli import options
 from recursor.cli.text import count
 from recursor.trajectory import view
@@ -27,7 +26,7 @@ def of_store(function: F) -> F:
 
 def store_path(store: str | None, file: Path | None) -> Path:
     """The store that is asked for, else the one of the settings."""
-    return config.load(file, {"store": store}).store_path
+    return options.in_force(file, {"store": store}).store_path
 
 
 @click.command("export")

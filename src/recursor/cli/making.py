@@ -7,12 +7,11 @@ import os
 import click
 
 from recursor import config
-from recursor.cli import endpoints, options
+from recursor.cli import described, endpoints, options
 from recursor.cli.text import clean
 from recursor.errors import ConfigError
 from recursor.protocols import Sink
 from recursor.rlm import RLM
-from recursor.routing import Routes
 
 NO_MODEL = """no model was named and none was found on this machine
   name one:          recursor ask --model openai/gpt-5 "..."   (needs OPENAI_API_KEY)
@@ -24,15 +23,13 @@ NO_MODEL = """no model was named and none was found on this machine
 def make_rlm(loaded: config.Config, output: options.Output) -> RLM:
     """Return what the settings describe; looks for a model when they name none."""
     settings = loaded.settings
-    routes = settings.routes if loaded.origins["model"] != "--model" else ()
-    model: str | Routes[str]
-    if routes:
-        model = Routes.from_table({"routes": list(routes), "allow": list(settings.allow)})
-    else:
-        model = settings.model or _found(settings.base_url, output.quiet)
+    routed = bool(settings.routes) and loaded.origins["model"] != "--model"
+    sub = settings.sub_model
     return RLM(
-        model,
-        sub_model=None if routes else settings.sub_model,
+        described.routes_of(settings)
+        if routed
+        else described.model_of(settings.model or _found(settings.base_url, output.quiet), settings),
+        sub_model=None if routed or sub is None else described.model_of(sub, settings),
         base_url=settings.base_url,
         sandbox=settings.sandbox,
         dialect=settings.dialect,

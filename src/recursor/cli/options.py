@@ -18,9 +18,21 @@ Display: TypeAlias = Literal["auto", "tree", "plain", "none"]
 """How progress is shown on stderr."""
 F = TypeVar("F", bound=Callable[..., Any])
 
-FILE = click.option(
-    "--config", "file", type=click.Path(path_type=Path), metavar="FILE", help="Settings to read instead."
-)
+_PROFILE = "recursor.profile"
+
+
+def FILE(function: F) -> F:  # noqa: N802 - beside the options
+    """Add --config and --profile. The command gets `file`; `in_force` knows the profile."""
+    file = click.option(
+        "--config", "file", type=click.Path(path_type=Path), metavar="FILE", help="Settings to read instead."
+    )
+    profile = click.option(
+        "--profile", metavar="NAME", help="Settings of [profiles.NAME] in that file.", expose_value=False,
+        callback=lambda context, _, name: context.meta.update({_PROFILE: name}),
+    )  # fmt: skip
+    return file(profile(function))
+
+
 STORE = click.option("--store", metavar="PATH", help="Where runs are recorded.")
 DISPLAY = click.option(
     "--display",
@@ -85,7 +97,7 @@ class Again:
     @staticmethod
     def of(flags: Mapping[str, Any], paths: Sequence[str]) -> Again:
         """Keep what `resume` needs beside the run: where it is recorded, and paths that the record cannot name."""
-        named = (("--store", flags.get("store")), ("--config", flags.get("file")))
+        named = (("--store", flags.get("store")), ("--config", flags.get("file")), ("--profile", profile()))
         again = [part for flag, value in named if value is not None for part in (flag, str(value))]
         return Again(tuple(paths) if len(paths) > 1 or "-" in paths else (), tuple(again))
 
@@ -131,12 +143,23 @@ def load(flags: dict[str, Any], recorded: Mapping[str, Any] | None = None) -> co
     """
     file = flags.pop("file", None)
     given = {f"limits.{name}" if name.startswith("max_") else name: value for name, value in flags.items()}
-    for key, _ in config.rows(config.Settings()):
+    for key in (config.written(key) for key, _ in config.rows(config.Settings())):
         if recorded and given.get(key) is None:
             given[key] = recorded.get(key)
     if given.pop("no_store", False):
         given["record"] = False
-    return config.load(file, given)
+    return in_force(file, given)
+
+
+def profile() -> str | None:
+    """The profile that was asked for."""
+    name: str | None = click.get_current_context().meta.get(_PROFILE)
+    return name
+
+
+def in_force(file: Path | None, flags: Mapping[str, Any] | None = None) -> config.Config:
+    """Return the settings of a file, or of the user's, with the profile that was asked for, under flags."""
+    return config.load(file, flags, profile())
 
 
 def store_path(loaded: config.Config) -> Path:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import click
 
-from recursor import config
 from recursor.cli import options
 from recursor.trajectory import view
 
@@ -26,7 +25,7 @@ def command(run_id: str, store: str | None, file: Path | None, port: int, no_bro
     """
     from recursor.viewer import server  # noqa: PLC0415 - brings the HTTP library
 
-    path = config.load(file, {"store": store}).store_path
+    path = options.in_force(file, {"store": store}).store_path
     if not path.exists() and store is None:
         raise click.ClickException(f"nothing is recorded yet in {path}: `recursor demo` makes a first run")
     with view.open(path) as recorded:

@@ -19,12 +19,12 @@ from recursor.models.gate import Gated, Rates
 from recursor.models.http import READ_TIMEOUT, Endpoint, Key, close, require_key
 from recursor.models.openai_chat import OpenAIChat
 from recursor.models.presets import PRESETS, Preset, preset_for, split
-from recursor.models.prices import known, price
+from recursor.models.prices import Price, known, price
 from recursor.models.retry import OnRetry, Retries, RetryBudget, Retrying
 from recursor.models.wire import Wire
 
 __all__ = [
-    "IN_FLIGHT", "PRESETS", "Around", "Gated", "OnRetry", "Preset", "Rates", "Retries", "RetryBudget",
+    "IN_FLIGHT", "PRESETS", "Around", "Gated", "OnRetry", "Preset", "Price", "Rates", "Retries", "RetryBudget",
     "Retrying", "close", "known", "preset_for", "price", "resolve",
 ]  # fmt: skip
 
@@ -40,6 +40,7 @@ def resolve(
     rates: Rates = Rates(),  # noqa: B008 - frozen
     window: int | None = None,
     read_timeout: float = READ_TIMEOUT,
+    own_price: Price | None = None,
 ) -> Gated:
     """Return the model that a spec names, behind its endpoint's gate. It does not retry.
 
@@ -52,6 +53,7 @@ def resolve(
             its address and key.
         window: tokens of input and output that it takes; None takes the list's.
         read_timeout: seconds that the server may be silent.
+        own_price: what it costs; None goes by the list.
 
     Raises:
         ConfigError: the provider is unknown, no model is named, a key or an address is missing, or
@@ -72,8 +74,9 @@ def resolve(
             root, path, key=api_key, key_header="x-api-key", headers=VERSION, read_timeout=read_timeout
         )
         inner = AnthropicMessages(
-            spec, model, endpoint, price_list=preset.price_list, options=options, window=window
-        )
+            spec, model, endpoint, price_list=preset.price_list, options=options, window=window,
+            price=own_price,
+        )  # fmt: skip
     else:
         endpoint = Endpoint(address, "/chat/completions", key=api_key, read_timeout=read_timeout)
         inner = OpenAIChat(
@@ -83,6 +86,7 @@ def resolve(
             price_list=preset.price_list,
             options=options,
             window=window,
+            price=own_price,
             length_field=preset.length_field,
             schemas=preset.schemas,
         )

@@ -14,6 +14,7 @@ from recursor.models import schemas
 from recursor.models.documents import count, decode, dollars, table, text, unreadable
 from recursor.models.failures import Request, reported
 from recursor.models.http import WHOLE, Endpoint
+from recursor.models.prices import Price
 from recursor.models.sse import ServerEvent
 from recursor.models.wire import Reading, Wire
 from recursor.types import Message, Schema, Usage
@@ -64,6 +65,7 @@ class OpenAIChat(Wire):
         price_list: str | None = None,
         options: Mapping[str, Any] | None = None,
         window: int | None = None,
+        price: Price | None = None,
         length_field: str = "max_tokens",
         schemas: bool = True,
     ) -> None:
@@ -73,7 +75,9 @@ class OpenAIChat(Wire):
             length_field: what the option "max_tokens" is sent as.
             schemas: whether the server takes a JSON Schema; otherwise the prompt asks for it.
         """
-        super().__init__(name, model, endpoint, price_list=price_list, options=options, window=window)
+        super().__init__(
+            name, model, endpoint, price_list=price_list, options=options, window=window, price=price
+        )
         self._schemas = schemas
         if "max_tokens" in self._options:
             self._options[length_field] = self._options.pop("max_tokens")

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import functools
 import importlib.resources
+import math
 import re
+from dataclasses import dataclass, fields
 from typing import Any, TypeAlias
 
 import msgspec
 
+from recursor.errors import ConfigError
 from recursor.types import Usage
 
 LOCAL = "local"
@@ -20,6 +23,44 @@ LOCAL = "local"
 
 _Tier: TypeAlias = tuple[int, float, float, float | None, float | None]
 """From how many input tokens, then dollars per million: input, output, cached input, cache write."""
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """What a model costs, in US dollars per million tokens.
+
+    Attributes:
+        input: tokens that are neither read from a cache nor written into it.
+        cached_input: read from a cache; None costs what input does.
+        cache_write: written into a cache; None costs what input does.
+
+    Raises:
+        ConfigError: a price that is no number of dollars.
+    """
+
+    input: float
+    output: float
+    cached_input: float | None = None
+    cache_write: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in (each.name for each in fields(self)):
+            value = getattr(self, name)
+            if value is None and name.startswith("cache"):
+                continue
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+                raise ConfigError(f"{name} must be US dollars per million tokens, not {value!r}")
+
+    def of(self, usage: Usage) -> float:
+        """Return what a call cost, in US dollars."""
+        plain = usage.input_tokens - usage.cached_tokens - usage.cache_write_tokens
+        dollars = (
+            plain * self.input
+            + usage.cached_tokens * (self.input if self.cached_input is None else self.cached_input)
+            + usage.cache_write_tokens * (self.input if self.cache_write is None else self.cache_write)
+            + usage.output_tokens * self.output
+        )
+        return dollars / 1e6
 
 
 class _Row(msgspec.Struct, frozen=True, array_like=True):
@@ -46,17 +87,8 @@ def price(provider: str | None, model: str, usage: Usage) -> float | None:
     if row is None:
         return None
     # Providers bill all tokens at the rate of the tier that the input falls in.
-    _, fresh, output, cached, write = next(
-        tier for tier in reversed(row.tiers) if usage.input_tokens >= tier[0]
-    )
-    plain = usage.input_tokens - usage.cached_tokens - usage.cache_write_tokens
-    dollars = (
-        plain * fresh
-        + usage.cached_tokens * (fresh if cached is None else cached)
-        + usage.cache_write_tokens * (fresh if write is None else write)
-        + usage.output_tokens * output
-    )
-    return dollars / 1e6
+    tier = next(tier for tier in reversed(row.tiers) if usage.input_tokens >= tier[0])
+    return Price(*tier[1:]).of(usage)
 
 
 def known(provider: str | None, model: str) -> bool:

@@ -37,6 +37,7 @@ class Wire(ABC):
         price_list: str | None = None,
         options: Mapping[str, Any] | None = None,
         window: int | None = None,
+        price: prices.Price | None = None,
     ) -> None:
         """Describe the model.
 
@@ -47,6 +48,7 @@ class Wire(ABC):
             options: further fields of the request body, as "temperature". Those under
                 "extra_body" are put beside the others.
             window: tokens of input and output that it takes; None takes the list's.
+            price: in place of the list's.
 
         Raises:
             ConfigError: an option is no JSON, or a field that is not the user's to set.
@@ -61,6 +63,7 @@ class Wire(ABC):
             raise ConfigError(f"{name}: extra_body must be a dict of fields, not {extra!r}")
         self._options = fields | dict(extra)
         self._window = window
+        self._price = price
         wrong = sorted(_OURS & self._options.keys())
         if wrong:
             raise ConfigError(f"{name}: {wrong[0]!r} is no option: recursor sets it")
@@ -84,7 +87,7 @@ class Wire(ABC):
     @property
     def priced(self) -> bool:
         """Whether the cost of a call will be known."""
-        return prices.known(self._price_list, self._model)
+        return self._price is not None or prices.known(self._price_list, self._model)
 
     @property
     def window(self) -> int | None:
@@ -97,7 +100,9 @@ class Wire(ABC):
         return self._identity
 
     def price(self, usage: Usage) -> float | None:
-        """Return what a call costs by the price list, in US dollars; None when that is not known."""
+        """Return what a call costs, in US dollars; None when that is not known."""
+        if self._price is not None:
+            return self._price.of(usage)
         return prices.price(self._price_list, self._model, usage)
 
     async def query(
@@ -163,10 +168,10 @@ class Wire(ABC):
         )
 
     def _cost(self, model: str, usage: Usage | None) -> float | None:
-        """Return what the price list says, by the name that the server gave or else by ours."""
+        """Return what the price says: the user's, or that of the name that the server gave or else of ours."""
         if usage is None:
-            return 0.0 if self._price_list == prices.LOCAL else None
-        cost = prices.price(self._price_list, model, usage)
+            return 0.0 if self._price_list == prices.LOCAL and self._price is None else None
+        cost = None if self._price else prices.price(self._price_list, model, usage)
         return self.price(usage) if cost is None else cost
 
 
