@@ -1,10 +1,12 @@
-"""How values look in a notebook. All text is data of models: it is escaped and clipped."""
+"""How values look: in a notebook, where all text is data of models, escaped and clipped; and as JSON."""
 
 from __future__ import annotations
 
+import base64
 import html
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 MOST = 2000
@@ -43,6 +45,33 @@ def text(value: Any) -> str:
         return repr(value)
     except Exception:  # noqa: BLE001 - a value of any class
         return f"<{type(value).__name__}>"
+
+
+def as_text(answer: Any) -> str:
+    """Return an answer as it is printed: a str as it is, every other value as JSON."""
+    return answer if isinstance(answer, str) else to_json(answer)
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """Return valid JSON for any plain value; what JSON lacks is written as text."""
+    return json.dumps(plain(value), ensure_ascii=False, indent=indent, allow_nan=False)
+
+
+def plain(value: Any) -> Any:  # noqa: PLR0911 - one for each kind
+    """Return the nearest value that JSON has: sets become lists, bytes base64, NaN and dates text."""
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, Mapping):
+        return {key if isinstance(key, str) else str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, set | frozenset):
+        return [plain(item) for item in sorted(value, key=lambda item: (type(item).__name__, str(item)))]
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode("ascii")
+    return str(value)
 
 
 def _escaped(said: str) -> str:

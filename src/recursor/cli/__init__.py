@@ -17,6 +17,7 @@ COMMANDS = {
     "config": "Show the settings in force and where they come from.",
     "demo": "Three questions over 47 MB of text, offline and without a key.",
     "doctor": "Check this machine: sandbox, endpoints, keys, store.",
+    "mcp": "Tools for MCP hosts: questions over files for Claude, Cursor, Zed.",
     "resume": "Go on with a run that was cut off, or that a limit ended.",
     "runs": "List, show, export, import and remove recorded runs.",
     "serve": "An OpenAI-compatible server: unlimited context for any client.",

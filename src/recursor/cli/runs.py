@@ -64,6 +64,12 @@ def show(run_id: str, store: str | None, file: Path | None, full: bool) -> None:
             click.echo(clean(line))
 
 
+def story(store: Path, run_id: str) -> str:
+    """What `show` prints of a run. Raises TrajectoryError when there is none."""
+    with view.open(store) as recorded:
+        return "\n".join(clean(line) for line in _story(recorded, recorded.run(run_id), SHOWN_LINES))
+
+
 def _end(run: view.RecordedRun) -> str:
     if run.error is not None:
         return "failed"

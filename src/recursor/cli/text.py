@@ -1,19 +1,19 @@
-"""Text of models, contexts and sandboxes made safe and short for a terminal; values as JSON.
+"""Text of models, contexts and sandboxes made safe and short for a terminal.
 
 A terminal obeys control characters, so none of them reaches it; nor do the marks that reorder text.
 """
 
 from __future__ import annotations
 
-import base64
-import json
-import math
 import re
 import unicodedata
-from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
 
+from recursor.display import as_text, to_json
+
+__all__ = [
+    "NAME", "as_text", "cells", "clean", "count", "cut", "first_lines", "money", "preview", "seconds", "to_json",
+]  # fmt: skip
 NAME = 120
 """Columns of a model's name, or of another that should be short."""
 _ESCAPES = re.compile(
@@ -68,33 +68,6 @@ def _cells(char: str) -> int:
     if unicodedata.category(char) in ("Mn", "Me", "Cf"):
         return 0
     return 2 if unicodedata.east_asian_width(char) in "WF" else 1
-
-
-def as_text(answer: Any) -> str:
-    """Return an answer as it is printed: a str as it is, every other value as JSON."""
-    return answer if isinstance(answer, str) else to_json(answer)
-
-
-def to_json(value: Any, indent: int | None = None) -> str:
-    """Return valid JSON for any plain value; what JSON lacks is written as text."""
-    return json.dumps(plain(value), ensure_ascii=False, indent=indent, allow_nan=False)
-
-
-def plain(value: Any) -> Any:  # noqa: PLR0911 - one for each kind
-    """Return the nearest value that JSON has: sets become lists, bytes base64, NaN and dates text."""
-    if value is None or isinstance(value, bool | int | str):
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else str(value)
-    if isinstance(value, Mapping):
-        return {key if isinstance(key, str) else str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if isinstance(value, set | frozenset):
-        return [plain(item) for item in sorted(value, key=lambda item: (type(item).__name__, str(item)))]
-    if isinstance(value, bytes):
-        return base64.b64encode(value).decode("ascii")
-    return str(value)
 
 
 def money(cost: float | None) -> str:
