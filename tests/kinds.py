@@ -102,8 +102,23 @@ def tarred(members: dict[str, bytes], mode: str = "w:gz") -> bytes:
     return file.getvalue()
 
 
-def pdf(*pages: str) -> bytes:
-    """A PDF with a line of text on each page."""
+def locked(data: bytes) -> bytes:
+    """A ZIP whose members say that they are encrypted."""
+    found = bytearray(data)
+    for magic, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        at = found.find(magic)
+        while at >= 0:
+            found[at + flags] |= 1
+            at = found.find(magic, at + 4)
+    return bytes(found)
+
+
+def pdf(*pages: str, trailer: str = "") -> bytes:
+    """A PDF with a line of text on each page.
+
+    Args:
+        trailer: what stands in its trailer beside the usual.
+    """
     count = len(pages)
     kids = " ".join(f"{4 + 2 * number} 0 R" for number in range(count))
     objects = [
@@ -123,5 +138,14 @@ def pdf(*pages: str) -> bytes:
         places.append(len(data))
         data += b"%d 0 obj\n%s\nendobj\n" % (number, each)
     table = b"".join(b"%010d 00000 n \n" % place for place in places)
-    end = b"trailer << /Size %d /Root 1 0 R >>\nstartxref\n%d\n%%%%EOF\n" % (len(objects) + 1, len(data))
+    said = (len(objects) + 1, trailer.encode(), len(data))
+    end = b"trailer << /Size %d /Root 1 0 R %s >>\nstartxref\n%d\n%%%%EOF\n" % said
     return data + b"xref\n0 %d\n0000000000 65535 f \n" % (len(objects) + 1) + table + end
+
+
+LOCKED_PDF = pdf(
+    "secret",
+    trailer=f"/ID [<{'00' * 16}> <{'00' * 16}>] "
+    f"/Encrypt << /Filter /Standard /V 1 /R 2 /O <{'11' * 32}> /U <{'22' * 32}> /P -4 >>",
+)
+"""One that no empty password opens."""

@@ -21,7 +21,7 @@ from conftest import Bench, PlainSandbox
 from recursor import RLM
 from recursor.cli import contexts
 from recursor.context import loaders, prepare
-from recursor.errors import ConfigError, SandboxError
+from recursor.errors import ConfigError, UnreadableFile
 from recursor.files import Content, Raw
 from recursor.inputs import recorded_inputs
 from recursor.protocols import Sandbox
@@ -191,12 +191,40 @@ async def test_content_without_a_file_is_read_by_its_name_or_its_first_bytes(ben
     assert (await given_to(bench, Content(b"[1]")))[0] == "[1]"
 
 
-async def test_a_file_that_cannot_be_read_ends_the_load_with_the_reason(tmp_path: Path, bench: Bench) -> None:
-    path = tmp_path / "a.xlsx"
-    path.write_bytes(kinds.word())
-    with pytest.raises(SandboxError, match=r"cannot be read as XLSX: it is no Excel file"):
+@pytest.mark.parametrize(
+    ("name", "data", "said"),
+    [
+        ("a.xlsx", kinds.word(), r"it cannot be read as XLSX: it is no Excel file"),
+        ("a.docx", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + "EncryptedPackage".encode("utf-16-le"), "as DOCX: it is encrypted"),
+        ("a.xlsx", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1 Workbook", "it is of the old format"),
+        ("a.zip", kinds.locked(kinds.packed({"x": "1", "y": "2"})), "as ZIP: it is encrypted"),
+        pytest.param("a.pdf", kinds.LOCKED_PDF, "as PDF: it is encrypted, and opens with a password only",
+                     marks=pytest.mark.skipif(NO_PDF, reason="needs pypdfium2")),
+        pytest.param("a.pdf", b"%PDF-1.4 oh", "cannot be read as PDF: ",
+                     marks=pytest.mark.skipif(NO_PDF, reason="needs pypdfium2")),
+    ],
+)  # fmt: skip
+async def test_a_file_that_cannot_be_read_is_named_with_the_reason(
+    tmp_path: Path, bench: Bench, name: str, data: bytes, said: str
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(data)
+    with pytest.raises(UnreadableFile, match=said) as raised:
         await bench.repl.load("context", prepare(path))
+    assert str(path) in str(raised.value)
     assert await bench.shown("print('alive')") == "alive\n"
+
+
+def test_a_broken_file_ends_the_run_before_a_model_is_asked(tmp_path: Path) -> None:
+    path = tmp_path / "a.xlsx"
+    path.write_bytes(b"PK\x03\x04 cut")
+    model = ScriptedModel(["never"])
+    with pytest.raises(ConfigError, match=r"a\.xlsx: it cannot be read as XLSX"):
+        RLM(model).completion("?", context=path)
+    assert not model.requests
+    rest = ScriptedModel(["```repl\nFINAL(list(context.values())[0])\n```"])
+    assert "a.xlsx: it cannot be read as XLSX: " in RLM(rest).completion("?", context=[path]).answer
+    assert "1 cannot be read, and say so in their place" in rest.requests[0][-1].content
 
 
 def test_what_only_a_sandbox_reads_goes_into_no_plain_call(tmp_path: Path) -> None:
@@ -447,7 +475,7 @@ async def test_an_installed_loader_reads_its_files_inside_the_sandbox(
         )
         path = tmp_path / "a.DOWN"
         path.write_bytes(b"down\none")
-        with pytest.raises(SandboxError, match="its loader test_kinds:upside is not in the sandbox"):
+        with pytest.raises(UnreadableFile, match="its loader test_kinds:upside is not in the sandbox"):
             await bench.repl.load("context", prepare(path))
         await bench.run(
             "import sys, types\nclass Upside:\n    def load(self, file):\n        return file.read().decode().splitlines()[::-1], 'reversed'\n"

@@ -2,6 +2,7 @@
 
     RLMError
       ConfigError(ValueError)   a setting is wrong; raised before anything costs money
+        UnreadableFile          a file that was given is damaged, encrypted, or not what its name says
       ModelError                a model call failed for good, after retries
         AuthenticationError     the key is missing, wrong or not allowed to use the model
         ContextOverflow         the prompt does not fit the model
@@ -29,6 +30,10 @@ class RLMError(Exception):
 
 class ConfigError(RLMError, ValueError):
     """A setting or an argument is wrong; raised before anything costs money."""
+
+
+class UnreadableFile(ConfigError):
+    """A file that was given is damaged, encrypted, or not what its name says; the text names it, and says why."""
 
 
 class ModelError(RLMError):

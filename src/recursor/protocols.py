@@ -103,7 +103,11 @@ class Repl(Protocol):
         """What is in force."""
 
     async def load(self, name: str, source: Source) -> ContextInfo:
-        """Bind a reserved name to the source's value. Raises SandboxError when it cannot be read."""
+        """Bind a reserved name to the source's value.
+
+        Raises:
+            SandboxError: it cannot be brought there. UnreadableFile: it is a file that cannot be read.
+        """
 
     async def execute(
         self,

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from recursor.errors import RLMError, SandboxError
+from recursor.errors import RLMError, SandboxError, UnreadableFile
 from recursor.protocols import Snapshot, Source, Subcalls
 from recursor.sandboxes import branches, wire
 from recursor.sandboxes.files import FileSource
@@ -376,6 +376,11 @@ class WireRepl:
             raise SandboxError(f"`{name}` could not be loaded: {await self._bury(link, late)}")
         frame: wire.Loaded | wire.Failed
         frame, _ = loaded.result()
+        if isinstance(frame, wire.Failed) and frame.unreadable:
+            raise UnreadableFile(
+                f"{source.origin or f'`{name}`'}: {frame.error[:1000]} (given as it stands, in "
+                "recursor.files.Raw or by --raw, it is bytes)"
+            )
         if isinstance(frame, wire.Failed):
             raise SandboxError(f"`{name}` could not be loaded: {frame.error[:1000]}")
         return ContextInfo(name, frame.type[:100], frame.size[:100], frame.preview[:4000], source.origin)

@@ -85,6 +85,8 @@ class Loaded(_Frame, frozen=True, tag="loaded"):
 class Failed(_Frame, frozen=True, tag="failed"):
     re: Number
     error: str
+    unreadable: bool = False
+    """Whether it is the file that is not as it should be."""
 
 
 class Forked(_Frame, frozen=True, tag="forked"):

@@ -59,6 +59,8 @@ def read_zip(file: BinaryIO, size: int) -> Loaded:
             left_out.append(f"{info.filename[:100]} ({odd})")
         else:
             members[info.filename] = lambda info=info: _unpacked(archive, info)  # type: ignore[misc]
+    if left_out and not members and all(each.endswith("(encrypted)") for each in left_out):
+        raise Unreadable("it is encrypted, and opens with a password only")
     return _read(members, left_out, "ZIP")
 
 

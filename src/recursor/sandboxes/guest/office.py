@@ -11,10 +11,20 @@ from .markup import parse
 
 MOST_PART = 1 << 28
 """Bytes of one part of a file, unpacked."""
+_COMPOUND = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
+"""How a file of the old formats begins, and one of the new that is encrypted."""
 
 
 def package(file: BinaryIO, part: str, what: str) -> zipfile.ZipFile:
     """Open a file of Office's. Raises Unreadable where it is none, or lacks what its kind has."""
+    if file.read(len(_COMPOUND)) == _COMPOUND:
+        encrypted = "EncryptedPackage".encode("utf-16-le") in file.read(MOST_PART)
+        raise Unreadable(
+            "it is encrypted, and opens with a password only"
+            if encrypted
+            else "it is of the old format (.doc, .xls, .ppt): save it anew"
+        )
+    file.seek(0)
     try:
         archive = zipfile.ZipFile(file)
     except (zipfile.BadZipFile, NotImplementedError) as error:

@@ -21,7 +21,12 @@ def read_pdf(file: BinaryIO, size: int) -> Loaded:
         ) from None
     if size > MOST_PDF:
         raise Unreadable(f"it has {size:,} bytes; at most {MOST_PDF:,} are read")
-    document = pypdfium2.PdfDocument(file.read())
+    try:
+        document = pypdfium2.PdfDocument(file.read())
+    except pypdfium2.PdfiumError as error:
+        if "password" in str(error).lower():
+            raise Unreadable("it is encrypted, and opens with a password only") from None
+        raise Unreadable(str(error)) from None
     try:
         count = len(document)
         pages, damaged = [], []

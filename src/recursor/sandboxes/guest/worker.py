@@ -29,6 +29,7 @@ from .changes import Variables
 from .channel import Channel, Duplex, SubcallError, header_start, leave
 from .defining import make_module
 from .hints import hint
+from .loading import Unreadable
 from .mapped import MappedStr
 from .names import Names, Submitted
 from .values import encode
@@ -192,6 +193,9 @@ class Worker:
         try:
             value, note = contexts.loaded(header["descriptor"], header["form"], header["size"])
             self._names.load(header["name"], value)
+        except Unreadable as error:
+            self._channel.send({"op": "failed", "re": number, "error": str(error), "unreadable": True})
+            return
         except Exception as error:  # noqa: BLE001 - whatever is wrong with the data, the host must hear of it
             self._channel.send(
                 {"op": "failed", "re": number, "error": f"{type(error).__name__}: {error}"[:1000]}
