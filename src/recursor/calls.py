@@ -16,7 +16,7 @@ import json
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -144,7 +144,7 @@ class Metered:
         caller, turn = self.caller, self.caller.ledger.turns
         content = _content(messages, schema)
         request = digest(getattr(self.model, "identity", None) or self.name, content)
-        size = sum(len(message.content) for message in messages)
+        size = sum(message.size for message in messages)
         call = Call(self.name, self.purpose, caller.ledger.depth, size, getattr(self.model, "price", None))
         block = caller.ledger.blocks if self.purpose == "sub" else 0
         place = caller.place(digest(self.name, content))
@@ -238,7 +238,15 @@ class Metered:
 def _content(messages: Sequence[Message], schema: Schema | None) -> bytes:
     """A digest of all that a model is asked: what a reply depends on beside the model."""
     wanted = "" if schema is None else json.dumps(schema, sort_keys=True, default=repr)
-    return digest(wanted, *(part for message in messages for part in (message.role, message.content)))
+    return digest(wanted, *(part for message in messages for part in _parts(message)))
+
+
+def _parts(message: Message) -> Iterator[str | bytes]:
+    yield message.role
+    yield message.content
+    for image in message.images:
+        yield b"image"  # no role, so that no other prompt has the same parts
+        yield digest(image)
 
 
 def _sound(reply: Reply) -> Reply:

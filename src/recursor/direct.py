@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from recursor import prompt
 from recursor.context import Source
-from recursor.errors import LimitExceeded, ModelError, SubcallError
+from recursor.context.pictures import taken_out
+from recursor.errors import LimitExceeded, ModelError, RLMError, SubcallError
 from recursor.ledger import Ledger
 from recursor.protocols import Model
 from recursor.sandboxes.guest.contexts import describe
@@ -24,9 +26,10 @@ def opening(
     infos = [
         ContextInfo(name, **describe(value), source=contexts[name].origin) for name, value in values.items()
     ]
-    data = values["context"] if values.keys() == {"context"} else values
+    data, images = taken_out(values["context"] if values.keys() == {"context"} else values)
     text = prompt.plain(data) if values else ""
-    return infos, prompt.direct(question, text, expected.text, instruction)
+    *before, asked = prompt.direct(question, text, expected.text, instruction)
+    return infos, (*before, replace(asked, images=images))
 
 
 async def run(
@@ -49,6 +52,12 @@ async def run(
     return Completion(
         answer, reason, ledger.usage, ledger.cost, run_id, ledger.turns, ledger.duration, model.name
     )
+
+
+def refuse_blind(model: Model, error: type[RLMError] = SubcallError) -> None:
+    """Raise an error where a model is known to take no pictures."""
+    if getattr(model, "vision", None) is False:
+        raise error(f"the model {model.name} takes no pictures: ask one that does")
 
 
 async def ask(messages: Sequence[Message], model: Model, expected: Shape) -> Any:

@@ -11,6 +11,7 @@ from typing import Literal
 
 from recursor import direct, governance, loop, prompt
 from recursor.context import prepare
+from recursor.errors import ConfigError
 from recursor.protocols import CopyableRepl, Repl
 from recursor.run import Place, Run, Shared
 from recursor.task import Task
@@ -56,7 +57,7 @@ class Engine(Shared):
             return self.strategy, "it was asked for"
         if self.tools:
             return "rlm", "there are tools, which code calls"
-        if run.task.opaque:
+        if run.task.opaque or run.task.pictured:
             return "rlm", "there are files that are read in a REPL"
         most = min(DIRECT, run.window or DIRECT)
         size = run.task.size
@@ -71,6 +72,8 @@ class Engine(Shared):
         infos, messages = await in_thread(
             direct.opening, task.question, task.contexts, task.expected, task.instruction
         )
+        if messages[-1].images:
+            direct.refuse_blind(run.model, ConfigError)
         model = run.metered(run.model, "root")
         started = run.started(infos, None, "direct", reason)
         return await run.recorded(

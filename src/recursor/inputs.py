@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from recursor.context import Source, prepare
+from recursor.context.pictures import with_pictures
 from recursor.errors import ConfigError
 from recursor.files import Content, Raw
 from recursor.prompt import MAX_QUESTION
@@ -28,7 +29,7 @@ def inputs(
         if question is not None:
             raise ConfigError("pass a question or messages, not both")
         question = _last_user_text(messages)
-        contexts["messages"] = prepare([dict(message) for message in messages])
+        contexts["messages"] = prepare(with_pictures(messages))
     if not isinstance(question, str) or not question.strip():
         raise ConfigError("the question must be a text that is not empty")
     if context is not None:

@@ -13,7 +13,7 @@ from recursor.models.http import READ_TIMEOUT, Key
 from recursor.types import Message, Reply, Schema
 
 _SETTINGS = (
-    "base_url", "api_key", "window", "max_concurrency", "requests_per_minute", "tokens_per_minute", "timeout",
+    "base_url", "api_key", "window", "vision", "max_concurrency", "requests_per_minute", "tokens_per_minute", "timeout",
     "price",
 )  # fmt: skip
 
@@ -33,6 +33,7 @@ class LM(Around):
         base_url: str | None = None,
         api_key: Key = None,
         window: int | None = None,
+        vision: bool | None = None,
         max_concurrency: int | None = None,
         requests_per_minute: float | None = None,
         tokens_per_minute: float | None = None,
@@ -48,6 +49,7 @@ class LM(Around):
             api_key: the key, or a function that returns it and is asked before each request. None
                 reads the environment or the keys file.
             window: tokens of input and output that it takes; None takes what the list says.
+            vision: whether it takes pictures. None goes by its name, and asks where that does not tell.
             max_concurrency: calls that are out at once; None finds out what the endpoint takes.
             requests_per_minute: None is no bound.
             tokens_per_minute: of input and output; None is no bound.
@@ -71,7 +73,7 @@ class LM(Around):
         super().__init__(
             models.resolve(
                 spec, base_url=base_url, api_key=key, options=options, rates=rates, window=window,
-                read_timeout=timeout, own_price=price,
+                vision=vision, read_timeout=timeout, own_price=price,
             )
         )  # fmt: skip
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
@@ -22,6 +23,8 @@ Kind: TypeAlias = Literal["root", "sub"]
 
 LONG_CONTEXT = "long_context"
 """The capability that is also taken by itself, from a route's `min_characters` on."""
+VISION = "vision"
+"""The capability that is also taken by itself, for prompts with pictures."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +38,8 @@ class Route(Generic[M_co]):
         min_depth: depth of the run that calls, from which on it is taken; the root is 0.
         max_depth: the last depth at which it is.
         capability: a word such as "vision", "code" or "long_context". A route that has one is taken
-            when code asks for it only; "long_context" with `min_characters` also for what is so long.
+            when code asks for it only; "long_context" with `min_characters` also for what is so long, and
+            "vision" for prompts with pictures.
         min_characters: length of the prompt. A route with a length is for plain sub-calls: the prompt of a
             root LM grows, and begins without its context.
         max_characters: length of the prompt.
@@ -259,6 +263,7 @@ class Routes(Generic[M_co]):
         characters: int = 0,
         spent: float | None = 0.0,
         wanted: str | None = None,
+        pictures: bool = False,
     ) -> M_co:
         """Return the model for a call.
 
@@ -267,12 +272,16 @@ class Routes(Generic[M_co]):
             characters: length of the prompt.
             spent: US dollars that the run has cost, children included; None when that is not known.
             wanted: the name of a model or a capability, as code in the REPL asked for it.
+            pictures: whether some go with the prompt.
 
         Raises:
             LookupError: what is wanted is not to be had; the text names what is.
         """
         if wanted is not None and wanted in self.names:
             return self._named(wanted, spent)
+        if pictures and wanted is None and VISION in self.capabilities:
+            with suppress(LookupError):
+                return self.choose(purpose, depth, characters=characters, spent=spent, wanted=VISION)
         for route in self.routes:
             if route.serves(purpose, depth) and route.affordable(spent) and route.fits(characters, wanted):
                 return route.model

@@ -149,13 +149,19 @@ class Run:
         return [*tools, f"`model=` in these calls takes one of: {names}"]
 
     def choose(
-        self, purpose: Purpose, *, depth: int | None = None, characters: int = 0, wanted: str | None = None
+        self,
+        purpose: Purpose,
+        *,
+        depth: int | None = None,
+        characters: int = 0,
+        wanted: str | None = None,
+        pictures: bool = False,
     ) -> Model:
         """The model for a call. Raises SubcallError when what code asked for is not to be had."""
         try:
             return self.engine.routes.choose(
                 purpose, self.depth if depth is None else depth, characters=characters,
-                spent=self.ledger.top.cost, wanted=wanted,
+                spent=self.ledger.top.cost, wanted=wanted, pictures=pictures,
             )  # fmt: skip
         except LookupError as refused:
             raise SubcallError(str(refused)) from None
@@ -216,10 +222,12 @@ class Run:
         text = query.prompt
         if expected.json_schema is not None:
             text += f"\n\nReply with JSON alone, following this JSON Schema:\n{expected.text}"
-        chosen = self.choose("sub", characters=len(text), wanted=query.model)
+        chosen = self.choose("sub", characters=len(text), wanted=query.model, pictures=bool(query.images))
+        if query.images:
+            direct.refuse_blind(chosen)
         await self._permit("model", chosen.name)
         model = self.metered(chosen, "sub")
-        return await direct.ask([Message("user", text)], model, expected)
+        return await direct.ask([Message("user", text, query.images)], model, expected)
 
     async def _recurse(self, query: RlmQuery) -> Any:
         """The recursion: a child run, in a REPL of its own, paid for by this one."""

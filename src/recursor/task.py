@@ -10,6 +10,7 @@ from typing import Any
 from recursor import prompt
 from recursor.calls import digest
 from recursor.context import Source, prepare, same
+from recursor.context.pictures import taken_out
 from recursor.errors import ConfigError, SubcallError
 from recursor.limits import Limits
 from recursor.protocols import CopyableRepl
@@ -55,6 +56,11 @@ class Task:
     def opaque(self) -> bool:
         """Whether there is a context that only a sandbox reads."""
         return any(getattr(source, "opaque", False) for source in self.contexts.values())
+
+    @property
+    def pictured(self) -> bool:
+        """Whether there are pictures among what a prompt could hold."""
+        return any(getattr(source, "pictured", False) for source in self.contexts.values())
 
     def asks_as(self, other: Task) -> bool:
         """Whether question and contexts are the same. Blocks; call it in a thread."""
@@ -139,9 +145,10 @@ def flattened(query: RlmQuery) -> LlmQuery:
                 f"which at most {MAX_FLATTENED:,} fit: cut it up"
             )
         context = context.value()
+    context, images = taken_out(context)
     if query.context is not None:
         parts.append(prompt.plain(context))
-    return LlmQuery("\n\n".join(filter(None, parts)), query.model, query.schema)
+    return LlmQuery("\n\n".join(filter(None, parts)), query.model, query.schema, images)
 
 
 def ordered(value: Any) -> str:

@@ -22,6 +22,8 @@ CallStyle: TypeAlias = Literal["plain", "await", "reference"]
 """How the plain names of sub-calls are called in a REPL: as this engine's functions are; for `await`; or with the
 arguments of the reference implementation, `rlm_query(prompt, model=None)`."""
 Role: TypeAlias = Literal["system", "user", "assistant"]
+IMAGE_SIZE = 6_000
+"""Characters that a picture is taken to cost as much as, before a reply has said more."""
 Schema: TypeAlias = Mapping[str, Any]
 """A JSON Schema (draft 2020-12) as Python values."""
 
@@ -44,11 +46,18 @@ class Message:
 
     role: Role
     content: str
+    images: tuple[bytes, ...] = ()
+    """Pictures that go with the text, as files of PNG, JPEG, GIF or WebP; of a user's message alone."""
 
     def __getitem__(self, key: str) -> str:
         if key not in ("role", "content"):
             raise KeyError(key)
         return str(getattr(self, key))
+
+    @property
+    def size(self) -> int:
+        """Characters, and for each picture as many as it is taken to cost."""
+        return len(self.content) + IMAGE_SIZE * len(self.images)
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,6 +287,8 @@ class LlmQuery:
     prompt: str
     model: str | None = None
     schema: Schema | None = None
+    images: tuple[bytes, ...] = ()
+    """Pictures that the model is to see, as files."""
 
 
 @dataclass(frozen=True, slots=True)

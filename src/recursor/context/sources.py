@@ -19,7 +19,7 @@ from recursor.context import files
 from recursor.context.loaders import is_text, kind_of
 from recursor.errors import ConfigError
 from recursor.files import Content, Raw
-from recursor.sandboxes.files import FileSource, SharedText, written
+from recursor.sandboxes.files import FileSource, SharedText, picture, written
 from recursor.sandboxes.folders import ONLY_IN_A_REPL, FolderSource
 from recursor.sandboxes.guest import contexts, kinds, values
 from recursor.sandboxes.handed import HandedSource, anonymous
@@ -66,6 +66,8 @@ class EncodedSource(_Readable):
         self.form = form
         self.origin = origin
         self.data = data
+        self.pictured = False
+        """Whether there are pictures in it."""
         self._write = write
         self._first: int | None = None
         self._first, self.size = self._encode()
@@ -128,9 +130,10 @@ class ContentSource(EncodedSource):
     def __init__(self, content: Content) -> None:
         data = bytes(content.data)
         kind = kind_of(content.name, len(data), data[: kinds.HEAD])
-        self.opaque = not is_text(kind)
+        self.opaque = kind != "image" and not is_text(kind)
         """Whether only a sandbox reads it."""
         super().__init__(f"file:{kind}" if kind else "file", lambda file: file.write(data), content.name)
+        self.pictured = kind == "image"
 
     def digest(self) -> str:
         """Hash the bytes, and what they are read as ("sha256:..."). Blocks; call it in a thread."""
@@ -143,6 +146,9 @@ class ContentSource(EncodedSource):
         """The content as it stands. Raises ConfigError where only a sandbox reads it."""
         if self.opaque:
             raise ConfigError(ONLY_IN_A_REPL.format(self.origin or "the content"))
+        if self.form == "file:image":
+            with os.fdopen(self.open(), "rb") as file:
+                return picture(file.read(), self.origin)
         return contexts.load(self.open(), "file", self.size)
 
 
@@ -229,7 +235,9 @@ def _data(value: Any) -> Source:
         _, data = values.encode(value)
     except values.NotPlain as error:
         raise ConfigError(f"context: {error}") from None
-    return EncodedSource("values", lambda file: file.write(data))
+    source = EncodedSource("values", lambda file: file.write(data))
+    source.pictured = values.A_PICTURE in data
+    return source
 
 
 def _check(value: Any) -> None:

@@ -39,6 +39,7 @@ def resolve(
     options: Mapping[str, Any] | None = None,
     rates: Rates = Rates(),  # noqa: B008 - frozen
     window: int | None = None,
+    vision: bool | None = None,
     read_timeout: float = READ_TIMEOUT,
     own_price: Price | None = None,
 ) -> Gated:
@@ -52,6 +53,7 @@ def resolve(
         rates: bounds of this model's own. Without any, it shares the gate of all models with
             its address and key.
         window: tokens of input and output that it takes; None takes the list's.
+        vision: whether it takes pictures; None goes by its name, where that tells.
         read_timeout: seconds that the server may be silent.
         own_price: what it costs; None goes by the list.
 
@@ -74,7 +76,7 @@ def resolve(
             root, path, key=api_key, key_header="x-api-key", headers=VERSION, read_timeout=read_timeout
         )
         inner = AnthropicMessages(
-            spec, model, endpoint, price_list=preset.price_list, options=options, window=window,
+            spec, model, endpoint, price_list=preset.price_list, options=options, window=window, vision=vision,
             price=own_price,
         )  # fmt: skip
     else:
@@ -87,6 +89,7 @@ def resolve(
             options=options,
             window=window,
             price=own_price,
+            vision=vision,
             length_field=preset.length_field,
             schemas=preset.schemas,
         )

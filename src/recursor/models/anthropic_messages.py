@@ -7,6 +7,7 @@ each prompt of an append-only conversation reads what the one before it wrote.
 from __future__ import annotations
 
 import re
+from base64 import b64encode
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -18,6 +19,7 @@ from recursor.models.failures import Request, reported
 from recursor.models.http import WHOLE
 from recursor.models.sse import ServerEvent
 from recursor.models.wire import Reading, Wire
+from recursor.sandboxes.guest.images import media_type
 from recursor.types import Message, Schema, Usage
 
 VERSION = {"anthropic-version": "2023-06-01"}
@@ -161,13 +163,15 @@ def conversation(messages: Sequence[Message], wish: str = "") -> tuple[str, list
     turns: list[dict[str, Any]] = []
     for each in messages[first:]:
         role = "assistant" if each.role == "assistant" else "user"
-        if not each.content.strip():
+        blocks = [_picture(image) for image in each.images]
+        if each.content.strip():
+            blocks.append({"type": "text", "text": each.content})
+        if not blocks:
             continue
-        block = {"type": "text", "text": each.content}
         if turns and turns[-1]["role"] == role:
-            turns[-1]["content"].append(block)
+            turns[-1]["content"] += blocks
         else:
-            turns.append({"role": role, "content": [block]})
+            turns.append({"role": role, "content": blocks})
     if not turns or turns[0]["role"] != "user":
         turns.insert(0, {"role": "user", "content": [{"type": "text", "text": "(no text)"}]})
     asked = [turn for turn in turns if turn["role"] == "user"]
@@ -176,6 +180,11 @@ def conversation(messages: Sequence[Message], wish: str = "") -> tuple[str, list
     if wish:
         asked[-1]["content"].append({"type": "text", "text": wish})
     return system, turns
+
+
+def _picture(image: bytes) -> dict[str, Any]:
+    source = {"type": "base64", "media_type": media_type(image), "data": b64encode(image).decode()}
+    return {"type": "image", "source": source}
 
 
 def _usage(said: dict[str, Any]) -> Usage | None:

@@ -41,6 +41,12 @@ class Around:
         return found
 
     @property
+    def vision(self) -> bool | None:
+        """Whether the model takes pictures; None when that is not known."""
+        found: bool | None = getattr(self.model, "vision", None)
+        return found
+
+    @property
     def identity(self) -> str:
         """What a reply depends on beside the messages and the schema."""
         return str(getattr(self.model, "identity", self.model.name))

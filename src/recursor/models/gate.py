@@ -311,7 +311,7 @@ class Gated(Around):
         if gate is None or gate.loop is not asyncio.get_running_loop():
             gate = self._gate = gate_of(self._endpoint, self._rates)
         size = self._size
-        characters = sum(len(each.content) for each in messages) if size is not None else 0
+        characters = sum(each.size for each in messages) if size is not None else 0
         tokens = size.estimate(characters) if size is not None else 0.0
         ticket = await gate.enter(tokens)
         try:

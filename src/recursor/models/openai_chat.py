@@ -5,7 +5,9 @@ Does not speak the Responses wire, and sends no tools: a root LM writes code.
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import msgspec
@@ -17,6 +19,7 @@ from recursor.models.http import WHOLE, Endpoint
 from recursor.models.prices import Price
 from recursor.models.sse import ServerEvent
 from recursor.models.wire import Reading, Wire
+from recursor.sandboxes.guest.images import media_type
 from recursor.types import Message, Schema, Usage
 
 
@@ -66,6 +69,7 @@ class OpenAIChat(Wire):
         options: Mapping[str, Any] | None = None,
         window: int | None = None,
         price: Price | None = None,
+        vision: bool | None = None,
         length_field: str = "max_tokens",
         schemas: bool = True,
     ) -> None:
@@ -76,7 +80,14 @@ class OpenAIChat(Wire):
             schemas: whether the server takes a JSON Schema; otherwise the prompt asks for it.
         """
         super().__init__(
-            name, model, endpoint, price_list=price_list, options=options, window=window, price=price
+            name,
+            model,
+            endpoint,
+            price_list=price_list,
+            options=options,
+            window=window,
+            vision=vision,
+            price=price,
         )
         self._schemas = schemas
         if "max_tokens" in self._options:
@@ -88,18 +99,28 @@ class OpenAIChat(Wire):
         return self._price_list == "openrouter" or super().priced
 
     def _body(self, messages: Sequence[Message], schema: Schema | None) -> dict[str, Any]:
-        sent = [{"role": each.role, "content": each.content} for each in messages]
+        sent = [{"role": each.role, "content": _content(each)} for each in messages]
         body: dict[str, Any] = {"model": self._model, "messages": sent, **self._options}
         if schema is not None and self._schemas:
             strict = schemas.constrainable(schema)
             form = {"name": "reply", "schema": dict(schema), "strict": strict}
             body["response_format"] = {"type": "json_schema", "json_schema": form}
         elif schema is not None:
-            sent[-1]["content"] += "\n\n" + schemas.instruction(schema)
+            asked = replace(messages[-1], content=f"{messages[-1].content}\n\n{schemas.instruction(schema)}")
+            sent[-1]["content"] = _content(asked)
         return body
 
     def _reading(self, request: Request) -> Reading:
         return _Reading(request)
+
+
+def _content(message: Message) -> str | list[dict[str, Any]]:
+    """The content of a message on this wire: parts where there are pictures, which go before the text."""
+    if not message.images:
+        return message.content
+    urls = [f"data:{media_type(image)};base64,{b64encode(image).decode()}" for image in message.images]
+    pictures: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
+    return [*pictures, {"type": "text", "text": message.content}]
 
 
 class _Reading(Reading):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
@@ -20,6 +21,11 @@ from recursor.types import Message, Reply, Schema, Usage
 _OURS = frozenset({"model", "messages", "stream", "stream_options"})
 """Fields of a request body that are no options."""
 _EVENTS = 3
+_BLIND = re.compile(
+    r"(^|/)(gpt-3\.5|gpt-4(-0|-32k|$)|gpt-oss|o1-mini|o1-preview|o3-mini|claude-(2|instant)|deepseek-(chat|reasoner|r1|v3)"
+    r"|codestral|mixtral|mistral-7b|llama-?3(\.[13])?-|qwen3-coder|kimi-k2-)"
+)
+"""Names of models that are known to take text alone."""
 
 
 class Wire(ABC):
@@ -38,6 +44,7 @@ class Wire(ABC):
         options: Mapping[str, Any] | None = None,
         window: int | None = None,
         price: prices.Price | None = None,
+        vision: bool | None = None,
     ) -> None:
         """Describe the model.
 
@@ -49,6 +56,7 @@ class Wire(ABC):
                 "extra_body" are put beside the others.
             window: tokens of input and output that it takes; None takes the list's.
             price: in place of the list's.
+            vision: whether it takes pictures; None goes by its name, where that tells.
 
         Raises:
             ConfigError: an option is no JSON, or a field that is not the user's to set.
@@ -64,6 +72,7 @@ class Wire(ABC):
         self._options = fields | dict(extra)
         self._window = window
         self._price = price
+        self._vision = vision
         wrong = sorted(_OURS & self._options.keys())
         if wrong:
             raise ConfigError(f"{name}: {wrong[0]!r} is no option: recursor sets it")
@@ -95,6 +104,13 @@ class Wire(ABC):
         return self._window or prices.window(self._price_list, self._model)
 
     @property
+    def vision(self) -> bool | None:
+        """Whether the model takes pictures; None when that is not known."""
+        if self._vision is None and _BLIND.search(self._model.lower()):
+            return False
+        return self._vision
+
+    @property
     def identity(self) -> str:
         """What a reply depends on beside the messages and the schema, as canonical JSON. No key."""
         return self._identity
@@ -113,7 +129,7 @@ class Wire(ABC):
         on_text: Callable[[str], None] | None = None,
     ) -> Reply:
         """Answer one prompt; see `recursor.protocols.Model`."""
-        size = sum(len(each.content) for each in messages)
+        size = sum(each.size for each in messages)
         request = Request(self._name, self._endpoint.url, size, self.window)
         body = self._body(messages, schema)
         reading = self._reading(request)

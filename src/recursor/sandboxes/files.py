@@ -16,9 +16,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from recursor.errors import ConfigError
+from recursor.errors import ConfigError, UnreadableFile
 from recursor.sandboxes.folders import ONLY_IN_A_REPL
 from recursor.sandboxes.guest import contexts
+from recursor.sandboxes.guest.images import Image
 from recursor.sandboxes.guest.mapped import CODECS
 from recursor.sandboxes.handed import anonymous, reopened
 
@@ -60,8 +61,10 @@ class FileSource:
 
     def __init__(self, path: Path, size: int, kind: str = "", *, text: bool = False) -> None:
         self.form = f"file:{kind}" if kind else "file"
-        self.opaque = bool(kind) and not text
+        self.opaque = kind not in ("", "image") and not text
         """Whether only a sandbox reads it."""
+        self.pictured = kind == "image"
+        """Whether it is a picture."""
         self.size = size
         self.origin = str(path)
         self._path = path
@@ -73,11 +76,14 @@ class FileSource:
         return os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
 
     def value(self) -> Any:
-        """Read the whole file as it stands. Blocks; call it in a thread.
+        """Read the whole file as it stands; of a picture, no more than that it is one. Blocks; call it in a thread.
 
         Raises:
             ConfigError: only a sandbox reads it.
         """
+        if self.form == "file:image":
+            with os.fdopen(self.open(), "rb") as file:
+                return picture(file.read(), self.origin)
         if self.opaque:
             raise ConfigError(ONLY_IN_A_REPL.format(self.origin))
         return contexts.load(self.open(), "file", self.size)
@@ -121,6 +127,14 @@ class FileSource:
                 return SharedText(*written(contexts.decoded(descriptor, size), bound), self.origin)
             except (UnicodeDecodeError, OverflowError):
                 return None
+
+
+def picture(data: bytes, origin: str) -> Image:
+    """A picture on its way into a prompt. Raises UnreadableFile where it is none."""
+    try:
+        return Image(data, origin)
+    except ValueError as error:
+        raise UnreadableFile(f"{origin or 'the content'}: it cannot be read as a picture: {error}") from None
 
 
 def written(pieces: Iterable[str], bound: int) -> tuple[str, int, int]:

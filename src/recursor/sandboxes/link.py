@@ -20,6 +20,7 @@ from recursor.errors import RLMError, SandboxError
 from recursor.protocols import Repl, Source, Subcalls
 from recursor.sandboxes import wire
 from recursor.sandboxes.guest import toolcalls, values
+from recursor.sandboxes.guest.images import media_type
 from recursor.sandboxes.handed import CAN_LEND, HandedSource, Rooms
 from recursor.threads import in_thread
 from recursor.types import Batch, LlmQuery, RlmQuery, Subcall, ToolCall
@@ -484,7 +485,8 @@ class Link(asyncio.Protocol):
     async def _subcall(self, frame: wire.Call, body: bytes, fork: Repl | None) -> Subcall:
         match frame:
             case wire.CallLlm():
-                return LlmQuery(body.decode("utf-8", "replace"), frame.model, frame.schema)
+                prompt, images = _pictures(frame, body)
+                return LlmQuery(prompt.decode("utf-8", "replace"), frame.model, frame.schema, images)
             case wire.CallBatch():
                 return Batch(frame.count, frame.recursive, frame.model)
             case wire.CallTool():
@@ -594,6 +596,18 @@ async def decoded(form: str, data: bytes) -> Any:
     if len(data) > DECODE_ASIDE:
         return await in_thread(values.decode, form, data)
     return values.decode(form, data)
+
+
+def _pictures(frame: wire.CallLlm, body: bytes) -> tuple[bytes, tuple[bytes, ...]]:
+    """The prompt, and the pictures after it. Raises SandboxError where they are none."""
+    start = end = len(body) - sum(frame.images)
+    found: list[bytes] = []
+    for size in frame.images:
+        found.append(body[end : end + size])
+        end += size
+    if start < 0 or not all(map(media_type, found)):
+        raise SandboxError("an image is no PNG, JPEG, GIF or WebP")
+    return body[:start], tuple(found)
 
 
 async def _arguments(frame: wire.CallTool, body: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 
-from recursor.sandboxes.guest import changes, previews, replay, toolcalls, values
+from recursor.sandboxes.guest import arguments, changes, previews, replay, toolcalls, values
 
 MAX_HEADER = 1 << 20
 MAX_BODY = 1 << 24
@@ -133,6 +133,8 @@ class CallLlm(_Frame, frozen=True, tag="llm_query"):
     id: Number
     model: str | None
     schema: dict[str, Any] | None
+    images: Annotated[list[Size], msgspec.Meta(max_length=arguments.MOST_IMAGES)] = []
+    """Bytes of each picture; they stand at the end of the body, after the prompt."""
 
 
 class Inline(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="by", tag="inline"):

@@ -11,6 +11,7 @@ from typing import Any, NoReturn, Protocol, TypeVar
 
 import msgspec
 
+from recursor.context.pictures import is_picture, of_part
 from recursor.errors import ConfigError
 from recursor.limits import Limits
 from recursor.schema import ANYTHING, Shape, shape
@@ -118,15 +119,25 @@ def check_messages(messages: Sequence[Mapping[str, Any]], param: str) -> None:
         if content is None or isinstance(content, str):
             continue
         for part in content if isinstance(content, list) else [None]:
+            if isinstance(part, dict) and is_picture(part):
+                _check_picture(part, where)
+                continue
             text = part.get(part.get("type")) if isinstance(part, dict) and is_text(part) else None
             if not isinstance(text, str):
                 raise ApiError(
                     400,
-                    f"{where}.content must be a text, or a list of parts of type text",
+                    f"{where}.content must be a text, or a list of parts of type text or image_url",
                     param=f"{where}.content",
                 )
     if not any(message["role"] == "user" and text_of(message).strip() for message in messages):
         raise ApiError(400, f"{param} hold no user message to take the question from", param=param)
+
+
+def _check_picture(part: Mapping[str, Any], where: str) -> None:
+    try:
+        of_part(part, where)
+    except ConfigError as error:
+        raise ApiError(400, str(error), param=f"{where}.content") from None
 
 
 def is_text(part: Mapping[str, Any]) -> bool:

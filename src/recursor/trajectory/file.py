@@ -54,6 +54,8 @@ CREATE TABLE event (
 );
 CREATE INDEX event_run ON event (run_id, kind, subject);
 """
+IMAGES = "CREATE TABLE IF NOT EXISTS image (digest BLOB PRIMARY KEY, data BLOB NOT NULL)"
+"""Pictures that went with messages, once each."""
 CHECKPOINT = 8192
 """Pages of the write-ahead log before it is carried over: keys are digests, and touch pages everywhere."""
 BUSY = 30.0
@@ -80,6 +82,7 @@ def connect(path: Path, durability: str = "normal") -> sqlite3.Connection:
             for statement in SCHEMA.split(";"):
                 connection.execute(statement)
             connection.execute(f"PRAGMA user_version={VERSION}")
+        connection.execute(IMAGES)
         connection.execute("COMMIT")
     except BaseException:
         connection.close()

@@ -11,6 +11,7 @@ from pathlib import Path
 from recursor.errors import TrajectoryError
 from recursor.trajectory.claim import claimed
 from recursor.trajectory.file import connect
+from recursor.trajectory.packing import unpack_message
 
 _TREE = """CREATE TEMP TABLE old AS WITH RECURSIVE tree (id) AS (
   SELECT id FROM root UNION SELECT run.id FROM run JOIN tree ON run.parent_id = tree.id
@@ -76,4 +77,16 @@ def _remove(connection: sqlite3.Connection, store: Path, before: float) -> Freed
         calls = removed if table == "call" else calls
     connection.execute("DELETE FROM run WHERE id IN (SELECT id FROM old)")
     messages = connection.execute(f"DELETE FROM node WHERE hash NOT IN ({_LIVE})").rowcount  # noqa: S608 - ours
+    _remove_pictures(connection)
     return Freed(len(roots), calls, messages, 0)
+
+
+def _remove_pictures(connection: sqlite3.Connection) -> None:
+    """Remove those that no message has."""
+    if connection.execute("SELECT 1 FROM image LIMIT 1").fetchone() is None:
+        return
+    connection.execute("CREATE TEMP TABLE shown (digest BLOB PRIMARY KEY)")
+    for (content,) in connection.execute("SELECT content FROM node WHERE substr(content, 1, 1) = x'69'"):
+        rows = [(digest,) for digest in unpack_message(content)[1]]
+        connection.executemany("INSERT OR IGNORE INTO shown VALUES (?)", rows)
+    connection.execute("DELETE FROM image WHERE digest NOT IN (SELECT digest FROM shown)")

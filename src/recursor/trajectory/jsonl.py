@@ -15,7 +15,7 @@ from typing import IO, Any
 
 from recursor.errors import TrajectoryError
 from recursor.sandboxes.guest import values
-from recursor.trajectory.packing import dumps, represent
+from recursor.trajectory.packing import dumps, picture_digest, pictured, represent
 from recursor.trajectory.view import Trajectories
 from recursor.types import (
     BatchAnnounced,
@@ -141,13 +141,24 @@ class _Lines:
             before = self._prompts.get(event.run_id, ())
             same = len(before) if event.messages[: len(before)] == before else 0
             self._prompts[event.run_id] = event.messages
+        new = [_message(each) for each in event.messages[same:]]
         return {
             "run_id": event.run_id, "call_id": event.call_id, "turn": event.turn, "purpose": event.purpose,
-            "model": event.model, "messages_from": same, "new_messages": [asdict(m) for m in event.messages[same:]],
+            "model": event.model, "messages_from": same, "new_messages": new,
             "reply": event.reply and _reply(event.reply), "error": event.error, "time": event.time,
             "duration": event.duration, "cut": event.cut, "request": event.request,
             "block": event.block,
         }  # fmt: skip
+
+
+def _message(message: Message) -> dict[str, Any]:
+    """A message; of its pictures what they are, and not their bytes."""
+    fields: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.images:
+        fields["pictures"] = [
+            {**pictured(image), "digest": picture_digest(image).hex()} for image in message.images
+        ]
+    return fields
 
 
 def _name(kind: type) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import zlib
@@ -12,6 +13,8 @@ import msgspec
 
 from recursor.errors import TrajectoryError
 from recursor.sandboxes.guest import values
+from recursor.sandboxes.guest.images import media_type
+from recursor.types import Message
 
 COMPRESS_FROM = 512
 """Bytes from which compression is tried."""
@@ -23,11 +26,42 @@ def pack(text: str) -> bytes:
 
 
 def unpack(data: bytes | None) -> str:
-    """Return the text that `pack` was given; empty for None."""
+    """Return the text that `pack` was given; empty for None. Of a message: its text, and what its pictures are."""
     try:
+        if data is not None and data[:1] == b"i":
+            return _told(data)
         return "" if data is None else _stretched(data).decode("utf-8", "surrogatepass")
     except (UnicodeDecodeError, AttributeError) as error:
         raise TrajectoryError(f"a recorded text is damaged: {error}") from error
+
+
+def pack_message(message: Message) -> bytes:
+    """Return the bytes of a message. Its pictures are named by digest, type and size; they are stored apart."""
+    if not message.images:
+        return pack(message.content)
+    named = [{**pictured(image), "digest": picture_digest(image).hex()} for image in message.images]
+    return b"i" + pack(dumps({"text": message.content, "images": named}))
+
+
+def pictured(image: bytes) -> dict[str, Any]:
+    """What is told of a picture in place of its bytes."""
+    return {"type": media_type(image), "bytes": len(image)}
+
+
+def picture_digest(image: bytes) -> bytes:
+    """What a picture is stored under."""
+    return hashlib.blake2b(image, digest_size=20).digest()
+
+
+def unpack_message(data: bytes) -> tuple[str, list[bytes]]:
+    """Return the text of a message, and the digests of its pictures. Raises TrajectoryError."""
+    if data[:1] != b"i":
+        return unpack(data), []
+    try:
+        found = unpack_json(data[1:])
+        return str(found["text"]), [bytes.fromhex(image["digest"]) for image in found["images"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise TrajectoryError(f"a recorded message is damaged: {error}") from error
 
 
 def pack_value(value: Any) -> tuple[str, bytes]:
@@ -56,6 +90,15 @@ def unpack_value(form: str, data: bytes) -> Any:
         return values.decode("text" if form == "repr" else form, _stretched(data))
     except (ValueError, TypeError, RecursionError) as error:
         raise TrajectoryError(f"a recorded value cannot be read: {error}") from error
+
+
+def _told(data: bytes) -> str:
+    found = unpack_json(data[1:])
+    try:
+        said = [f"[picture: {image['type']}, {image['bytes']:,} bytes]" for image in found["images"]]
+        return "\n".join([*said, found["text"]])
+    except (KeyError, TypeError, ValueError) as error:
+        raise TrajectoryError(f"a recorded message is damaged: {error}") from error
 
 
 def represent(value: Any) -> str:

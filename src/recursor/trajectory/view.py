@@ -12,7 +12,7 @@ from recursor import display
 from recursor.errors import TrajectoryError
 from recursor.trajectory import events
 from recursor.trajectory.file import check_version
-from recursor.trajectory.packing import unpack, unpack_json
+from recursor.trajectory.packing import unpack_json, unpack_message
 from recursor.trajectory.recorded import (
     RecordedCall,
     RecordedContext,
@@ -246,9 +246,16 @@ class Trajectories:
             rows = self.rows("SELECT * FROM node WHERE hash = ?", node)
             if not rows:
                 raise TrajectoryError(f"{self._path}: a message of call {call.id} is missing")
-            found.append(Message(rows[0]["role"], unpack(rows[0]["content"])))
+            text, pictures = unpack_message(rows[0]["content"])
+            found.append(Message(rows[0]["role"], text, tuple(map(self._picture, pictures))))
             node = rows[0]["parent"]
         return tuple(reversed(found))
+
+    def _picture(self, digest: bytes) -> bytes:
+        row = self.row("SELECT data FROM image WHERE digest = ?", digest)
+        if row is None:
+            raise TrajectoryError(f"{self._path}: a picture of a message is missing")
+        return bytes(row["data"])
 
     def _run(self, row: sqlite3.Row) -> RecordedRun:
         return run_of(row, self.rows("SELECT * FROM context WHERE run_id = ? ORDER BY name", row["id"]))

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from recursor.trajectory.packing import dumps, pack, pack_value
+from recursor.trajectory.packing import dumps, pack, pack_message, pack_value, picture_digest
 from recursor.types import (
     BlockExecuted,
     CallRefused,
@@ -170,10 +170,14 @@ class Writer:
 
     def _node(self, parent: bytes, message: Message) -> bytes:
         content = message.content.encode("utf-8", "surrogatepass")
-        digest = hashlib.blake2b(parent + message.role.encode() + b"\0" + content, digest_size=20).digest()
+        pictures = {picture_digest(image): image for image in message.images}
+        said = b"\0".join([message.role.encode(), content, *pictures])
+        digest = hashlib.blake2b(parent + said, digest_size=20).digest()
         known = self.connection.execute("SELECT 1 FROM node WHERE hash = ?", (digest,)).fetchone()
         if known is None:
-            self._insert("node", digest, parent or None, message.role, pack(message.content))
+            for named, image in pictures.items():
+                self.connection.execute("INSERT OR IGNORE INTO image VALUES (?, ?)", (named, image))
+            self._insert("node", digest, parent or None, message.role, pack_message(message))
         return digest
 
     def _remember(self, parent: bytes, message: Message, digest: bytes) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any, BinaryIO
 
 from . import kinds, loading
+from .images import named
 from .loading import Loaded, Unreadable
 
 MOST_MEMBERS = 100_000
@@ -48,14 +49,7 @@ def read_zip(file: BinaryIO, size: int) -> Loaded:
     for info in infos:
         if info.is_dir():
             continue
-        odd = _odd(info.filename) or ("a link" if info.external_attr >> 28 == 0xA else "")
-        if info.flag_bits & 1:
-            odd = "encrypted"
-        if info.file_size > MOST_MEMBER:
-            odd = f"{info.file_size:,} bytes"
-        if info.file_size > 1 << 20 and info.file_size > MOST_RATIO * max(1, info.compress_size):
-            odd = "it unpacks like a bomb"
-        if odd:
+        if odd := _refused(info):
             left_out.append(f"{info.filename[:100]} ({odd})")
         else:
             members[info.filename] = lambda info=info: _unpacked(archive, info)  # type: ignore[misc]
@@ -76,6 +70,17 @@ def _check_overlap(infos: list[zipfile.ZipInfo]) -> None:
         if info.header_offset < end:
             raise Unreadable("its members overlap")
         end = info.header_offset + 30 + info.compress_size
+
+
+def _refused(info: zipfile.ZipInfo) -> str:
+    """Why a member is left out; empty for one that is not."""
+    if info.flag_bits & 1:
+        return "encrypted"
+    if info.file_size > MOST_MEMBER:
+        return f"{info.file_size:,} bytes"
+    if info.file_size > 1 << 20 and info.file_size > MOST_RATIO * max(1, info.compress_size):
+        return "it unpacks like a bomb"
+    return _odd(info.filename) or ("a link" if info.external_attr >> 28 == 0xA else "")
 
 
 def _odd(name: str) -> str:
@@ -160,4 +165,4 @@ def member(name: str, data: bytes) -> Any:
     kind = kinds.by_name(name)
     if kinds.stays_text(kind, len(data)):
         kind = kinds.UNKNOWN
-    return loading.load(kind, io.BytesIO(data), len(data)).value
+    return named(loading.load(kind, io.BytesIO(data), len(data)).value, name)

@@ -2,19 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from typing import Any
 
 from .channel import MAX_BODY, SubcallError, header_start
+from .images import media_type
 from .shapes import json_schema
 
 MAX_INSTRUCTION = 1 << 16
+MOST_IMAGES = 100
+"""Pictures of one call."""
 _LARGEST = 1 << 53
+_BYTES = (bytes, bytearray, memoryview)
 
 
-def llm_header(model: Any, schema: Any) -> bytes:
-    """The start of the header of a plain call."""
-    return header_start({"op": "llm_query", "model": _model(model), "schema": _schema(schema)})
+def llm_call(prompt: Any, model: Any, schema: Any, images: Any = None) -> tuple[bytes, bytes]:
+    """The start of the header of a plain call, and its body: the prompt, and after it the pictures."""
+    body = text_of("prompt", prompt)
+    pictures = pictures_of(images)
+    room = MAX_BODY - sum(map(len, pictures))
+    if len(body) > room:
+        raise SubcallError(
+            f"prompt and images have {len(body) + MAX_BODY - room:,} bytes; at most {MAX_BODY:,} can be sent: "
+            "send fewer at once, or smaller ones"
+        )
+    return llm_header(model, schema, list(map(len, pictures))), b"".join((body, *pictures))
+
+
+def llm_header(model: Any, schema: Any, images: Sequence[int] = ()) -> bytes:
+    """The start of the header of a plain call.
+
+    Args:
+        images: bytes of each picture that goes with it.
+    """
+    fields = {"op": "llm_query", "model": _model(model), "schema": _schema(schema)}
+    return header_start({**fields, "images": images} if images else fields)
+
+
+def pictures_of(images: Any) -> list[bytes]:
+    """The files of one picture or several. Raises TypeError or ValueError for what is none."""
+    if images is None:
+        return []
+    several = [images] if isinstance(images, _BYTES) else images
+    if isinstance(several, str | Mapping) or not isinstance(several, Iterable):
+        raise TypeError(
+            f"images must be pictures: values of a context, or bytes; not {type(images).__name__}"
+        )
+    found: list[bytes] = []
+    for image in several:
+        if not isinstance(image, _BYTES):
+            raise TypeError(f"an image must be a picture of a context, or bytes, not {type(image).__name__}")
+        if not media_type(bytes(image[:16])):
+            raise ValueError(
+                f"image {len(found)} is no PNG, JPEG, GIF or WebP: its bytes begin with {bytes(image[:16])!r}"
+            )
+        found.append(bytes(image))
+        if len(found) > MOST_IMAGES:
+            raise ValueError(f"there are more than {MOST_IMAGES} images for one call: send fewer at once")
+    return found
 
 
 def rlm_fields(model: Any, schema: Any, tools: list[str], instruction: Any, limits: Any) -> dict[str, Any]:
@@ -59,17 +104,24 @@ def _tool_name(tool: Any, known: Mapping[str, Callable[..., Any]]) -> str:
     )
 
 
-def pairs_of(questions: Iterable[str], contexts: Iterable[Any] | None) -> Iterable[tuple[str, Any]]:
-    """Questions with their contexts: a list where the number is known, else drawn as it goes."""
+def pairs_of(
+    questions: Iterable[str], contexts: Iterable[Any] | None, words: tuple[str, str] = ("question", "context")
+) -> Iterable[tuple[str, Any]]:
+    """Questions with their contexts: a list where the number is known, else drawn as it goes.
+
+    Args:
+        words: what to call one of each.
+    """
+    one, other = words
     if isinstance(questions, str):
-        raise TypeError("a batch takes a list of questions, not one str")
+        raise TypeError(f"a batch takes a list of {one}s, not one str")
     if isinstance(contexts, str | bytes):
-        raise TypeError(f"contexts take a list, one for each question, not one {type(contexts).__name__}")
+        raise TypeError(f"{other}s take a list, one for each {one}, not one {type(contexts).__name__}")
     if contexts is None:
         pairs: Iterator[tuple[str, Any]] = ((question, None) for question in questions)
         return list(pairs) if isinstance(questions, Sized) else pairs
     if isinstance(questions, Sized) and isinstance(contexts, Sized) and len(questions) != len(contexts):
-        raise ValueError(f"{len(questions)} questions need as many contexts, not {len(contexts)}")
+        raise ValueError(f"{len(questions)} {one}s need as many {other}s, not {len(contexts)}")
     pairs = zip(questions, contexts, strict=True)
     return list(pairs) if isinstance(questions, Sized) and isinstance(contexts, Sized) else pairs
 

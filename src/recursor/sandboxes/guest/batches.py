@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sized
 from functools import partial
 from typing import Any, TypeAlias
 
-from .arguments import check_text
+from .arguments import check_text, pictures_of
 from .channel import Channel, SubcallError, header_start, post
 
 WINDOW = 2048
@@ -217,7 +217,10 @@ def _check(items: Iterable[Any]) -> None:
 
 
 def _key(prompt: Any) -> Any:
-    """What identical prompts have in common, and no others: short, whatever the prompt."""
+    """What identical prompts have in common, and no others: short, whatever the prompt and its pictures."""
+    if isinstance(prompt, tuple):
+        pictures = [hashlib.sha256(image).digest() for image in pictures_of(prompt[1])]
+        return _key(prompt[0]), *pictures
     check_text("prompt", prompt)
     if len(prompt) < _LONG:
         return prompt

@@ -16,6 +16,7 @@ from typing import Any
 
 from . import values
 from .documents import Documents, whole
+from .images import Image
 from .loading import MOST_NOTE, Loaded, opened
 from .loading import load as read_kind
 from .mapped import CODECS, WIDTHS, MappedStr, can_map, mapped
@@ -53,6 +54,8 @@ def loaded(descriptor: int, form: str, size: int) -> Loaded:
         if form == "documents":
             with open(os.dup(descriptor), "rb") as file:
                 return whole(file)
+        if form == "values":
+            return of_values(_read_bytes(descriptor, size))
         value = _READERS[form](descriptor, size)
         return Loaded(value, value.told if isinstance(value, Documents) else "")
     finally:
@@ -77,7 +80,8 @@ def describe(value: Any, note: str = "") -> dict[str, str]:
     if isinstance(value, str | Text):
         return {"type": kind, "size": f"{len(value):,} characters", "preview": _ends(value)}
     if isinstance(value, bytes):
-        return {"type": kind, "size": f"{len(value):,} bytes", "preview": _ends(value)}
+        preview = repr(value) if isinstance(value, Image) else _ends(value)
+        return {"type": kind, "size": f"{len(value):,} bytes", "preview": preview}
     if isinstance(value, dict):
         rows = [f"{_short(key, 80)}: {_entry(value, key)}" for key in _first(value, 6)]
         return {"type": kind, "size": f"{len(value):,} keys", "preview": _rows(rows, len(value))}
@@ -204,8 +208,14 @@ def _read_marshal(descriptor: int, _size: int) -> Any:
         return marshal.load(file)  # noqa: S302 - as above
 
 
-def _read_values(descriptor: int, size: int) -> Any:
-    return values.decode("values", _read_bytes(descriptor, size), bounded=False)
+def of_values(data: bytes) -> Loaded:
+    """The value that is encoded so."""
+    value = values.decode("values", data, bounded=False)
+    count = data.count(values.A_PICTURE)
+    if not count:
+        return Loaded(value)
+    what = "a picture" if isinstance(value, Image) else f"{count:,} of the values in it are pictures"
+    return Loaded(value, f"{what}; `llm_query(prompt, images=[...])` shows one, or several, to a model")
 
 
 def _read_folder(descriptor: int, _size: int) -> Documents:
@@ -222,7 +232,6 @@ _READERS: dict[str, Callable[[int, int], Any]] = {
     "bytes": _read_bytes,
     "file": _read_file,
     "marshal": _read_marshal,
-    "values": _read_values,
     "folder": _read_folder,
 }
 
@@ -239,6 +248,8 @@ def _entry(value: dict[Any, Any], key: Any) -> str:
 
 
 def _item(value: Any) -> str:
+    if isinstance(value, Image):
+        return repr(value)
     if isinstance(value, str | bytes) and len(value) > 80:
         unit = "bytes" if isinstance(value, bytes) else "characters"
         return f"{type(value).__name__} of {len(value):,} {unit}, {repr(value[:60])[:60]}..."

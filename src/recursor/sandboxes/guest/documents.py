@@ -23,6 +23,7 @@ from collections.abc import Callable, ItemsView, Iterator, Mapping, ValuesView
 from typing import Any, BinaryIO, NoReturn
 
 from . import loading
+from .images import named
 from .kinds import OPAQUE, UNKNOWN
 
 NUMBER = struct.Struct("<q")
@@ -50,6 +51,7 @@ _SHAPES = {
     "parquet": "Parquet (a list of rows)",
     "zip": "ZIP (its files by path)",
     "tar": "tar (its files by path)",
+    "image": "pictures (`llm_query(prompt, images=[context[name]])` shows one to a model)",
 }
 
 
@@ -122,7 +124,7 @@ class Documents(dict[str, Any]):
         if self._sizes[first] < ALONE:
             return _content(descriptor)
         try:
-            return self._read(descriptor, self._sizes[first], self._kinds[first])
+            return named(self._read(descriptor, self._sizes[first], self._kinds[first]), name)
         except loading.Unreadable as error:
             return loading.report(name, error)
         finally:
@@ -149,7 +151,8 @@ class Documents(dict[str, Any]):
         kind, size = self._kinds[number], self._sizes[number]
         if not kind or size < ALONE:
             return ""
-        return f"{_SHAPES.get(kind, 'a file')}, {size:,} bytes"
+        what = "a picture" if kind == "image" else _SHAPES.get(kind, "a file")
+        return f"{what}, {size:,} bytes"
 
     def __del__(self) -> None:
         self._socket.close()
@@ -207,7 +210,7 @@ def read(name: str, kind: str, data: bytes) -> Any:
     if not kind:
         return text_or_bytes(data)
     try:
-        return loading.load(kind, io.BytesIO(data), len(data)).value
+        return named(loading.load(kind, io.BytesIO(data), len(data)).value, name)
     except loading.Unreadable as error:
         return loading.report(name, error)
 

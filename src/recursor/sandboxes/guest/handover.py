@@ -17,6 +17,7 @@ from typing import Any
 from . import values
 from .channel import IN_PARTS, Channel, header_start
 from .documents import Documents
+from .images import Image
 from .mapped import MappedStr
 from .text import Text
 
@@ -56,6 +57,7 @@ class Handover:
             Text,
             MappedStr,
             Documents,
+            Image,
         ):  # others may have changed since they were loaded
             for name, value in self._loaded.items():
                 if value is context:
@@ -89,7 +91,7 @@ def encoded(context: Any) -> tuple[str, int, Iterable[bytes]]:
         text = context if isinstance(context, MappedStr) else str.__str__(context)
         size = len(text) if text.isascii() else sum(map(len, _text_pieces(text)))
         return "text", size, _text_pieces(text)
-    if isinstance(context, bytes | bytearray | memoryview):
+    if isinstance(context, bytes | bytearray | memoryview) and not isinstance(context, Image):
         data = context if isinstance(context, bytes) else bytes(context)
         return "bytes", len(data), _byte_pieces(data)
     pieces = values.pieces(context)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from .images import media_type
+
 MOST_TEXT = 1 << 26
 """Bytes up to which a file of text becomes rows or another value; a larger one stays text."""
 MOST_OF = {"html": 1 << 23, "yaml": 1 << 22}
@@ -37,6 +39,11 @@ BINARIES = {
     ".tar.bz2": "tar",
     ".tar.xz": "tar",
     ".parquet": "parquet",
+    ".png": "image",
+    ".jpg": "image",
+    ".jpeg": "image",
+    ".gif": "image",
+    ".webp": "image",
 }
 OPAQUE = frozenset(BINARIES.values()) | {UNKNOWN}
 """Kinds that are nothing a model could read before they are converted."""
@@ -69,4 +76,4 @@ def by_content(head: bytes) -> str:
     for start, magic, kind in _MAGIC:
         if head.startswith(magic, start):
             return kind
-    return ""
+    return "image" if media_type(head) else ""

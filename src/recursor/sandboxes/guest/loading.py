@@ -16,7 +16,8 @@ from typing import Any, BinaryIO, NamedTuple
 from . import kinds
 
 MOST_NOTE = 1500
-NAMES = {"csv": "CSV", "jsonl": "JSON Lines", "sqlite": "SQLite", "parquet": "Parquet", "zip": "ZIP"}
+NAMES = {"csv": "CSV", "jsonl": "JSON Lines", "sqlite": "SQLite", "parquet": "Parquet", "zip": "ZIP",
+         "image": "a picture"}  # fmt: skip
 """What to call kinds whose name in capitals is not what they are called."""
 _READERS = {
     "csv": "tables:read_csv",
@@ -32,6 +33,7 @@ _READERS = {
     "pdf": "pages:read_pdf",
     "zip": "archives:read_zip",
     "tar": "archives:read_tar",
+    "image": "pictures:read_image",
 }
 """Modules beside this one, imported when such a file comes."""
 

@@ -13,7 +13,7 @@ import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from .arguments import llm_header, pairs_of, rlm_fields, text_of, tool_names
+from .arguments import llm_call, llm_header, pairs_of, rlm_fields, text_of, tool_names
 from .batches import FORKS, WINDOW, Batch
 from .channel import MAX_BODY, PART, Channel, SubcallError, header_start
 from .defining import defined
@@ -241,16 +241,26 @@ class Names:
     # What the model calls. The first line of a docstring is what `help` is worth in a prompt. -----
 
     def llm_query(
-        self, prompt: str, model: str | None = None, schema: Mapping[str, Any] | None = None
+        self,
+        prompt: str,
+        model: str | None = None,
+        schema: Mapping[str, Any] | None = None,
+        *,
+        images: Any = None,
     ) -> Any:
         """Ask a language model; return its text, or the value that `schema` (JSON Schema) describes."""
-        return self._channel.ask(llm_header(model, schema), text_of("prompt", prompt))
+        return self._channel.ask(*llm_call(prompt, model, schema, images))
 
     async def allm_query(
-        self, prompt: str, model: str | None = None, schema: Mapping[str, Any] | None = None
+        self,
+        prompt: str,
+        model: str | None = None,
+        schema: Mapping[str, Any] | None = None,
+        *,
+        images: Any = None,
     ) -> Any:
         """`llm_query` for `await`."""
-        return await self._channel.ask_async(llm_header(model, schema), text_of("prompt", prompt))
+        return await self._channel.ask_async(*llm_call(prompt, model, schema, images))
 
     def llm_query_batched(
         self,
@@ -258,11 +268,12 @@ class Names:
         model: str | None = None,
         schema: Mapping[str, Any] | None = None,
         *,
+        images: Iterable[Any] | None = None,
         dedupe: bool = False,
         return_exceptions: bool = False,
     ) -> list[Any]:
         """Ask many prompts at once; return the results in order. An iterator is drawn from as it goes."""
-        return self._llm_batch(prompts, model, schema, dedupe).gather(return_exceptions)
+        return self._llm_batch(prompts, model, schema, dedupe, images).gather(return_exceptions)
 
     async def allm_query_batched(
         self,
@@ -270,11 +281,12 @@ class Names:
         model: str | None = None,
         schema: Mapping[str, Any] | None = None,
         *,
+        images: Iterable[Any] | None = None,
         dedupe: bool = False,
         return_exceptions: bool = False,
     ) -> list[Any]:
         """`llm_query_batched` for `await`."""
-        return await self._llm_batch(prompts, model, schema, dedupe).gather_async(return_exceptions)
+        return await self._llm_batch(prompts, model, schema, dedupe, images).gather_async(return_exceptions)
 
     def rlm_query(
         self,
@@ -378,14 +390,25 @@ class Names:
         return "\n".join(rows) or "no variables yet"
 
     def _llm_batch(
-        self, prompts: Iterable[str], model: str | None, schema: Mapping[str, Any] | None, dedupe: bool
+        self,
+        prompts: Iterable[str],
+        model: str | None,
+        schema: Mapping[str, Any] | None,
+        dedupe: bool,
+        images: Iterable[Any] | None,
     ) -> Batch:
         start = llm_header(model, schema)
 
         def make(prompt: str) -> tuple[bytes, bytes, None]:
             return start, text_of("prompt", prompt), None
 
-        return Batch(self._channel, prompts, make, model=model, dedupe=dedupe)
+        def make_of_pair(pair: tuple[str, Any]) -> tuple[bytes, bytes, None]:
+            return *llm_call(pair[0], model, schema, pair[1]), None
+
+        if images is None:
+            return Batch(self._channel, prompts, make, model=model, dedupe=dedupe)
+        pairs = pairs_of(prompts, images, ("prompt", "image"))
+        return Batch(self._channel, pairs, make_of_pair, model=model, dedupe=dedupe)
 
     def _rlm_batch(
         self, questions: Iterable[str], contexts: Iterable[Any] | None, fields: dict[str, Any], fork: bool

@@ -15,6 +15,7 @@ from typing import Any
 
 from .contexts import kind_of
 from .documents import Documents
+from .images import Image
 from .text import Text
 
 MAX_TYPE = 100
@@ -39,7 +40,7 @@ _WORDS: tuple[tuple[type, str, Callable[[Any], int]], ...] = (
     (deque, "item", deque.__len__),
     (bytearray, "byte", bytearray.__len__),
 )
-_SINGLE = frozenset({float, complex, bool, type(None), type(Ellipsis)})
+_SINGLE = frozenset({float, complex, bool, type(None), type(Ellipsis), Image})
 _BASES: Callable[[type], tuple[type, ...]] = type.__dict__["__mro__"].__get__
 _ATTRIBUTES: Callable[[type], Any] = type.__dict__["__dict__"].__get__
 _NAME: Callable[[type], str] = type.__dict__["__name__"].__get__

@@ -2,7 +2,7 @@
 
 A value is None, bool, int of any size, float (NaN and infinities too), complex, str (lone
 surrogates too), bytes, list, tuple, dict with any plain keys, set, frozenset, or a date, time,
-datetime, timedelta, Decimal or Fraction; nested to `MAX_DEPTH`. It comes back equal and of the
+datetime, timedelta, Decimal or Fraction, or a picture; nested to `MAX_DEPTH`. It comes back equal and of the
 same type (a subclass comes back as the plain type below it).
 
 The bytes are either of three forms: "text" (UTF-8, surrogates allowed), "bytes", or "values": JSON
@@ -24,6 +24,8 @@ from itertools import islice
 from time import monotonic
 from typing import Any, TypeVar
 
+from .images import Image
+
 MAX_DEPTH = 200
 MAX_CONTAINERS = 3_000_000
 MAX_ITEMS = 20_000_000
@@ -37,6 +39,8 @@ HASHING = 2.0
 PIECE = 1 << 12
 """Items of a long list or dict that `pieces` encodes at once."""
 T = TypeVar("T")
+A_PICTURE = b'{"$": ["image", "'
+"""What stands in the form "values" where a picture is, and nowhere else."""
 _SMALL_INT = 1 << 53
 _TOO_LONG = 10**MAX_DIGITS
 _dumps = json.dumps
@@ -60,7 +64,7 @@ def encode(value: Any) -> tuple[str, bytes]:
         return "values", b"null"
     if isinstance(value, str):
         return "text", str.encode(value, "utf-8", "surrogatepass")
-    if isinstance(value, bytes | bytearray | memoryview):
+    if isinstance(value, bytes | bytearray | memoryview) and not isinstance(value, Image):
         return "bytes", bytes(value)
     return "values", written(_plain(value, [], set()))
 
@@ -310,6 +314,7 @@ def _base64(text: str) -> bytes:
 _AS_IS = frozenset({str, bool, type(None)})
 _COLLECTIONS: dict[str, Callable[[Any], Any]] = {"tuple": tuple, "set": set, "frozenset": frozenset}
 _SCALARS: list[tuple[Any, str, Callable[[Any], str]]] = [
+    (Image, "image", lambda value: f"{base64.b64encode(bytes(value)).decode('ascii')} {value.source}"),
     ((bytes, bytearray, memoryview), "bytes", lambda value: base64.b64encode(bytes(value)).decode("ascii")),
     (datetime, "datetime", _aware),
     (date, "date", date.isoformat),
@@ -323,6 +328,7 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "int": _integer,
     "float": float,
     "bytes": _base64,
+    "image": lambda text: Image(_base64(text.partition(" ")[0]), text.partition(" ")[2]),
     "datetime": datetime.fromisoformat,
     "date": date.fromisoformat,
     "time": time.fromisoformat,

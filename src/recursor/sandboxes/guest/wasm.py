@@ -174,6 +174,8 @@ def loaded(content: bytearray, form: str, size: int) -> loading.Loaded:
         return loading.load(form.removeprefix("file:"), io.BytesIO(content), size)
     if form == "documents":
         return whole(io.BytesIO(content))
+    if form == "values":
+        return contexts.of_values(bytes(content))
     return loading.Loaded(_load(content, form))
 
 
