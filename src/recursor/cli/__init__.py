@@ -14,9 +14,10 @@ import click
 
 COMMANDS = {
     "ask": "Answer a question over files, folders or standard input.",
-    "config": "Show the settings in force and where they come from.",
+    "config": "Show the settings in force and where they come from; change them.",
     "demo": "Three questions over 47 MB of text, offline and without a key.",
     "doctor": "Check this machine: sandbox, endpoints, keys, store.",
+    "keys": "Keep keys of providers, list their names, remove them.",
     "mcp": "Tools for MCP hosts: questions over files for Claude, Cursor, Zed.",
     "resume": "Go on with a run that was cut off, or that a limit ended.",
     "runs": "List, show, export, import and remove recorded runs.",

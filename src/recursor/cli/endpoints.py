@@ -13,6 +13,7 @@ from http.client import HTTPConnection, HTTPException
 from urllib.parse import urlsplit
 
 from recursor import config
+from recursor.config import keys
 from recursor.models.presets import PRESETS, Preset
 
 CONNECT_SECONDS = 0.25
@@ -61,15 +62,27 @@ def detect_keys() -> dict[str, str]:
     Raises:
         ConfigError: the keys file may be read by others, or is damaged.
     """
-    stored = config.stored_keys()
+    return {name: where for name, where in all_keys().items() if name in PRESETS}
+
+
+def all_keys() -> dict[str, str]:
+    """As `detect_keys`, with those of sandboxes, and what else the keys file has."""
+    left = dict.fromkeys(config.stored_keys())
     found: dict[str, str] = {}
-    for provider, preset in PRESETS.items():
-        for variable in preset.keys:
-            if config.in_environment(variable):
-                found.setdefault(provider, f"environment variable {variable}")
-            elif variable in stored or provider in stored:
-                found.setdefault(provider, str(config.keys_file()))
-    return found
+    for name, variables in keys.KNOWN.items():
+        kept = [each for each in (*variables, name) if each in left]
+        for each in kept:
+            del left[each]
+        variable = next(filter(config.in_environment, variables), None)
+        if variable is not None:
+            found[name] = f"environment variable {variable}"
+        elif kept:
+            found[name] = _kept(kept[0])
+    return found | {name: _kept(name) for name in left}
+
+
+def _kept(name: str) -> str:
+    return f"{config.keys_file()}{', by a command' if keys.by_command(name) else ''}"
 
 
 def choose() -> Choice | None:

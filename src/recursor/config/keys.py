@@ -5,19 +5,28 @@ No error and no report shows one. Beside the keys file there is the environment;
 
 from __future__ import annotations
 
+import difflib
 import inspect
+import re
 import shlex
 import stat
 import subprocess
 import tomllib
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 from recursor import plugins
-from recursor.config import paths
+from recursor.config import edit, paths
 from recursor.config.paths import keys_file
 from recursor.errors import ConfigError
 from recursor.models import presets
 
+KNOWN: Final[Mapping[str, tuple[str, ...]]] = {
+    **{name: preset.keys for name, preset in presets.PRESETS.items() if preset.keys},
+    **{name: (f"{name.upper()}_API_KEY",) for name in ("e2b", "daytona", "prime")},
+}
+"""Provider, or sandbox, -> the environment variables of its key."""
+_VARIABLE = re.compile(r"[A-Z][A-Z0-9_]*")
 COMMAND_SECONDS = 30
 """A password manager may ask a person; then it should still answer within this."""
 
@@ -30,8 +39,7 @@ def api_key(spec: str) -> str | None:
     """
     provider = spec.partition("/")[0]
     preset = presets.PRESETS.get(provider)
-    found = (secret(variable, provider) for variable in preset.keys) if preset else ()
-    return next(filter(None, found), None)
+    return _first((*preset.keys, provider)) if preset else None
 
 
 def secret(variable: str, name: str = "") -> str | None:
@@ -44,14 +52,17 @@ def secret(variable: str, name: str = "") -> str | None:
     Raises:
         ConfigError: the keys file may be read by others, or is damaged, or its command failed.
     """
-    found = paths.from_environment(variable)
-    if found:
-        return found
+    return _first((variable, name))
+
+
+def _first(names: Sequence[str]) -> str | None:
+    """The first that the environment has under these names, else the first that the file has."""
+    for name in names:
+        found = paths.from_environment(name) if _VARIABLE.fullmatch(name) else ""
+        if found:
+            return found
     keys = _keys()
-    for key in (variable, name):
-        if key and key in keys:
-            return _reveal(key, keys[key])
-    return None
+    return next((_reveal(name, keys[name]) for name in names if name in keys), None)
 
 
 def sandbox(name: str, **arguments: Any) -> Any:
@@ -73,6 +84,81 @@ def sandbox(name: str, **arguments: Any) -> Any:
 def stored_keys() -> tuple[str, ...]:
     """Return the names in the keys file, never the values. Raises ConfigError as `secret` does."""
     return tuple(sorted(_keys()))
+
+
+def by_command(name: str) -> bool:
+    """Whether the keys file has a command under a name, not a key."""
+    return isinstance(_keys().get(name), dict)
+
+
+def names_of(name: str) -> tuple[str, ...]:
+    """Return what the keys file may call one key: the provider's name and its variables.
+
+    Args:
+        name: any of them; that of an environment variable that no provider has stands for itself.
+
+    Raises:
+        ConfigError: nothing has such a name.
+    """
+    for provider, variables in KNOWN.items():
+        if name == provider or name in variables:
+            return (provider, *variables)
+    every = [*KNOWN, *(each for variables in KNOWN.values() for each in variables)]
+    close = difflib.get_close_matches(name, every, 1, 0.85)
+    if close or not _VARIABLE.fullmatch(name):
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        said = repr(name) if re.fullmatch(r"\w{1,24}", name) else "that"  # it may be the key itself
+        raise ConfigError(
+            f"no provider is called {said}{hint} (known: {', '.join(sorted(KNOWN))}; "
+            "or the name of an environment variable, MY_SERVER_KEY)"
+        )
+    return (name,)
+
+
+def keep(name: str, key: str | None = None, *, command: str | None = None) -> None:
+    """Put a key, or a command that prints it, into the keys file, in place of what it has under any of its names.
+
+    Raises:
+        ConfigError: nothing has such a name, no header could hold such a key, or as `secret` does.
+    """
+    names = names_of(name)
+    if command is not None:
+        try:
+            sound = bool(shlex.split(command))
+        except ValueError:
+            sound = False
+        if not sound:
+            raise ConfigError("the command is empty, or its quotation marks do not match")
+    elif not key or not (key.isascii() and key.isprintable()) or " " in key:
+        raise ConfigError("that is no key: it is empty, or holds blanks or characters that are not ASCII")
+    stored: Any = key if command is None else {"command": command}
+    path = keys_file()
+    with paths.changing(path):
+        kept = _keys()
+        text = paths.read(path) if path.exists() else ""
+        for other in names:
+            if other in kept and other != names[0]:
+                text = edit.take(text, (other,))
+        paths.replace(path, edit.put(text, (names[0],), stored), mode=0o600)
+
+
+def drop(name: str) -> None:
+    """Take a key out of the keys file, whichever of its names it has there.
+
+    Raises:
+        ConfigError: it is not there, or as `secret` does.
+    """
+    path = keys_file()
+    with paths.changing(path):
+        kept = _keys()
+        names = (name,) if name in kept else names_of(name)
+        there = [other for other in names if other in kept]
+        if not there:
+            raise ConfigError(f"there is no key of {name} in {path} (there are: {', '.join(kept) or 'none'})")
+        text = paths.read(path)
+        for other in there:
+            text = edit.take(text, (other,))
+        paths.replace(path, text, mode=0o600)
 
 
 def _keys() -> dict[str, Any]:

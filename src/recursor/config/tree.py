@@ -111,15 +111,25 @@ def parsed(text: str) -> Key:
     """
     key = _as_toml(text)
     if key is None or not _is_key(key):
-        loose = re.fullmatch(r"((?:profiles\.[^.]+\.)?)models\.(.+?)((?:\.price)?)\.(\w+)", text)
+        loose = re.fullmatch(r"(profiles\.[^.]+\.)?models\.(.+)", text)
         if loose:
-            before, model, price, name = loose.groups()
-            model = model.strip("\"'")
-            rest = (*before.split(".")[:2],) if before else ()
-            key = (*rest, "models", model, *(["price"] if price else []), name)
+            profile, rest = loose.groups()
+            key = (*(profile.split(".")[:2] if profile else ()), "models", *_of_model(rest))
     if key is None:
         raise ConfigError(f"{text!r} is no key: write one as limits.max_cost")
     return key
+
+
+def _of_model(text: str) -> Key:
+    """A model, whose name may have dots, and what is set of it."""
+    head, _, last = text.rpartition(".")
+    if head.endswith(".price") and last in _types(Price):
+        return (_unquoted(head.removesuffix(".price")), "price", last)
+    return (_unquoted(head), last) if head and last in _types(ModelSettings) else (_unquoted(text),)
+
+
+def _unquoted(text: str) -> str:
+    return text[1:-1] if len(text) > 2 and text[0] == text[-1] and text[0] in "\"'" else text
 
 
 def written(key: Key) -> str:
@@ -277,14 +287,14 @@ def check_routes(settings: Settings, origins: Mapping[str, str]) -> None:
             raise ConfigError(f"{origins['routes']}: {error}") from error
 
 
-def keys(kind: Any = Settings, prefix: Key = ()) -> Iterator[Key]:
+def every_key(kind: Any = Settings, prefix: Key = ()) -> Iterator[Key]:
     """Yield every key that there is; "*" stands for the name of a model, or another that is the user's."""
     for name, expected in _types(kind).items():
         inner, named = _table(expected)
         if inner is None:
             yield (*prefix, name)
         else:
-            yield from keys(inner, (*prefix, name, *(["*"] if named else [])))
+            yield from every_key(inner, (*prefix, name, *(["*"] if named else [])))
 
 
 def _as_toml(text: str) -> Key | None:
