@@ -135,7 +135,15 @@ async def test_a_pdf_is_a_list_of_pages(tmp_path: Path, bench: Bench) -> None:
     path.write_bytes(kinds.pdf("first page", "", "third"))
     value, info = await given_to(bench, path)
     assert [page.strip() for page in value] == ["first page", "", "third"]
-    assert "PDF, 3 pages; context[i] is page i + 1" in info.preview
+    assert "PDF, 3 pages; context[i] is page i + 1, `context[i].image()` its picture" in info.preview
+    shown = await bench.shown(
+        "print(context[0].image(), context[2].image(300).height, context[0] in context)"
+    )
+    assert shown.startswith("<Image: image/png, 1,237 x 1,600 pixels, ")
+    assert shown.endswith(" bytes, from 'page 1'> 300 True\n")
+    tmp_path.joinpath("b.pdf").write_bytes(kinds.pdf("other"))
+    await given_to(bench, tmp_path)
+    assert await bench.answered("FINAL(context['b.pdf'][0].image(100).width)") == 78
     assert "without text (pictures of it?): 1 pages (2)" in info.preview
 
 

@@ -46,7 +46,7 @@ _SHAPES = {
     "docx": "Word (its text)",
     "pptx": "PowerPoint (a list of slides)",
     "xlsx": "Excel (rows by sheet)",
-    "pdf": "PDF (a list of pages)",
+    "pdf": "PDF (a list of pages, each a str with `.image()`)",
     "sqlite": "SQLite (rows by table)",
     "parquet": "Parquet (a list of rows)",
     "zip": "ZIP (its files by path)",
