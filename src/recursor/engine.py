@@ -45,6 +45,7 @@ class Engine(Shared):
         strategy, reason = self._strategy(run)
         if at.parent is None:
             run.decisions = await governance.places(self.policy, run.id, self.routes.models, self.mounts)
+            run.decisions += governance.about_contexts(run.id, task.contexts.values())
         if not all(decision.allowed for decision in run.decisions):
             return await run.recorded(run.started([], None, strategy, reason), _nothing)
         if strategy == "direct":

@@ -34,6 +34,25 @@ class Content:
     name: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Url:
+    """A file behind an address, which the host fetches before the run.
+
+    Args:
+        url: http:// or https://, without user name and password.
+        allow_private: whether it may be on this machine, or in a network of its own.
+        max_bytes: more are not fetched.
+        max_time: seconds for all of it.
+        raw: whether it is taken as it stands, as in `Raw`.
+    """
+
+    url: str
+    allow_private: bool = False
+    max_bytes: int = 1 << 30
+    max_time: float = 300.0
+    raw: bool = False
+
+
 @runtime_checkable
 class Loader(Protocol):
     """Reads files of a kind. Offered in the entry-point group "recursor.loaders", as an object.

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
 
+from recursor.context.remote import PERMIT
 from recursor.errors import ConfigError, IsolationUnavailable, SubcallError
 from recursor.policy import Kind, Policy, Request
 from recursor.protocols import Model
@@ -25,6 +29,28 @@ async def decided(policy: Policy, request: Request, turn: int) -> tuple[Decided,
         rule += ", approved" if allowed else ", refused"
     event = Decided(request.run_id, turn, request.kind, request.name, allowed, rule, time.time())
     return event, decision == "ask"
+
+
+def ask_about_hosts(policy: Policy | None) -> None:
+    """Have the policy asked, from here on in this task, before a context is fetched from a host."""
+    loop = asyncio.get_running_loop()
+
+    def permit(host: str) -> Decided | None:
+        if policy is None or not policy.is_about("host"):
+            return None
+        asked = decided(policy, Request("host", host, "", 0), 0)
+        event, _ = asyncio.run_coroutine_threadsafe(asked, loop).result()
+        if not event.allowed:
+            raise ConfigError(f"nothing may be fetched from {host}: the policy says no ({event.rule})")
+        return event
+
+    PERMIT.set(permit)
+
+
+def about_contexts(run_id: str, sources: Iterable[Any]) -> list[Decided]:
+    """What was decided about the hosts that contexts of a run were fetched from."""
+    decisions = [each for source in sources for each in getattr(source, "decisions", ())]
+    return [replace(each, run_id=run_id) for each in decisions]
 
 
 async def places(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from recursor.context import Source, prepare
 from recursor.context.pictures import with_pictures
 from recursor.errors import ConfigError
-from recursor.files import Content, Raw
+from recursor.files import Content, Raw, Url
 from recursor.prompt import MAX_QUESTION
 from recursor.tools import RESERVED
 
@@ -122,12 +122,14 @@ def _as_recorded(context: Any, digest: str | None) -> Any:
     return raw if prepare(raw).digest() == digest else context
 
 
-def _where_it_was(run: RecordedRun) -> Path:
+def _where_it_was(run: RecordedRun) -> Path | Url:
     origin = next(found.info.source for found in run.contexts if found.info.name == "context")
     if not origin:
         raise ConfigError(
             f"run {run.id} was given a context that is recorded by its digest alone: pass the same again"
         )
+    if origin.startswith(("http://", "https://")) and "?" not in origin and ", " not in origin:
+        return Url(origin)
     if not Path(origin).exists():
         raise ConfigError(f"the context of run {run.id} was {origin}, which is not there: pass it again")
     return Path(origin)

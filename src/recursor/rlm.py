@@ -20,7 +20,7 @@ from recursor import assembly, background, prompts, streaming
 from recursor.asker import Asker
 from recursor.engine import Engine
 from recursor.errors import ConfigError
-from recursor.governance import check_prices
+from recursor.governance import ask_about_hosts, check_prices
 from recursor.inputs import checked_values, inputs, recorded_inputs
 from recursor.limits import Limits
 from recursor.models import Retries
@@ -277,6 +277,7 @@ class RLM:
         self, question: Any, context: Any, messages: Any, schema: Any, watcher: QueueSink | None = None
     ) -> Completion:
         asker, expected = self._asker, shape(schema)
+        ask_about_hosts(asker.engine.policy)
         text, contexts = await in_thread(inputs, question, context, messages, asker.values)
         run_id = uuid.uuid4().hex
         task = asker.task(text, contexts, expected)
@@ -306,6 +307,7 @@ class RLM:
 
             async def go_on() -> Completion:
                 check_code(run.settings.get("code_tools", {}), engine.tools)
+                ask_about_hosts(engine.policy)
                 text, contexts = await in_thread(recorded_inputs, run, context, messages, asker.values)
                 task = asker.task(text, contexts, expected)
                 raised = engine.limits.raised(run.settings.get("limits", {}))

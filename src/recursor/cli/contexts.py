@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from recursor.files import Content, Raw
+from recursor.files import Content, Raw, Url
 
 
 def check(paths: tuple[str, ...]) -> None:
@@ -18,7 +18,7 @@ def check(paths: tuple[str, ...]) -> None:
         raise click.UsageError("- stands for standard input and cannot be mixed with paths")
     if "-" in paths and sys.stdin.isatty():
         raise click.UsageError("- reads standard input, which is a terminal: pipe something into it")
-    for path in (Path(path) for path in paths if path != "-"):
+    for path in (Path(path) for path in paths if path != "-" and not is_address(path)):
         if not path.exists():
             raise click.UsageError(f"no such file or folder: {path}")
         if not (path.is_file() or path.is_dir()):
@@ -28,7 +28,7 @@ def check(paths: tuple[str, ...]) -> None:
 
 
 def read(paths: tuple[str, ...], *, raw: bool = False) -> Any:
-    """Return what the paths of a command stand for: None, data of standard input, one Path or a list of them."""
+    """Return what the paths of a command stand for: None, data of standard input, one Path or Url or a list of them."""
     if not paths:
         return None
     if paths == ("-",):
@@ -37,5 +37,13 @@ def read(paths: tuple[str, ...], *, raw: bool = False) -> Any:
             return data.decode("utf-8")
         except UnicodeDecodeError:
             return data if raw else Content(data)
-    found = Path(paths[0]) if len(paths) == 1 else [Path(path) for path in paths]
-    return Raw(found) if raw else found
+    found = [Url(path, raw=raw) if is_address(path) else Path(path) for path in paths]
+    if any(isinstance(each, Url) for each in found):
+        return found[0] if len(found) == 1 else found
+    given: Any = found[0] if len(found) == 1 else found
+    return Raw(given) if raw else given
+
+
+def is_address(path: str) -> bool:
+    """Whether it is to be fetched. A file of that name is ./http://..."""
+    return path.lower().startswith(("http://", "https://"))

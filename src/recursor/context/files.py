@@ -10,7 +10,9 @@ from pathlib import Path
 
 from recursor.context.ignored import Ignored
 from recursor.context.loaders import head_of, is_text, kind_of
+from recursor.context.remote import FetchedSource, document
 from recursor.errors import ConfigError
+from recursor.files import Url
 from recursor.sandboxes.files import FileSource
 from recursor.sandboxes.folders import Document, FolderSource
 
@@ -22,16 +24,27 @@ def of_file(path: Path, *, raw: bool = False) -> FileSource:
     return FileSource(path, size, kind, text=is_text(kind))
 
 
-def of_folders(paths: Sequence[Path], origin: str, *, raw: bool = False) -> FolderSource:
-    """Return the source for all files in folders, and files: a mapping of relative paths. Raises ConfigError."""
+def of_folders(paths: Sequence[Path | Url], origin: str, *, raw: bool = False) -> FolderSource:
+    """Return the source for all files in folders, and files: a mapping of relative paths, and of addresses.
+
+    Raises:
+        ConfigError: one of them cannot be read.
+    """
     walk = _Walk(raw)
-    documents = [document for path in paths for document in walk.documents(path, whole_names=len(paths) > 1)]
+    documents: list[Document] = []
+    fetched = []
+    for path in paths:
+        if isinstance(path, Url):
+            fetched.append(FetchedSource(path))
+            documents.append(document(fetched[-1]))
+        else:
+            documents += walk.documents(path, whole_names=len(paths) > 1)
     if not documents:
         raise ConfigError(f"context: there is no file in {origin!r}")
     told = (
         f"{walk.left_out:,} files and folders are left out, since git ignores them" if walk.left_out else ""
     )
-    return FolderSource(documents, origin, told)
+    return FolderSource(documents, origin, told, fetched)
 
 
 class _Walk:

@@ -17,8 +17,9 @@ from typing import Any, BinaryIO, TypeAlias
 
 from recursor.context import files
 from recursor.context.loaders import is_text, kind_of
+from recursor.context.remote import FetchedSource
 from recursor.errors import ConfigError
-from recursor.files import Content, Raw
+from recursor.files import Content, Raw, Url
 from recursor.sandboxes.files import FileSource, SharedText, picture, written
 from recursor.sandboxes.folders import ONLY_IN_A_REPL, FolderSource
 from recursor.sandboxes.guest import contexts, kinds, values
@@ -159,8 +160,8 @@ def prepare(context: Any) -> Source:  # noqa: PLR0911 - one for each kind
     """Return the source for a context.
 
     Args:
-        context: str (always text), bytes, Path (file or folder), a list of Paths, `files.Raw`, `files.Content`,
-            or plain data: list, tuple, dict and what they hold.
+        context: str (always text), bytes, Path (file or folder), `files.Url` (which is fetched), a list of Paths and
+            Urls, `files.Raw`, `files.Content`, or plain data: list, tuple, dict and what they hold.
 
     Raises:
         ConfigError: a missing or unreadable path, or a value that a REPL cannot hold; named.
@@ -177,9 +178,12 @@ def prepare(context: Any) -> Source:  # noqa: PLR0911 - one for each kind
     if (
         isinstance(context, list | tuple)
         and context
-        and all(isinstance(item, os.PathLike) for item in context)
+        and all(isinstance(item, os.PathLike | Url) for item in context)
     ):
-        return files.of_folders([Path(item) for item in context], _named(context))
+        found = [item if isinstance(item, Url) else Path(item) for item in context]
+        return files.of_folders(found, _named(context))
+    if isinstance(context, Url):
+        return FetchedSource(context)
     if isinstance(context, Raw):
         return _raw(context.paths)
     if isinstance(context, Content):
@@ -196,7 +200,7 @@ def _raw(paths: Any) -> Source:
 
 
 def _named(paths: Sequence[Any]) -> str:
-    return ", ".join(str(path) for path in paths[:5])
+    return ", ".join(path.url if isinstance(path, Url) else str(path) for path in paths[:5])
 
 
 def same(one: Source, other: Source) -> bool:

@@ -67,13 +67,13 @@ class FileSource:
         """Whether it is a picture."""
         self.size = size
         self.origin = str(path)
-        self._path = path
+        self.path = path
         self._lock = threading.Lock()
         self._seen: tuple[tuple[int, ...], SharedText | None] | None = None
         """What the file was when it was read, and what came of it."""
 
     def open(self) -> int:
-        return os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        return os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
 
     def value(self) -> Any:
         """Read the whole file as it stands; of a picture, no more than that it is one. Blocks; call it in a thread.
@@ -90,7 +90,7 @@ class FileSource:
 
     def digest(self) -> str:
         """Hash the bytes, and what they are read as ("sha256:..."). Blocks; call it in a thread."""
-        with self._path.open("rb") as file:
+        with self.path.open("rb") as file:
             hashing = hashlib.file_digest(file, "sha256")
         hashing.update(self.form.removeprefix("file").encode())
         return "sha256:" + hashing.hexdigest()
@@ -106,7 +106,7 @@ class FileSource:
         if self.size < contexts.SHARED or self.form != "file":
             return self
         with self._lock:
-            identity = _identity(self._path.stat())
+            identity = _identity(self.path.stat())
             if self._seen is None or self._seen[0] != identity:
                 began = time.time()
                 self._seen = identity, self._examine()

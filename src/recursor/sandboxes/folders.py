@@ -15,7 +15,7 @@ import socket
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, Protocol
 
 from recursor.errors import ConfigError, SandboxError
 from recursor.sandboxes.guest import contexts, kinds
@@ -40,17 +40,31 @@ class Document(NamedTuple):
     """One of `guest.kinds`, as which it is read in the sandbox; empty for text or bytes."""
 
 
+class Fetched(Protocol):
+    """What keeps a document that was fetched."""
+
+    @property
+    def decisions(self) -> tuple[Any, ...]:
+        """What was decided about the hosts that were asked for it."""
+
+
 class FolderSource:
     """A `Source` of documents by name."""
 
     form = "folder"
 
-    def __init__(self, documents: Sequence[Document], origin: str, told: str = "") -> None:
+    def __init__(
+        self, documents: Sequence[Document], origin: str, told: str = "", fetched: Sequence[Fetched] = ()
+    ) -> None:
         """Keep what was found.
 
         Args:
             told: what the root LM is told of it, such as what was left out.
+            fetched: holds documents that were fetched.
         """
+        self._fetched = fetched
+        self.decisions = tuple(decision for each in fetched for decision in each.decisions)
+        """What was decided about the hosts that were asked for documents."""
         self.origin = origin
         self._told = told
         self._documents = documents
