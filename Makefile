@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test pyodide check lint types contracts viewer viewer-test bench lock clean
+.PHONY: demo test pyodide check lint types contracts viewer viewer-test bench compat lock clean
 
 $(STAMP): dev.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "recursor needs Python 3.11 or newer: make PYTHON=python3.12 ..."; exit 1; }
@@ -59,9 +59,14 @@ bench: $(STAMP)
 	$(if $(SNIPS),$(BIN)/python benchmarks/pairs.py $(SNIPS))
 	$(if $(BOOKS),$(BIN)/python benchmarks/large.py $(BOOKS))
 
+# Clients that nobody here wrote against `recursor serve`; makes environments for them under .compat/, needs npm,
+# and writes benchmarks/results/compat.md. Some minutes.
+compat: $(STAMP)
+	$(BIN)/python compat/run.py
+
 # Resolves dependencies anew, for all platforms and Python versions, with hashes.
 lock: $(STAMP)
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --group dev --output-file dev.lock pyproject.toml
 
 clean:
-	rm -rf $(VENV) viewer/node_modules .bench .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) viewer/node_modules .bench .compat .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

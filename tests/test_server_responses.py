@@ -114,3 +114,19 @@ async def test_what_is_not_served_is_said(more: dict[str, Any], param: str) -> N
     async with serving([]) as client:
         status, reply, _ = await client.post({**HELLO, **more}, PATH)
     assert (status, reply["error"]["param"]) == (400, param)
+
+
+async def test_a_stream_in_which_nothing_happens_says_that_it_is_alive(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("recursor.server.work.SILENCE", 0.02)
+    model = ScriptedModel([ANSWER] * 2, latency=0.3)
+    async with serving(model) as client:
+        kinds = [event["type"] for event in await client.events(HELLO, PATH)]
+        chat = json.dumps(
+            {"model": "recursor", "stream": True, "messages": [{"role": "user", "content": "Hello"}]}
+        )
+        async with client.session.post(client.root + "/v1/chat/completions", data=chat) as response:
+            assert ": working\n\n" in await response.text()
+    assert kinds[:3] == ["response.created", "response.in_progress", "response.in_progress"]
+    assert kinds[-1] == "response.completed"

@@ -259,7 +259,7 @@ class Server:
         try:
             await reply.follow()
             outcome = work.outcome()
-            if outcome.calls:
+            if outcome.calls and outcome.completion is None:
                 self._held.keep(work, outcome.calls)  # the client may be back before the reply has ended here
                 kept = True
             await reply.end(outcome)
@@ -292,7 +292,7 @@ class Server:
         """The run that waits for what the request brings, or a new one. Raises ApiError."""
         rlm = self._rlm(asked.model)
         if results := asked.results:
-            work = self._held.take(client.name, asked.model, results)
+            work = self._held.take(client.name, asked, results)
             if work is not None:
                 work.bring(results)
                 return work

@@ -15,8 +15,8 @@ from recursor.context.pictures import is_picture, of_part
 from recursor.errors import ConfigError
 from recursor.limits import Limits
 from recursor.schema import ANYTHING, Shape, shape
+from recursor.server.choice import Choice
 from recursor.server.failures import ApiError
-from recursor.server.functions import Function
 
 MAX_INSTRUCTION = 8_000
 """Characters of system messages that the root LM reads as they are; longer ones are data."""
@@ -43,15 +43,18 @@ class Asked:
     """What the answer must follow."""
     limits: Mapping[str, Any] = field(default_factory=dict)
     """Bounds that the client sets beside the server's own."""
-    functions: Sequence[Function] = ()
-    """Of the client, that code may call."""
+    choice: Choice = field(default_factory=Choice)
+    """Of the client's functions."""
+    parallel: bool = True
+    """Whether one reply may have several calls."""
 
     @property
     def instruction(self) -> str:
         """What the system messages say, where that is short."""
         said = [text_of(each) for each in self.messages if each.get("role") in ("system", "developer")]
         instruction = "\n\n".join(said)
-        return instruction if len(instruction) <= MAX_INSTRUCTION else ""
+        told = [instruction if len(instruction) <= MAX_INSTRUCTION else "", self.choice.told]
+        return "\n\n".join(filter(None, told))
 
     @property
     def results(self) -> dict[str, str]:

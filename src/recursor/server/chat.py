@@ -9,11 +9,12 @@ from typing import Any
 import msgspec
 
 from recursor.server.asked import Asked, Headers, check_messages, decoded, expected_of, limits_of
+from recursor.server.choice import chosen
 from recursor.server.failures import ApiError
 from recursor.server.form import PIECE, event, text_of
-from recursor.server.functions import functions_of
-from recursor.server.work import Call, Outcome
-from recursor.types import StopReason, Usage
+from recursor.server.functions import Call, functions_of
+from recursor.server.work import Outcome
+from recursor.types import Usage
 
 ELSEWHERE = ("functions", "function_call", "audio", "modalities")
 """Fields that ask for another kind of answer."""
@@ -30,6 +31,7 @@ class Request(msgspec.Struct):
     metadata: dict[str, Any] | None = None
     tools: list[dict[str, Any]] | None = None
     tool_choice: Any = None
+    parallel_tool_calls: bool | None = None
     n: int | None = None
     functions: Any = None
     function_call: Any = None
@@ -46,40 +48,17 @@ def read(body: bytes, headers: Headers) -> tuple[Form, Asked]:
         if getattr(request, name) not in (None, [], ["text"], "none"):
             raise ApiError(400, f"{name} is not served here", "unsupported_parameter", name)
     check_messages(request.messages, "messages")
+    expected = expected_of(request.response_format, "response_format")
+    choice = chosen(functions_of(request.tools, nested=True), request.tool_choice)
     asked = Asked(
         request.model,
         request.messages,
-        expected_of(request.response_format, "response_format"),
+        choice.expected if choice.forced else expected,
         limits_of(request.metadata, headers),
-        functions_of(
-            chosen([each.get("function") for each in _functions(request.tools)], request.tool_choice)
-        ),
+        choice,
+        request.parallel_tool_calls is not False,
     )
     return Form(request), asked
-
-
-def _functions(tools: list[dict[str, Any]] | None) -> list[dict[str, Any]]:
-    found = [each for each in tools or () if each.get("type") == "function"]
-    for index, each in enumerate(found):
-        if not isinstance(each.get("function"), dict):
-            raise ApiError(
-                400, f"tools[{index}].function must be an object", param=f"tools[{index}].function"
-            )
-    return found
-
-
-def chosen(functions: list[Any], choice: Any) -> list[Any]:
-    """The functions that code may call. Raises ApiError for a choice that cannot be kept."""
-    if choice == "none":
-        return []
-    if choice not in (None, "auto"):
-        raise ApiError(
-            400,
-            "tool_choice must be auto or none: code decides what it calls",
-            "unsupported_parameter",
-            "tool_choice",
-        )
-    return functions
 
 
 class Form:
@@ -112,9 +91,12 @@ class Form:
         """What the RLM does meanwhile, as several providers name it."""
         yield self._chunk({"reasoning_content": text})
 
+    def waiting(self) -> Iterator[bytes]:
+        yield b": working\n\n"
+
     def closing(self, outcome: Outcome) -> Iterator[bytes]:
         """The answer or the calls, why it ended, and what it used."""
-        text = text_of(outcome)
+        text = "" if outcome.calls else text_of(outcome)
         for start in range(0, len(text), PIECE):
             yield self._chunk({"content": text[start : start + PIECE]})
         for index, call in enumerate(outcome.calls):
@@ -140,14 +122,14 @@ class Form:
 
 
 def _call(call: Call) -> dict[str, Any]:
-    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+    kind, field = ("custom", "input") if call.function.custom else ("function", "arguments")
+    return {"id": call.id, "type": kind, kind: {"name": call.function.name, field: call.arguments}}
 
 
 def finish_reason(outcome: Outcome) -> str:
     if outcome.calls:
         return "tool_calls"
-    done = outcome.completion
-    return "stop" if done is not None and done.stop_reason is StopReason.ANSWERED else "length"
+    return "stop" if outcome.answered else "length"
 
 
 def usage_of(usage: Usage) -> dict[str, Any]:

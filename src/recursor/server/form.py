@@ -27,6 +27,9 @@ class Form(Protocol):
     def reasoning(self, text: str) -> Iterator[bytes]:
         """What is done meanwhile."""
 
+    def waiting(self) -> Iterator[bytes]:
+        """That it is alive, when nothing happened for a time."""
+
     def closing(self, outcome: Outcome) -> Iterator[bytes]:
         """The answer or the calls, and the end."""
 

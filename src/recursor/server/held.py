@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 
+from recursor.server.asked import Asked
 from recursor.server.failures import ApiError
-from recursor.server.work import Call, Work
+from recursor.server.functions import Call
+from recursor.server.work import Work
 
 
 class Held:
@@ -34,19 +36,24 @@ class Held:
         expiry = asyncio.get_running_loop().call_later(self._seconds, self._end, work)
         self._works[work] = (frozenset(call.id for call in calls), expiry)
 
-    def take(self, name: str, model: str, results: Mapping[str, str]) -> Work | None:
+    def take(self, name: str, asked: Asked, results: Mapping[str, str]) -> Work | None:
         """The run that waits for these results; None when there is none, or it is another client's.
+
+        A run whose answer must be a call, and would not be asked for one now, or the other way round, ends.
 
         Raises:
             ApiError: results are missing, or it may not go on now.
         """
         for work, (wanted, expiry) in self._works.items():
-            if work.place.name != name or work.model != model or wanted.isdisjoint(results):
+            if work.place.name != name or work.model != asked.model or wanted.isdisjoint(results):
                 continue
             if missing := sorted(wanted - results.keys()):
                 raise ApiError(
                     400, f"tool_call_ids without a tool message: {', '.join(missing)}", param="messages"
                 )
+            if work.choice.forced != asked.choice.forced:
+                self._end(work)
+                return None
             work.place.resume()
             expiry.cancel()
             del self._works[work]

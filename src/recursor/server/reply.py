@@ -71,7 +71,7 @@ class Streamed:
         async for event in self._work.told():
             await self._begin()
             if event is None:
-                await self._send([b": working\n\n"] if self.response.prepared else [])
+                await self._send(self._form.waiting() if self.response.prepared else [])
             elif text := progress.told(event):
                 await self._send(self._form.reasoning(text))
 

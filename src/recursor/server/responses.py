@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -9,12 +10,12 @@ from typing import Any
 import msgspec
 
 from recursor.server.asked import Asked, Headers, check_messages, decoded, expected_of, limits_of
-from recursor.server.chat import chosen
+from recursor.server.choice import chosen
 from recursor.server.failures import ApiError
 from recursor.server.form import PIECE, encoded, text_of
-from recursor.server.functions import functions_of
-from recursor.server.work import Call, Outcome
-from recursor.types import StopReason, Usage
+from recursor.server.functions import Call, functions_of
+from recursor.server.work import Outcome
+from recursor.types import Usage
 
 ELSEWHERE = ("previous_response_id", "conversation", "background", "prompt")
 """Fields that need what is not kept or done here."""
@@ -31,6 +32,7 @@ class Request(msgspec.Struct):
     metadata: dict[str, Any] | None = None
     tools: list[dict[str, Any]] | None = None
     tool_choice: Any = None
+    parallel_tool_calls: bool | None = None
     previous_response_id: Any = None
     conversation: Any = None
     background: Any = None
@@ -53,13 +55,15 @@ def read(body: bytes, headers: Headers) -> tuple[Form, Asked]:
     if request.instructions:
         messages.insert(0, {"role": "system", "content": request.instructions})
     check_messages(messages, "input")
-    functions = [each for each in request.tools or () if each.get("type") == "function"]
+    expected = expected_of((request.text or {}).get("format"), "text.format")
+    choice = chosen(functions_of(request.tools, nested=False), request.tool_choice)
     asked = Asked(
         request.model,
         messages,
-        expected_of((request.text or {}).get("format"), "text.format"),
+        choice.expected if choice.forced else expected,
         limits_of(request.metadata, headers),
-        functions_of(chosen(functions, request.tool_choice)),
+        choice,
+        request.parallel_tool_calls is not False,
     )
     return Form(request), asked
 
@@ -69,15 +73,18 @@ def _messages(index: int, item: Mapping[str, Any]) -> list[dict[str, Any]]:
     match item.get("type", "message"):
         case "message":
             return [{"role": item.get("role"), "content": _content(item.get("content"))}]
-        case "function_call":
-            function = {"name": item.get("name"), "arguments": item.get("arguments")}
-            call = {"id": item.get("call_id"), "type": "function", "function": function}
-            return [{"role": "assistant", "content": None, "tool_calls": [call]}]
-        case "function_call_output":
+        case "function_call" | "custom_tool_call" as kind:
+            name, field = ("custom", "input") if kind == "custom_tool_call" else ("function", "arguments")
+            call = {"id": item.get("call_id"), "type": name}
+            said = {"name": item.get("name"), field: item.get(field)}
+            return [{"role": "assistant", "content": None, "tool_calls": [{**call, name: said}]}]
+        case "function_call_output" | "custom_tool_call_output":
             output = _content(item.get("output"))
             return [{"role": "tool", "tool_call_id": item.get("call_id"), "content": output}]
         case "reasoning":
             return []
+        case str(kind) if kind.endswith(("_call", "_call_output")):  # of tools that another server has
+            return [{"role": "assistant", "content": json.dumps(item)}]
     raise ApiError(
         400, f"input[{index}]: items of this type are not served here", param=f"input[{index}].type"
     )
@@ -125,6 +132,10 @@ class Form:
         self._thought.append(text)
         yield self._event("response.reasoning_summary_text.delta", **self._summary(), delta=text)
 
+    def waiting(self) -> Iterator[bytes]:
+        """An event: there are clients to which comments are no sign of life."""
+        yield self._event("response.in_progress", response=self._response())
+
     def closing(self, outcome: Outcome) -> Iterator[bytes]:
         """The answer or the calls, why it ended, and what it used."""
         yield from self._reasoned()
@@ -170,32 +181,36 @@ class Form:
 
     def _call(self, item: Mapping[str, Any], place: int) -> Iterator[bytes]:
         at = {"item_id": item["id"], "output_index": place}
-        begun = {**item, "status": "in_progress", "arguments": ""}
-        yield self._event("response.output_item.added", output_index=place, item=begun)
-        yield self._event("response.function_call_arguments.delta", **at, delta=item["arguments"])
-        yield self._event(
-            "response.function_call_arguments.done", **at, name=item["name"], arguments=item["arguments"]
+        custom = item["type"] == "custom_tool_call"
+        kind, field = (
+            ("custom_tool_call_input", "input") if custom else ("function_call_arguments", "arguments")
         )
+        name = {} if custom else {"name": item["name"]}
+        begun = {**item, "status": "in_progress", field: ""}
+        yield self._event("response.output_item.added", output_index=place, item=begun)
+        yield self._event(f"response.{kind}.delta", **at, delta=item[field])
+        yield self._event(f"response.{kind}.done", **at, **name, **{field: item[field]})
         yield self._event("response.output_item.done", output_index=place, item=item)
 
     def _items(self, outcome: Outcome) -> list[dict[str, Any]]:
         if outcome.calls:
             return [_item(call) for call in outcome.calls]
         part = {"type": "output_text", "text": text_of(outcome), "annotations": [], "logprobs": []}
-        status = "completed" if _answered(outcome) else "incomplete"
+        status = "completed" if outcome.answered else "incomplete"
         message = {"id": f"msg_{self._id}", "type": "message", "status": status, "role": "assistant"}
         return [{**message, "content": [part]}]
 
     def _response(self, outcome: Outcome | None = None, output: Any = ()) -> dict[str, Any]:
         request, status, why = self._request, "in_progress", None
         if outcome is not None:
-            status = "completed" if outcome.calls or _answered(outcome) else "incomplete"
+            status = "completed" if outcome.calls or outcome.answered else "incomplete"
             why = {"reason": "max_output_tokens"} if status == "incomplete" else None
         return {
             "id": f"resp_{self._id}", "object": "response", "created_at": self._created, "status": status,
             "error": None, "incomplete_details": why, "instructions": request.instructions,
             "metadata": request.metadata or {}, "model": request.model, "output": list(output),
-            "parallel_tool_calls": True, "tool_choice": request.tool_choice or "auto", "tools": request.tools or [],
+            "parallel_tool_calls": request.parallel_tool_calls is not False,
+            "tool_choice": request.tool_choice or "auto", "tools": request.tools or [],
             "temperature": None, "top_p": None, "previous_response_id": None, "store": False,
             "text": request.text or {"format": {"type": "text"}},
             "usage": None if outcome is None else usage_of(outcome.usage),
@@ -213,14 +228,15 @@ class Form:
         return b"event: " + kind.encode() + b"\ndata: " + encoded(value) + b"\n\n"
 
 
-def _answered(outcome: Outcome) -> bool:
-    return outcome.completion is not None and outcome.completion.stop_reason is StopReason.ANSWERED
-
-
 def _item(call: Call) -> dict[str, Any]:
+    function = call.function
+    kind, field, letters = (
+        ("custom_tool_call", "input", "ctc") if function.custom else ("function_call", "arguments", "fc")
+    )
     return {
-        "id": f"fc_{call.id.removeprefix('call_')}", "type": "function_call", "status": "completed",
-        "call_id": call.id, "name": call.name, "arguments": call.arguments,
+        "id": f"{letters}_{call.id.removeprefix('call_')}", "type": kind, "status": "completed",
+        "call_id": call.id, "name": function.name, field: call.arguments,
+        **({"namespace": function.namespace} if function.namespace else {}),
     }  # fmt: skip
 
 

@@ -18,24 +18,14 @@ from recursor.rlm import RLM
 from recursor.server.accounts import Place
 from recursor.server.asked import Asked
 from recursor.server.failures import of_error
-from recursor.server.functions import tools_of
+from recursor.server.functions import Call, Function, tools_of
 from recursor.server.metrics import Metrics
-from recursor.types import Completion, Event, ModelCalled, RunEnded, RunStarted, Usage
+from recursor.types import Completion, Event, ModelCalled, RunEnded, RunStarted, StopReason, Usage
 
 SILENCE = 15.0
 """Seconds without a word after which a stream says that it is alive."""
 GATHER = 0.1
 """Seconds in which calls that code makes at once come together."""
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """A function of the client that code has called."""
-
-    id: str
-    name: str
-    arguments: str
-    """JSON."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +36,12 @@ class Outcome:
     usage: Usage
     """Of the whole tree of runs, since the reply before."""
     completion: Completion | None = None
+    """None while the run waits for what `calls` return."""
     calls: tuple[Call, ...] = ()
+
+    @property
+    def answered(self) -> bool:
+        return self.completion is not None and self.completion.stop_reason is StopReason.ANSWERED
 
 
 class Tally:
@@ -86,6 +81,8 @@ class Work:
         self.run_id = ""
         self.model = asked.model
         self.place = place
+        self.choice = asked.choice
+        self._parallel = asked.parallel
         self._replies = 0
         self._asked = asked
         self._metrics = metrics
@@ -97,7 +94,7 @@ class Work:
         self._completion: Completion | None = None
         self._error: RLMError | None = None
         self._calls: tuple[Call, ...] = ()
-        tools = tools_of(asked.functions, rlm.tools, self._ask)
+        tools = tools_of(asked.choice.functions, rlm.tools, self._ask)
         self._rlm = rlm.with_changes(
             limits=place.limits, instruction=asked.instruction, tools=tools, sinks=[self._tally]
         )
@@ -124,6 +121,9 @@ class Work:
             match item:
                 case Call():
                     calls.append(item)
+                    if not self._parallel:
+                        self._calls = (item,)
+                        return
                     until = GATHER
                 case _Ended():
                     if self._completion is None and self._error is not None:
@@ -140,7 +140,10 @@ class Work:
         used = self._tally.usage if done is None else done.usage
         since = less(used, self._told)
         self._told, self._calls = used, ()
-        return Outcome(reply_id, since, done, () if done is not None else calls)
+        if done is not None:
+            forced = self.choice.forced and done.stop_reason is StopReason.ANSWERED
+            calls = (self.choice.call(done.answer),) if forced else ()
+        return Outcome(reply_id, since, done, calls)
 
     @property
     def reply_id(self) -> str:
@@ -208,9 +211,9 @@ class Work:
         done = self._completion
         return max(self._tally.cost, (done.cost if done is not None else None) or 0.0)
 
-    async def _ask(self, name: str, arguments: str) -> str:
+    async def _ask(self, function: Function, arguments: str) -> str:
         """Called by code, on the loop of the runs."""
-        call = Call(f"call_{uuid.uuid4().hex}", name, arguments)
+        call = Call(f"call_{uuid.uuid4().hex}", function, arguments)
         future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._waiting[call.id] = future
         try:
