@@ -555,13 +555,12 @@ def frame(header):
     assert "more forks at once" in str(found.error)
     forged = """
 from guest import channel
-line = next(each for each in __import__('gc').get_objects() if type(each) is channel.Channel)
+line = llm_query.__wrapped__.__self__._channel
 while True:
     number = line.next_number()
     given = line.ask(channel.header_start({'op': 'branch'}), number=number)
     line.send({'op': 'forked', 're': number})
-    line.reader.join()
-    line.start()
+    line.resume()
 """
     began = time.monotonic()
     found = await Bench(repl).run(code + forged, max_time=1)

@@ -22,6 +22,7 @@ import weakref
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
@@ -73,8 +74,6 @@ class Spawned:
     The sockets and `output` belong to whoever asked for it; `wait` frees the rest.
     """
 
-    pid: int
-    """As this process sees it; 0 when that cannot be known. For display: signals go by pidfd."""
     rpc: socket.socket
     aux: socket.socket
     """Takes descriptors of contexts into the worker."""
@@ -87,6 +86,16 @@ class Spawned:
     _zygote: Zygote = field(repr=False)
     _ending: str | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    @cached_property
+    def pid(self) -> int:
+        """Its number as this process sees it; 0 when that cannot be known. For display: signals go by pidfd."""
+        with self._lock:
+            return _pid_of(self._pidfd) if self._ending is None else 0
+
+    def isolation(self, memory: int) -> Isolation:
+        """What is in force for it, which has so many bytes of memory."""
+        return self._zygote.isolation(memory)
 
     def fork(self) -> Birth:
         """Let it fork once, and prepare what the new process is to have.
@@ -319,9 +328,7 @@ class Zygote:
         if answer.spawned is None or len(received) != 1:
             raise self._lost("it gave no worker", received)
         pidfd = received[0]
-        return Spawned(
-            _pid_of(pidfd), ends.rpc, ends.aux, ends.output, answer.forks, pidfd, answer.spawned, self
-        )
+        return Spawned(ends.rpc, ends.aux, ends.output, answer.forks, pidfd, answer.spawned, self)
 
     def ending(self, number: int) -> str:
         """Say how a worker that has ended did so."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Final
 
 from recursor.errors import ConfigError, IsolationUnavailable, SandboxError
@@ -78,14 +77,16 @@ class ProcessSandbox:
         calls: CallStyle = "plain",
     ) -> Repl:
         memory = self._memory + PER_CONTEXT_BYTE * context_size
-        templates = await in_thread(self._templates)
-        zygote = await in_thread(templates.get)
+        spawned: list[jail.Spawned] = []
 
         async def spawn() -> Worker:
-            start = partial(templates.spawn, memory=memory, scratch=self._scratch)
-            return await in_thread(start, discard=jail.Spawned.close)
+            spawned[:] = [await in_thread(self._spawn, memory, discard=jail.Spawned.close)]
+            return spawned[0]
 
-        return await opened(spawn, zygote.isolation(memory), tools, calls=calls, seed=seed)
+        return await opened(spawn, lambda _: spawned[0].isolation(memory), tools, calls=calls, seed=seed)
+
+    def _spawn(self, memory: int) -> jail.Spawned:
+        return self._templates().spawn(memory=memory, scratch=self._scratch)
 
     def _templates(self) -> jail.Templates:
         """The template processes of the strongest tier that works, found by trying."""

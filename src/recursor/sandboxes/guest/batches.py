@@ -130,6 +130,7 @@ class Batch:
 
     async def _reach(self, woken: asyncio.Event, target: int) -> None:
         self._aim(target)
+        self._channel.summon()
         while self._settled < target:
             woken.clear()
             if self._settled < target:

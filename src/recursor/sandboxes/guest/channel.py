@@ -22,7 +22,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from . import values
 
@@ -33,8 +33,6 @@ AHEAD = 1 << 18
 """Bytes that are read from the socket at once."""
 IN_PARTS = -1
 """In place of a descriptor: memory of the host's that is filled by frames."""
-FORKED = 4
-"""Descriptors that a forked child is to have: both sockets, its output, and where it shows itself."""
 _HEAD = struct.Struct("<II")
 _dumps = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 _loads = json.JSONDecoder().decode
@@ -60,6 +58,16 @@ Settle: TypeAlias = Callable[[Any], object]
 """Takes the outcome of a call, a value or a SubcallError, in the thread that reads. Must not raise."""
 
 
+class Inbox(Protocol):
+    """A queue."""
+
+    def put(self, item: Any, /) -> None:
+        """Never waits."""
+
+    def get(self) -> Any:
+        """Wait for the next item."""
+
+
 class Duplex:
     """What is used of a socket, over one descriptor to read from and one to write to."""
 
@@ -81,7 +89,7 @@ class Duplex:
 
 
 class Channel:
-    """One duplex stream of frames. May be used from any thread.
+    """One duplex stream of frames, which a thread of its own reads. May be used from any thread.
 
     Args:
         aux: on which descriptors come; None where only bytes do.
@@ -101,47 +109,39 @@ class Channel:
         self._waiting: dict[int, Settle] = {}
         self._owner = 0
         """The thread that interrupts reach."""
-        self._incoming = _Incoming(rpc)
-        self._reader: threading.Thread | None = None
-        self._sending = False
-        self._interrupted = False
-        self.commands: queue.SimpleQueue[tuple[dict[str, Any], bytes]] = self.inbox()
+        self._incoming = Incoming(rpc)
+        self._sending = self._interrupted = False
+        self.commands = self.inbox()
 
     def start(self) -> None:
         """Begin to read. Call it in the thread that runs the blocks."""
         self._owner = threading.get_ident()
-        self._reader = threading.Thread(target=self._read, daemon=True, name="channel")
-        self._reader.start()
+        threading.Thread(target=self._read, daemon=True, name="channel").start()
 
-    @property
-    def reader(self) -> threading.Thread | None:
-        """The thread that reads, once it was begun. It ends by itself when a fork is to be made: see `forking`."""
-        return self._reader
-
-    def move(self, rpc: int, aux: int) -> None:
-        """In a forked child: go on with sockets of its own, in the place of those that are its parent's."""
-        assert isinstance(self._socket, socket.socket)
-        assert self._aux is not None
-        os.dup2(rpc, self._socket.fileno(), inheritable=False)
-        os.dup2(aux, self._aux.fileno(), inheritable=False)
-        self._incoming = _Incoming(self._socket)
-        self._write_lock = threading.Lock()
-        self._sending = self._interrupted = False
-        self._waiting.clear()
-        self.commands = self.inbox()
-
-    def inbox(self) -> queue.SimpleQueue[Any]:
-        """Make a queue whose `get` waits for what the thread that reads puts into it."""
+    def inbox(self) -> Inbox:
+        """Make a queue whose `get` waits for what comes of a frame that is read."""
         return queue.SimpleQueue()
 
+    def attend(self, ready: Callable[[], bool]) -> None:
+        """See to it that frames are read until something that is waited for is there."""
+
+    def summon(self) -> None:
+        """See to it that frames are read while this thread waits in another way."""
+
     def interrupt(self) -> None:
-        """Raise KeyboardInterrupt: here, or after the frame that is being sent, since half of one ends the REPL."""
+        """Raise KeyboardInterrupt: here, or after the frame that is under way, since half of one ends the REPL."""
         if not self._sending:
             raise KeyboardInterrupt
         self._interrupted = True
 
+    def raise_late(self) -> None:
+        """Raise the KeyboardInterrupt that could not be raised before."""
+        if self._interrupted and threading.get_ident() == self._owner:
+            self._interrupted = False
+            raise KeyboardInterrupt
+
     def send(self, header: dict[str, Any], body: bytes = b"") -> None:
-        self.transmit(frame(_head(header), body))
+        self.transmit(frame_of(header, body))
 
     def transmit(self, data: bytes) -> None:
         """Send whole frames."""
@@ -151,9 +151,7 @@ class Channel:
                 self._socket.sendall(data)
             finally:
                 self._sending = False
-        if self._interrupted:
-            self._interrupted = False
-            raise KeyboardInterrupt
+        self.raise_late()
 
     def send_value(self, number: int, value: Any) -> dict[str, Any]:
         """Send a plain value ahead of the frame that refers to it; return what that frame says of it."""
@@ -206,6 +204,7 @@ class Channel:
         number, data = self.prepare(start, body, slot.settle, number)
         try:
             self.transmit(data)
+            self.attend(slot.ready)
             return result(slot.wait())
         except (KeyboardInterrupt, SystemExit):
             self.cancel([number])
@@ -218,6 +217,7 @@ class Channel:
         number, data = self.prepare(start, body, lambda outcome: post(loop, _fulfil, future, outcome), number)
         try:
             self.transmit(data)
+            self.summon()
             return result(await future)
         except (KeyboardInterrupt, SystemExit, asyncio.CancelledError):
             self.cancel([number])
@@ -239,24 +239,28 @@ class Channel:
             _, settle = self._waiting.popitem()
             settle(SubcallError(reason))
 
-    # The thread that reads ----------------------------------------------------------------------
+    # Who reads ----------------------------------------------------------------------------------
 
     def _read(self) -> None:
+        while self._deal():
+            pass
+
+    def _deal(self) -> bool:
+        """Read one frame and deal with it. Blocks until there is one; returns whether there may be more."""
         try:
-            reads = True
-            while reads:
-                header, data = self._next()
-                if header["op"] == "reply":
-                    self._settle(header, data)
-                elif header["op"] == "fork":
-                    reads = not self._take_fork(header)
-                else:
-                    self._take(header, data)
+            header, data = self._next()
+            if header["op"] == "reply":
+                self._settle(header, data)
+            else:
+                self._take(header, data)
         except MemoryError:
             os.write(2, b"the memory is full, and what the host sent found no place\n")
-            self._hang_up()
         except (OSError, EOFError):
-            self._hang_up()
+            pass
+        else:
+            return True
+        self._hang_up()
+        return False
 
     def _next(self) -> tuple[dict[str, Any], bytes]:
         """Read a frame: header and body."""
@@ -277,24 +281,6 @@ class Channel:
                 # Taken here, in the order in which they come: a room may be on its way too.
                 header["descriptor"] = self._loaded(header["id"])
             self.commands.put((header, data))
-
-    def _take_fork(self, header: dict[str, Any]) -> bool:
-        """Hand what a forked child is to have to who asked for it; return whether anybody did.
-
-        Then nothing more is read here: a process with one thread forks, and it begins to read again.
-        """
-        header["descriptors"] = [self._descriptor() for _ in range(FORKED)]
-        if "re" not in header:
-            self.commands.put((header, b""))
-            return True
-        settle = self._waiting.pop(header["re"], None)
-        if settle is not None:
-            settle(header["descriptors"])
-            return True
-        for descriptor in header["descriptors"]:
-            if descriptor >= 0:
-                os.close(descriptor)
-        return False
 
     def _settle(self, header: dict[str, Any], data: bytes) -> None:
         settle = self._waiting.pop(header["re"], None)
@@ -360,13 +346,18 @@ class Channel:
         return descriptors[0] if descriptors else -1
 
 
-class _Incoming:
+class Incoming:
     """Exact lengths from a socket, read ahead."""
 
     def __init__(self, source: socket.socket | Duplex) -> None:
         self._socket = source
         self._buffer = b""
         self._position = 0
+
+    @property
+    def ahead(self) -> bool:
+        """Whether something was read that nobody has taken."""
+        return self._position < len(self._buffer)
 
     def take(self, size: int) -> bytes:
         start, end = self._position, self._position + size
@@ -410,6 +401,9 @@ class _Slot:
         self._done = threading.Lock()
         self._done.acquire()
 
+    def ready(self) -> bool:
+        return not self._done.locked()
+
     def settle(self, outcome: Any) -> None:
         self._outcome = outcome
         self._done.release()
@@ -433,6 +427,10 @@ def header_start(fields: dict[str, Any]) -> bytes:
 
 def frame(head: bytes, body: bytes) -> bytes:
     return b"".join((_HEAD.pack(len(head), len(body)), head, body))
+
+
+def frame_of(header: dict[str, Any], body: bytes) -> bytes:
+    return frame(_head(header), body)
 
 
 def _head(header: dict[str, Any]) -> bytes:

@@ -1,6 +1,6 @@
 """Forking a REPL from inside: a copy of this process, variables and all, goes on with a host's end of its own.
 
-The process forks with one thread: the one that reads ends before and begins again after. Threads of
+The process forks with one thread: one that reads ends before and begins again after. Threads of
 the code's own would not be in the copy, nor would what is under way in its event loop, so where
 there are any the fork is refused. What the copy shares with this process is what all processes of a
 REPL share: see `families`.
@@ -17,7 +17,7 @@ import threading
 from collections.abc import Sequence
 from contextlib import suppress
 
-from .channel import Channel
+from .turns import TurnChannel
 
 _fork, _dup2, _close, _write, _exit = os.fork, os.dup2, os.close, os.write, os._exit
 _mask = signal.pthread_sigmask
@@ -29,7 +29,7 @@ class NotForked(Exception):
     """The process was not forked; the text says why, and what to do."""
 
 
-def refusal(channel: Channel, loop: asyncio.AbstractEventLoop | None, inside: bool) -> str | None:
+def refusal(channel: TurnChannel, loop: asyncio.AbstractEventLoop | None, inside: bool) -> str | None:
     """Why this process cannot be forked as it is; None when it can.
 
     Args:
@@ -48,13 +48,13 @@ def refusal(channel: Channel, loop: asyncio.AbstractEventLoop | None, inside: bo
     return None
 
 
-def fork(channel: Channel, descriptors: Sequence[int]) -> bool:
+def fork(channel: TurnChannel, descriptors: Sequence[int]) -> bool:
     """Fork; return whether this is the child, which then has sockets and an output of its own.
 
-    The thread that reads has ended, or is about to; it is not begun again.
+    Nobody reads meanwhile; a thread that did has ended, or is about to.
 
     Args:
-        descriptors: of the child: see `channel.FORKED`. They are closed.
+        descriptors: of the child: see `turns.FORKED`. They are closed.
 
     Raises:
         NotForked: it was not allowed, or there is no room for it.
@@ -117,7 +117,7 @@ def abandon(loop: asyncio.AbstractEventLoop | None) -> None:
 
 
 class Undisturbed:
-    """Keeps interrupts waiting: one that came between the end of who reads and its new begin would end the REPL."""
+    """Keeps interrupts waiting: one that came while nobody may read would leave it so."""
 
     def __enter__(self) -> None:
         self._before = _mask(signal.SIG_BLOCK, {signal.SIGINT})

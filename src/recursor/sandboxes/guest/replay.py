@@ -31,30 +31,41 @@ Clock: TypeAlias = str | tuple[str, int]
 _STEADY = ("monotonic", "perf_counter", "process_time", "thread_time")
 
 
-_streams: list[random.Random] = []
-"""Where randomness comes from, once it is seeded."""
+_system = os.urandom
+_stream: random.Random | None = None
+"""Where randomness comes from, once it is seeded; till then from the system."""
 
 
 def seed(key: str) -> None:
     """Make all randomness a function of the key; also of a process that had another before."""
+    global _stream  # noqa: PLW0603 - a process has one source of randomness
+    install()
     number = int.from_bytes(hashlib.sha256(key.encode()).digest())
-    if _streams:
-        _streams[0].seed(number)
-    else:
-        _streams.append(random.Random(number))  # noqa: S311 - is to repeat itself
-        _install(_streams[0])
+    _stream = random.Random(number)  # noqa: S311 - is to repeat itself
     random.seed()
-    _set(uuid, _node=_streams[0].getrandbits(48) | 1 << 40)
+    _set(uuid, _node=_stream.getrandbits(48) | 1 << 40)
 
 
-def _install(stream: random.Random) -> None:
+def unseed() -> None:
+    """Let randomness come from the system again."""
+    global _stream  # noqa: PLW0603
+    _stream = None
+    random.seed()
+    _set(uuid, _node=None)
+
+
+@functools.cache
+def install() -> None:
+    """Let whatever asks the system for randomness ask here."""
     own_seed = random.Random.seed
 
     def urandom(size: int, /) -> bytes:
         """Return bytes that are a function of the REPL's seed."""
+        if _stream is None:
+            return _system(size)
         if size < 0:
             raise ValueError("negative argument not allowed")
-        return stream.randbytes(size)
+        return _stream.randbytes(size)
 
     def getrandom(size: int, flags: int = 0) -> bytes:  # noqa: ARG001 - the system's signature
         """Return bytes that are a function of the REPL's seed."""
@@ -154,6 +165,14 @@ class Clocks:
 
         _set_in_type(datetime.datetime, "now", classmethod(now))
         _set_in_type(datetime.datetime, "utcnow", classmethod(utcnow))
+
+
+@functools.cache
+def clocks() -> Clocks:
+    """The clocks of this process, installed when they are first asked for."""
+    made = Clocks()
+    made.install()
+    return made
 
 
 def _set(target: Any, **values: Any) -> None:

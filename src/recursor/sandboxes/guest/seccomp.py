@@ -201,7 +201,9 @@ _SIGSTOP, _MODE_FILTER, _NEW_LISTENER = 19, 1, 8
 _FORK = 0x1200011
 """SIGCHLD, CHILD_SETTID and CHILD_CLEARTID: what the C library's fork asks of clone, and nothing else."""
 
-_LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _AND, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x54, 0x06
+_LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _AND, _RETURN, _JUMP = 0x20, 0x15, 0x35, 0x45, 0x54, 0x06, 0x05
+_FARTHEST = 255
+"""Instructions that a condition can pass over."""
 _ALLOW, _KILL, _ERRNO, _NOTIFY = 0x7FFF0000, 0x80000000, 0x00050000, 0x7FC00000
 _EPERM, _ENOSYS = _ERRNO | errno.EPERM, _ERRNO | errno.ENOSYS
 _ENOTTY, _ENOTSUP = _ERRNO | errno.ENOTTY, _ERRNO | errno.ENOTSUP
@@ -439,6 +441,11 @@ class _Program:
 
 def _assemble(architecture: Architecture, rules: Mapping[str, list[bytes]]) -> bytes:
     numbers = architecture.numbers
+    bodies = {name: [_op(_RETURN, _ALLOW)] for name in ALLOWED}
+    bodies |= rules
+    bodies |= {name: [_op(_RETURN, _EPERM)] for name in DENIED if name not in rules}
+    bodies |= {name: [_op(_RETURN, _ENOTSUP)] for name in UNSUPPORTED}
+    verdicts = {numbers[name]: body for name, body in bodies.items() if name in numbers}
     program = [
         _op(_LOAD, _ARCH),
         _op(_EQUAL, architecture.audit, 1, 0),
@@ -446,13 +453,27 @@ def _assemble(architecture: Architecture, rules: Mapping[str, list[bytes]]) -> b
         _op(_LOAD, _NUMBER),
         _op(_AT_LEAST, architecture.first_foreign, 0, 1),
         _op(_RETURN, _KILL),
+        *_search(_runs(verdicts)),
     ]
-    bodies = {name: [_op(_RETURN, _ALLOW)] for name in ALLOWED}
-    bodies |= rules
-    bodies |= {name: [_op(_RETURN, _EPERM)] for name in DENIED if name not in rules}
-    bodies |= {name: [_op(_RETURN, _ENOTSUP)] for name in UNSUPPORTED}
-    for name, body in bodies.items():
-        if name in numbers:
-            program += [_op(_EQUAL, numbers[name], 0, len(body)), *body]
-    program.append(_op(_RETURN, _ENOSYS))
     return b"".join(program)
+
+
+def _runs(verdicts: Mapping[int, list[bytes]]) -> list[tuple[int, list[bytes]]]:
+    """Verdicts of all numbers: (the first of some in a row, what is done about each of them)."""
+    runs: list[tuple[int, list[bytes]]] = []
+    for number in range(max(verdicts) + 2):
+        body = verdicts.get(number, [_op(_RETURN, _ENOSYS)])
+        if not runs or runs[-1][1] != body:
+            runs.append((number, body))
+    return runs
+
+
+def _search(runs: list[tuple[int, list[bytes]]]) -> list[bytes]:
+    """A search by halves: the kernel tries the whole filter for each call that there is, whenever it is put on."""
+    if len(runs) == 1:
+        return runs[0][1]
+    middle = len(runs) // 2
+    below, above = _search(runs[:middle]), _search(runs[middle:])
+    if len(below) <= _FARTHEST:
+        return [_op(_AT_LEAST, runs[middle][0], len(below), 0), *below, *above]
+    return [_op(_AT_LEAST, runs[middle][0], 0, 1), _op(_JUMP, len(below)), *below, *above]

@@ -1,8 +1,7 @@
 """The worker where Python is WebAssembly: no threads, no processes, a file system in memory.
 
-Nothing reads frames while code runs. Whoever waits for one reads until it is there: the worker for its
-next command, a call for its result, an event loop that has nothing to do. A timer of an event loop is
-late while calls are in flight, by as long as the next result takes.
+Nothing reads frames while code runs: see `pumped`. An event loop that has nothing to do reads, too; a
+timer of one is late while calls are in flight, by as long as the next result takes.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ import signal
 import sys
 import time
 import types
-from collections import deque
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -34,62 +32,27 @@ if sys.platform == "emscripten":
     _complete()
 
 from . import contexts, loading, values, worker  # noqa: E402 - they need what was added
-from .channel import Channel, Duplex, Settle, leave, result  # noqa: E402
+from .channel import Duplex, leave  # noqa: E402
 from .documents import text_or_bytes, whole  # noqa: E402
 from .mapped import CODECS  # noqa: E402
+from .pumped import PumpedChannel  # noqa: E402
 
 if sys.platform == "emscripten":
     del sys.modules["resource"]
 
 
-class PumpedChannel(Channel):
-    """A channel that is read by those who wait."""
+class WasmChannel(PumpedChannel):
+    """A channel without descriptors, not even of memory."""
 
     def __init__(self, rpc: Duplex, hang_up: Callable[[], Any]) -> None:
         super().__init__(rpc, None, hang_up)
         self._content: dict[int, bytearray] = {}
         """Contexts whose parts arrive, by number."""
 
-    def start(self) -> None:
-        """Nothing reads by itself."""
-
-    def inbox(self) -> Any:
-        return PumpedQueue(self.pump)
-
     @property
     def waits(self) -> bool:
         """Whether a call is in flight."""
         return bool(self._waiting)
-
-    def pump(self) -> None:
-        """Read one frame and deal with it. Blocks until there is one."""
-        self._sending = True  # half a frame may no more be left than half of one be sent
-        try:
-            header, data = self._next()
-            if header["op"] == "reply":
-                self._settle(header, data)
-            else:
-                self._take(header, data)
-        except (OSError, EOFError):
-            self._hang_up()
-        finally:
-            self._sending = False
-        if self._interrupted:
-            self._interrupted = False
-            raise KeyboardInterrupt
-
-    def ask(self, start: bytes, body: bytes = b"", number: int | None = None) -> Any:
-        outcomes: list[Any] = []
-        settle: Settle = outcomes.append
-        number, data = self.prepare(start, body, settle, number)
-        try:
-            self.transmit(data)
-            while not outcomes:
-                self.pump()
-        except (KeyboardInterrupt, SystemExit):
-            self.cancel([number])
-            raise
-        return result(outcomes[0])
 
     def _put(self, number: int, data: bytes) -> None:
         if number not in self._content:
@@ -103,26 +66,10 @@ class PumpedChannel(Channel):
         return self._content.pop(number, bytearray())
 
 
-class PumpedQueue:
-    """A queue whose `get` has frames read until it holds something."""
-
-    def __init__(self, pump: Callable[[], None]) -> None:
-        self._pump = pump
-        self._held: deque[Any] = deque()
-
-    def put(self, item: Any) -> None:
-        self._held.append(item)
-
-    def get(self) -> Any:
-        while not self._held:
-            self._pump()
-        return self._held.popleft()
-
-
 class _Idle:
     """Stands for a selector: what an event loop does until there is something to do."""
 
-    def __init__(self, channel: PumpedChannel) -> None:
+    def __init__(self, channel: WasmChannel) -> None:
         self._channel = channel
 
     def select(self, timeout: float | None) -> list[Any]:
@@ -136,7 +83,7 @@ class _Idle:
 class Loop(asyncio.base_events.BaseEventLoop):
     """An event loop of timers and sub-calls, and of no files and sockets."""
 
-    def __init__(self, channel: PumpedChannel) -> None:
+    def __init__(self, channel: WasmChannel) -> None:
         super().__init__()
         self._selector = _Idle(channel)
 
@@ -195,7 +142,7 @@ def _load(content: bytearray, form: str) -> Any:
 
 def serve(incoming: int, outgoing: int) -> NoReturn:
     """Take over this Python as the REPL of the host at the other end of the two descriptors."""
-    channel = PumpedChannel(Duplex(incoming, outgoing), leave)
+    channel = WasmChannel(Duplex(incoming, outgoing), leave)
     asyncio._set_running_loop(None)  # Pyodide's, which would run after us
     for module in (asyncio, asyncio.events):
         module.new_event_loop = lambda: Loop(channel)  # type: ignore[attr-defined]

@@ -14,14 +14,13 @@ import inspect
 import linecache
 import os
 import signal
-import socket
 import sys
 import threading
 import time
 import traceback
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
 from . import contexts, forking, mapped, memory, replay
 from .capture import KEEP, Capture
@@ -32,6 +31,7 @@ from .hints import hint
 from .loading import Unreadable
 from .mapped import MappedStr
 from .names import Names, Submitted
+from .turns import TurnChannel
 from .values import encode
 
 _OURS = os.path.dirname(os.path.abspath(__file__))
@@ -41,6 +41,10 @@ KEEP_EVERY = 0.05
 """Seconds between drafts that are sent while a block runs."""
 _monotonic = time.monotonic
 _FLAGS = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+
+
+Serve: TypeAlias = Callable[[Callable[[], None]], NoReturn]
+"""Says that the worker is there, does what it is given, and only then reads what the host sends."""
 
 
 class Worker:
@@ -108,16 +112,21 @@ class Worker:
         self._no_forks = header["forks"]
         if header["seed"] is not None:
             replay.seed(header["seed"])
-            self._clocks = replay.Clocks()
-            self._clocks.install()
+            self._clocks = replay.clocks()
 
     # Forks --------------------------------------------------------------------------------------
+
+    @property
+    def _line(self) -> TurnChannel:
+        """The channel, where there are forks."""
+        assert isinstance(self._channel, TurnChannel)
+        return self._channel
 
     def _fork(self, header: dict[str, Any], _body: bytes) -> None:
         """Fork between blocks: the child goes on with the commands of its own host."""
         number, child = header["id"], False
         try:
-            refused = forking.refusal(self._channel, self._loop, inside=False)
+            refused = forking.refusal(self._line, self._loop, inside=False)
             child = self._forked(header["descriptors"], refused)
         except forking.NotForked as failed:
             self._channel.send({"op": "failed", "re": number, "error": str(failed)})
@@ -131,7 +140,7 @@ class Worker:
         Raises:
             SubcallError: that is not possible here, or now.
         """
-        refused = self._no_forks or forking.refusal(self._channel, self._loop, inside=True)
+        refused = self._no_forks or forking.refusal(self._line, self._loop, inside=True)
         if refused:
             raise SubcallError(f"fork=True: {refused}")
         number = self._channel.next_number()
@@ -151,7 +160,7 @@ class Worker:
         raise AssertionError("unreachable")
 
     def _forked(self, descriptors: Sequence[int], refused: str | None) -> bool:
-        """Fork, and begin to read again; return whether this is the child."""
+        """Fork, and let frames be read again; return whether this is the child."""
         child = False
         try:
             if refused:
@@ -159,14 +168,11 @@ class Worker:
                     if descriptor >= 0:
                         os.close(descriptor)
                 raise forking.NotForked(refused)
-            child = forking.fork(self._channel, descriptors)
+            child = forking.fork(self._line, descriptors)
             if child:
                 self._begin_as_copy()
         finally:
-            reader = self._channel.reader
-            if reader is not None:
-                reader.join()
-            self._channel.start()
+            self._line.resume()
         if child:
             self._channel.send({"op": "ready", "facts": None})
         return child
@@ -379,13 +385,8 @@ def _no_input(prompt: object = "") -> NoReturn:  # noqa: ARG001
     raise EOFError("input() is not available here: nobody is at the keyboard")
 
 
-def serve(rpc_fd: int, aux_fd: int) -> NoReturn:
-    """Take over this process as the REPL of the host at the other end of `rpc_fd`."""
-    serve_over(Channel(socket.socket(fileno=rpc_fd), socket.socket(fileno=aux_fd), leave))
-
-
 def serve_stream(incoming: int, outgoing: int, facts: dict[str, Any]) -> NoReturn:
-    """The same, where the host is at the other end of one stream of bytes each way.
+    """Take over this process as the REPL of a host at the other end of one stream of bytes each way.
 
     Args:
         facts: about this place, for the host.
@@ -395,6 +396,11 @@ def serve_stream(incoming: int, outgoing: int, facts: dict[str, Any]) -> NoRetur
 
 def serve_over(channel: Channel, facts: dict[str, Any] | None = None) -> NoReturn:
     """The same, over a channel that the caller has made."""
+    prepared(channel, facts)(lambda: None)
+
+
+def prepared(channel: Channel, facts: dict[str, Any] | None = None) -> Serve:
+    """Make this process all that a REPL is before it speaks with its host; return what does that, also in a fork."""
     mapped.allow()
     capture = Capture()
 
@@ -403,8 +409,8 @@ def serve_over(channel: Channel, facts: dict[str, Any] | None = None) -> NoRetur
         memory.begin_block()
 
     worker = Worker(channel, capture, redirect, memory.end_block)
+    sys.stdout = sys.stderr = capture
     sys.modules["__main__"] = worker.module
-    redirect()
     sys.argv = [""]
     builtins.input = _no_input
     threading.stack_size(1 << 20)
@@ -413,9 +419,13 @@ def serve_over(channel: Channel, facts: dict[str, Any] | None = None) -> NoRetur
         if worker.running:
             channel.interrupt()
 
-    signal.signal(signal.SIGINT, on_interrupt)
-    channel.start()
-    channel.send({"op": "ready", "facts": facts})
-    worker.serve()
-    leave()
-    raise AssertionError("unreachable")
+    def serve(close_off: Callable[[], None]) -> NoReturn:
+        signal.signal(signal.SIGINT, on_interrupt)
+        channel.send({"op": "ready", "facts": facts})
+        close_off()
+        channel.start()
+        worker.serve()
+        leave()
+        raise AssertionError("unreachable")
+
+    return serve

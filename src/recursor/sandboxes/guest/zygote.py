@@ -35,11 +35,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NoReturn
 
-from . import linux, loading, worker
+from . import linux, loading, rehearsal, worker
 from .alone import LocksAlone
+from .channel import leave
 from .families import Family
 from .locks import OPEN_FILES, Locks
 from .namespaces import SCRATCH, Proc, StepFailed, enter_jail, step
+from .turns import TurnChannel
 
 PRELOAD = (
     "abc array ast asyncio base64 bisect builtins calendar codecs collections collections.abc "
@@ -79,7 +81,10 @@ def main(control_fd: int, packages: list[str]) -> NoReturn:
         with step("open /proc"):
             proc = Proc()
         locks, entered = _enter(begin["tier"], begin["mounts"], proc, control)
-        _Zygote(control, proc, locks, own_pids="pid" in entered).serve(entered)
+        serve = _rehearsed()
+        gc.collect()
+        gc.freeze()
+        _Zygote(control, proc, locks, serve, own_pids="pid" in entered).serve(entered)
     except StepFailed as failed:
         control.send(json.dumps({"failed": failed.report}).encode())
     os._exit(0)
@@ -92,20 +97,25 @@ def _enter(tier: str, mounts: dict[str, str], proc: Proc, control: socket.socket
         enter_jail(proc, control, mounts)
     else:
         os.environ["TMPDIR"] = os.environ["HOME"] = "/nonexistent"  # there is no place to write to
-    gc.collect()
-    gc.freeze()
     locks = Locks(proc) if tier == "namespaces" else LocksAlone(proc, list(mounts))
     return locks, sorted(name for name, identity in proc.namespaces().items() if identity != outside[name])
+
+
+def _rehearsed() -> worker.Serve:
+    """Prepare all that workers have in common; return what a forked one is to do."""
+    rehearsal.rehearse()
+    rpc, aux = (socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, place) for place in (RPC, AUX))
+    return worker.prepared(TurnChannel(rpc, aux, leave))
 
 
 def _clear_places(control_fd: int) -> socket.socket:
     """Close what else was inherited, and occupy the numbers at which workers have their descriptors."""
     linux.close_from(control_fd + 1)
     control = socket.socket(fileno=fcntl.fcntl(control_fd, fcntl.F_DUPFD_CLOEXEC, REPORT + 1))
-    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-    for place in (RPC, AUX, REPORT):
-        if place != null:
-            os.dup2(null, place, inheritable=False)
+    os.closerange(RPC, REPORT + 1)
+    for _ in (RPC, AUX, REPORT):  # by sockets: the objects of workers are made before there are any
+        socket.socket(socket.AF_UNIX).detach()
+    os.dup2(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC), 0, inheritable=False)
     return control
 
 
@@ -113,10 +123,19 @@ def _clear_places(control_fd: int) -> socket.socket:
 
 
 class _Zygote:
-    def __init__(self, control: socket.socket, proc: Proc, locks: Locks, *, own_pids: bool) -> None:
+    def __init__(
+        self,
+        control: socket.socket,
+        proc: Proc,
+        locks: Locks,
+        serve: worker.Serve,
+        *,
+        own_pids: bool,
+    ) -> None:
         self._control = control
         self._proc = proc
         self._locks = locks
+        self._serve_as_worker = serve
         self._own_pids = proc.namespace("pid") if own_pids else None
         self._number = 0
         self._alive: dict[int, int] = {}
@@ -244,24 +263,25 @@ class _Zygote:
                     _kill(pid)
 
     def _spawn(self, request: dict[str, int], descriptors: list[int]) -> None:
-        report, inside = socket.socketpair()
+        reading, writing = os.pipe()
         family = Family(namespace=self._own_pids is not None, pinning=self._locks.pinning)
-        with report:
+        try:
             try:
-                with inside:
-                    pid = self._fork(
-                        family, lambda: self._become_worker(request, descriptors, inside.fileno())
-                    )
-                said = json.loads(report.recv(4096) or b"{}")
-                if "listener" not in said:
-                    os.waitpid(pid, 0)
-                    raise _Unborn(said)
-            except (StepFailed, _Unborn) as failed:
-                self._end(family)
-                died = {"step": "lock in", "errno": 0, "error": "the worker ended"}
-                self._answer({"failed": failed.report or died})
-                return
+                pid = self._fork(family, lambda: self._become_worker(request, [*descriptors, writing]))
+            finally:
+                os.close(writing)
+            said = json.loads(os.read(reading, 4096) or b"{}")
+            if "listener" not in said:
+                os.waitpid(pid, 0)
+                raise _Unborn(said)
             family.take_listener(pid, said["listener"])
+        except (StepFailed, _Unborn) as failed:
+            self._end(family)
+            died = {"step": "lock in", "errno": 0, "error": "the worker ended"}
+            self._answer({"failed": failed.report or died})
+            return
+        finally:
+            os.close(reading)  # the worker goes on
         if family.listener >= 0:
             self._listeners[family.listener] = family
             self._poll.register(family.listener, select.EPOLLIN)
@@ -310,9 +330,9 @@ class _Zygote:
         finally:
             linux.setns(self._own_pids, linux.NEWPID)
 
-    def _become_worker(self, request: dict[str, int], descriptors: list[int], report: int) -> NoReturn:
+    def _become_worker(self, request: dict[str, int], descriptors: list[int]) -> NoReturn:
         try:
-            _place_descriptors(descriptors, report)
+            _place_descriptors(*descriptors)
             listener = self._locks.lock_in(request["memory"], request["scratch"], last=REPORT)
         except StepFailed as failed:
             os.write(REPORT, json.dumps(failed.report).encode())
@@ -321,13 +341,8 @@ class _Zygote:
             os.write(REPORT, json.dumps({"step": "lock in", "errno": 0, "error": repr(error)}).encode())
             os._exit(1)
         try:
-            os.write(REPORT, json.dumps({"listener": listener}).encode())
-            os.read(REPORT, 1)  # until the template has taken it
-            linux.set_dumpable(False)
-            if listener >= 0:
-                os.close(listener)
-            os.close(REPORT)
-            worker.serve(RPC, AUX)
+            os.write(REPORT, b'{"listener": %d}' % listener)
+            self._serve_as_worker(lambda: _close_off(listener))
         finally:
             traceback.print_exc()
             os._exit(1)
@@ -361,11 +376,18 @@ class _Unborn(Exception):
         self.report = report
 
 
-def _place_descriptors(descriptors: list[int], report: int) -> None:
-    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-    rpc, aux, output = descriptors
-    wanted = {0: null, 1: output, 2: output, RPC: rpc, AUX: aux, REPORT: report}
-    # Copies above the places first: a place may be the number of something that is still needed.
-    copies = {place: fcntl.fcntl(source, fcntl.F_DUPFD_CLOEXEC, 16) for place, source in wanted.items()}
-    for place, copy in copies.items():
-        os.dup2(copy, place, inheritable=False)
+def _place_descriptors(rpc: int, aux: int, output: int, report: int) -> None:
+    """Put what a worker keeps in its places; the template has them taken, so that what comes has other numbers."""
+    for place, descriptor in ((1, output), (2, output), (RPC, rpc), (AUX, aux), (REPORT, report)):
+        os.dup2(descriptor, place, inheritable=False)
+
+
+def _close_off(listener: int) -> None:
+    """Wait until the template has taken the filter's descriptor, and close this process to others of its user."""
+    taken = select.poll()
+    taken.register(REPORT, 0)
+    taken.poll()
+    linux.set_dumpable(False)
+    if listener >= 0:
+        os.close(listener)
+    os.close(REPORT)
