@@ -6,10 +6,10 @@ What the code in the REPL asks for meanwhile is answered by `recursor.run`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from recursor import direct, governance, loop, prompt
+from recursor import direct, governance, loop, offered, prompt
 from recursor.context import prepare
 from recursor.errors import ConfigError
 from recursor.protocols import CopyableRepl, Repl
@@ -36,8 +36,11 @@ class Engine(Shared):
 
         Raises:
             ModelError: the root LM failed for good. SandboxError: no REPL could be had.
-            SubcallError: an ancestor asks the very same.
+            SubcallError: an ancestor asks the very same. ConfigError: a source of tools cannot be reached.
         """
+        if self.sources and self.strategy != "direct":
+            tools = await offered.offered(self.sources, self.tools, task.contexts)
+            return await replace(self, tools=tools, sources=()).complete(task, at)
         run = Run(self, task, at)
         await run.refuse_cycle()
         if run.at.parent is not None and not run.replay.known:

@@ -24,6 +24,7 @@ from recursor.governance import ask_about_hosts, check_prices
 from recursor.inputs import checked_values, inputs, recorded_inputs
 from recursor.limits import Limits
 from recursor.models import Retries
+from recursor.offered import ToolSource, split
 from recursor.policy import Policy
 from recursor.protocols import Model, Sandbox, Sink
 from recursor.record import public_url
@@ -54,7 +55,8 @@ class RLM:
             read-only. For a sandbox given by name; an object has its own.
         limits: bounds of each run.
         retries: when a model call that failed for a time is made again; see `recursor.models.Retries`.
-        tools: host functions that code in the REPL may call, see `tool`; and `CodeTool`s, which are defined in it.
+        tools: host functions that code in the REPL may call, see `tool`; and `CodeTool`s, which are defined in it;
+            and sources of tools: `recursor.mcp.McpServer`.
         values: data that every REPL has beside the context, children's too, by the names of its variables.
         policy: which tools, models, endpoints and mounts may be used, what needs approval, and what a sandbox
             must have; None is all that are offered.
@@ -86,7 +88,7 @@ class RLM:
         mounts: Mapping[str, str | Path] | None = None,
         limits: Limits = Limits(),  # noqa: B008 - frozen
         retries: Retries = Retries(),  # noqa: B008 - frozen
-        tools: Iterable[Callable[..., Any] | AnyTool] = (),
+        tools: Iterable[Callable[..., Any] | AnyTool | ToolSource] = (),
         values: Mapping[str, Any] = MappingProxyType({}),
         policy: Policy | None = None,
         dialect: str = "default",
@@ -117,7 +119,8 @@ class RLM:
         path = getattr(recorded, "path", None)
         if coverage:
             assembly.store_path(recorded, "coverage needs the store that records the runs")
-        made, offered = assembly.sandbox(sandbox, mounts), collect(tools)
+        functions, sources = split(tools)
+        made, offered = assembly.sandbox(sandbox, mounts), collect(functions)
         engine = Engine(
             routes=routes,
             sandbox=made,
@@ -125,6 +128,7 @@ class RLM:
             retries=retries,
             dialect=prompts.load(dialect),
             tools=offered,
+            sources=sources,
             policy=policy,
             sink=Fanout([*([recorded] if recorded else []), *map(assembly.sink, sinks)]),
             cache=assembly.cache(cache, recorded),

@@ -11,13 +11,14 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
-from recursor import direct, governance, loop, prompt, record
+from recursor import direct, governance, loop, offered, prompt, record
 from recursor.calls import Caller, Memory, Metered, digest
 from recursor.errors import LimitExceeded, RLMError, SubcallError
 from recursor.estimates import Call
 from recursor.ledger import Ledger
 from recursor.limits import Limits
 from recursor.models.retry import Retries, RetryBudget
+from recursor.offered import ToolSource
 from recursor.policy import Kind, Policy, Request
 from recursor.protocols import Cache, Model, Repl, Sandbox, Sink
 from recursor.replay import Past, Replay, ReplayedRepl
@@ -63,6 +64,8 @@ class Shared:
     sink: Sink
     settings: Mapping[str, Any] = field(default_factory=dict)
     """How it was asked for, for the record."""
+    sources: Sequence[ToolSource] = ()
+    """Of further tools, which are asked what they have when a root run begins."""
     policy: Policy | None = None
     """What code may have the host do; None lets it do all that it is offered."""
     cache: Cache | None = None
@@ -137,7 +140,7 @@ class Run:
 
     def offers(self) -> list[str]:
         """What the root LM is told that the REPL has beside what it always has."""
-        tools = [tool.told for tool in self.engine.tools.values()]
+        tools = offered.told(self.engine.tools.values())
         tools += [
             f"`{place}` is a folder of files to read: use `open`, `os.listdir`, `pathlib`"
             for place in self.engine.mounts

@@ -24,12 +24,13 @@ MAX_NESTING = 50
 MAX_STEPS = 100_000
 MAX_CHECK = 0.5
 """Seconds."""
-_COSTLY = frozenset(
+COSTLY = frozenset(
     (
         "pattern", "patternProperties", "propertyNames", "uniqueItems", "$schema", "$id", "$anchor",
         "$dynamicRef", "$dynamicAnchor", "unevaluatedItems", "unevaluatedProperties",
     )
 )  # fmt: skip
+"""Keywords that hostile use makes arbitrarily slow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +120,7 @@ def _refuse_costly(schema: Any, depth: int = 0) -> None:
     if not isinstance(schema, dict):
         return
     for key, value in schema.items():
-        if key in _COSTLY:
+        if key in COSTLY:
             raise ConfigError(f"schema: {key!r} is not available in sub-calls; check that in code")
         if key == "$ref" and not str(value).startswith("#"):
             raise ConfigError("schema: a $ref must lead into the schema itself (#/...)")

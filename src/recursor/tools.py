@@ -50,6 +50,8 @@ class Tool:
     """About how many characters the arguments of a call may have."""
     details: str = ""
     """What its docstring says of arguments and result, a line for each."""
+    origin: str = ""
+    """The source that it came from when a run began; empty for one that was passed. See `recursor.offered`."""
 
     @property
     def told(self) -> str:

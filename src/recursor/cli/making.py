@@ -8,6 +8,7 @@ import click
 
 from recursor import config
 from recursor.cli import described, endpoints, options
+from recursor.cli.servers import servers_of
 from recursor.cli.text import clean
 from recursor.errors import ConfigError
 from recursor.protocols import Sink
@@ -36,6 +37,7 @@ def make_rlm(loaded: config.Config, output: options.Output) -> RLM:
         strategy=settings.strategy,
         cache=settings.cache,
         limits=settings.limits,
+        tools=servers_of(settings) if settings.mcp else (),
         store=options.store_path(loaded) if settings.record else None,
         sinks=_sinks(output.jsonl),
     )

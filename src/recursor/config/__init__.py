@@ -16,9 +16,10 @@ from recursor.config.paths import (
     keys_file,
     redrawing_allowed,
 )
+from recursor.config.servers import McpSettings
 from recursor.config.tree import ModelSettings, Settings, rows, written
 
 __all__ = [
-    "Config", "ModelSettings", "Settings", "api_key", "color_allowed", "config_file", "default_store",
+    "Config", "McpSettings", "ModelSettings", "Settings", "api_key", "color_allowed", "config_file", "default_store",
     "in_environment", "keys_file", "load", "redrawing_allowed", "rows", "sandbox", "secret", "stored_keys", "written",
 ]  # fmt: skip

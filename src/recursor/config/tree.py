@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeAlias, get_args, get_origin, get_type_hints
 
 import msgspec
 
+from recursor.config.servers import McpSettings
 from recursor.errors import ConfigError
 from recursor.limits import Limits
 from recursor.models import Rates
@@ -101,6 +102,8 @@ class Settings:
     limits: Limits = field(default_factory=Limits)
     models: Mapping[str, ModelSettings] = field(default_factory=dict)
     """Spec -> what that model has of its own."""
+    mcp: Mapping[str, McpSettings] = field(default_factory=dict)
+    """Name -> a server whose tools code may call."""
 
 
 def parsed(text: str) -> Key:
