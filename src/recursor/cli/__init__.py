@@ -19,6 +19,7 @@ COMMANDS = {
     "doctor": "Check this machine: sandbox, endpoints, keys, store.",
     "keys": "Keep keys of providers, list their names, remove them.",
     "mcp": "Tools for MCP hosts: questions over files for Claude, Cursor, Zed.",
+    "models": "List the models that can be had: local servers, providers, their prices.",
     "resume": "Go on with a run that was cut off, or that a limit ended.",
     "runs": "List, show, export, import and remove recorded runs.",
     "serve": "An OpenAI-compatible server: unlimited context for any client.",

@@ -6,11 +6,12 @@ import asyncio
 import platform
 import sys
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import click
 
 from recursor import config
-from recursor.cli import endpoints, exits
+from recursor.cli import checkup, endpoints, exits, options
 from recursor.cli.text import clean, preview, to_json
 from recursor.errors import ConfigError, SandboxError
 from recursor.sandboxes.process import tried_tiers
@@ -49,12 +50,41 @@ class Report:
 
 @click.command("doctor")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def command(as_json: bool) -> None:
+@click.option(
+    "--model", "-m", metavar="SPEC", help="Try instead whether this model's server cuts long prompts."
+)
+@click.option("--base-url", metavar="URL", help="With --model: its endpoint.")
+@click.option(
+    "--tokens",
+    type=click.IntRange(1_000),
+    metavar="N",
+    help="With --model: of the prompt. [what a run sends]",
+)
+@click.option("--yes", "sure", is_flag=True, help="With --model: do not ask before it costs money.")
+@options.FILE
+def command(
+    *,
+    as_json: bool,
+    model: str | None,
+    base_url: str | None,
+    tokens: int | None,
+    sure: bool,
+    file: Path | None,
+) -> None:
     """Check this machine: really attack the sandbox, find endpoints, keys and the store.
 
-    Exit codes: 0 the sandbox holds, 6 it does not or cannot be had.
+    With --model it sends that model one short prompt and one as long as a run's, with code words in it, and
+    says whether all of it arrived. What that costs is said before.
+
+    Exit codes: 0 the sandbox holds, 6 it does not or cannot be had. With --model: 0 the prompt arrives whole, or
+    is refused in so many words; 1 it is cut, or not clear; others as of `ask`.
     """
-    report = examine()
+    if model is not None:
+        settings = options.in_force(file, {"base_url": base_url}).settings
+        sys.exit(checkup.check(model, settings, tokens=tokens, sure=sure, as_json=as_json))
+    if tokens or sure or base_url:
+        raise click.UsageError("--tokens, --yes and --base-url are for --model")
+    report = examine(file)
     if as_json:
         found = [asdict(finding) | {"held": finding.held} for finding in report.findings]
         click.echo(to_json(asdict(report) | {"findings": found, "healthy": report.healthy}, indent=2))
@@ -64,14 +94,14 @@ def command(as_json: bool) -> None:
     sys.exit(exits.ANSWERED if report.healthy else exits.SANDBOX)
 
 
-def examine() -> Report:
+def examine(file: Path | None = None) -> Report:
     """Try everything once."""
     findings: tuple[Finding, ...] = ()
     isolation, error, keys_error = None, "", ""
     name = "process"
     keys: dict[str, str] = {}
     try:
-        settings = config.load()
+        settings = options.in_force(file)
         name, store = settings.settings.sandbox, str(settings.store_path)
         keys = endpoints.detect_keys()
     except ConfigError as failure:

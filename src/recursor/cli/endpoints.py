@@ -5,14 +5,11 @@ Looks at loopback ports and at the names of keys; sends nothing anywhere else.
 
 from __future__ import annotations
 
-import json
-import socket
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from http.client import HTTPConnection, HTTPException
-from urllib.parse import urlsplit
 
 from recursor import config
+from recursor.cli.fetch import Unreachable, fetch
 from recursor.config import keys
 from recursor.models.presets import PRESETS, Preset
 
@@ -100,22 +97,17 @@ def choose() -> Choice | None:
 
 def _probe(preset: Preset) -> Endpoint | None:
     base = preset.base_url or ""
-    url = urlsplit(base)
-    host, port = url.hostname or "127.0.0.1", url.port or 80
     try:
-        socket.create_connection((host, port), CONNECT_SECONDS).close()
-        connection = HTTPConnection(host, port, timeout=REPLY_SECONDS)
-        try:
-            connection.request("GET", f"{url.path}/models", headers={"Accept": "application/json"})
-            reply = connection.getresponse()
-            listed = json.loads(reply.read(1 << 20)) if reply.status == 200 else None
-        finally:
-            connection.close()
-    except (OSError, HTTPException, ValueError, RecursionError):  # no server, or none that we know
+        listed = fetch(f"{base}/models", connect=CONNECT_SECONDS, reply=REPLY_SECONDS)
+    except Unreachable:  # no server, or none that we know
         return None
     rows = listed.get("data") if isinstance(listed, dict) else None
     if not isinstance(rows, list):
         return None
     names = [row["id"] for row in rows if isinstance(row, dict) and isinstance(row.get("id"), str)]
-    usable = tuple(name for name in names if not any(mark in name.lower() for mark in NOT_FOR_TEXT))
-    return Endpoint(preset.provider, base, usable)
+    return Endpoint(preset.provider, base, tuple(filter(answers, names)))
+
+
+def answers(model: str) -> bool:
+    """Whether a model is one that answers prompts, by its name."""
+    return not any(mark in model.lower() for mark in NOT_FOR_TEXT)

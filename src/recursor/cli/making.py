@@ -25,12 +25,13 @@ def make_rlm(loaded: config.Config, output: options.Output) -> RLM:
     """Return what the settings describe; looks for a model when they name none."""
     settings = loaded.settings
     routed = bool(settings.routes) and loaded.origins["model"] != "--model"
+    root = "" if routed else settings.model or _found(settings.base_url, output.quiet)
     sub = settings.sub_model
     return RLM(
-        described.routes_of(settings)
+        described.routes_of(settings, quiet=output.quiet)
         if routed
-        else described.model_of(settings.model or _found(settings.base_url, output.quiet), settings),
-        sub_model=None if routed or sub is None else described.model_of(sub, settings),
+        else described.model_of(root, settings, quiet=output.quiet),
+        sub_model=None if routed or sub is None else described.model_of(sub, settings, quiet=output.quiet),
         base_url=settings.base_url,
         sandbox=settings.sandbox,
         dialect=settings.dialect,

@@ -96,6 +96,20 @@ def known(provider: str | None, model: str) -> bool:
     return provider == LOCAL or _row(provider, model) is not None
 
 
+def listed(provider: str | None, model: str) -> Price | None:
+    """Return the list's price of a short prompt; None when that is not known."""
+    if provider == LOCAL:
+        return Price(0.0, 0.0)
+    row = _row(provider, model)
+    return None if row is None else Price(*row.tiers[0][1:])
+
+
+def names(provider: str | None) -> list[str]:
+    """Return the models that the list has by their whole names, sorted."""
+    rows = _price_list().providers.get(provider or "", [])
+    return sorted({pattern[1:] for row in rows for pattern in row.patterns if pattern[0] == "="})
+
+
 def window(provider: str | None, model: str) -> int | None:
     """Return how many tokens of input and output a model takes; None when that is not known."""
     row = _row(provider, model)
