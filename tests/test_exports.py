@@ -8,6 +8,7 @@ import sqlite3
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -220,7 +221,7 @@ def test_a_damaged_log_is_named_and_nothing_of_it_is_kept(store: Path, change: A
     lines = (GOLDEN / "run.v3.jsonl").read_text().splitlines()
     with pytest.raises(TrajectoryError, match=said):
         importing.load(change(lines), store)
-    with sqlite3.connect(store) as connection:
+    with closing(sqlite3.connect(store)) as connection, connection:
         assert connection.execute("SELECT count(*) FROM run").fetchone() == (0,)
 
 
@@ -524,9 +525,8 @@ def test_lone_surrogates_and_unknown_values_fit_into_tables(store: Path, tmp_pat
 
 
 def age(path: Path, run_id: str, days: float) -> None:
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("UPDATE run SET started = started - ? WHERE id = ?", (days * 86400, run_id))
-    connection.close()
 
 
 def test_old_runs_are_removed_and_what_others_share_stays(store: Path) -> None:
@@ -545,7 +545,7 @@ def test_old_runs_are_removed_and_what_others_share_stays(store: Path) -> None:
         assert [run.id for run in found.runs()] == [young]
         assert {event.run_id for event in found.since()} == {run.id for run in found.tree(young)}
     assert garbage.collect(store, 0).runs == 1
-    with sqlite3.connect(store) as connection:
+    with closing(sqlite3.connect(store)) as connection, connection:
         assert connection.execute("SELECT count(*) FROM node").fetchone() == (0,)
 
 

@@ -11,6 +11,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -199,9 +200,8 @@ def test_what_diverges_goes_on_live_and_is_told(tmp_path: Path) -> None:
 def _forget_tools(store: Path) -> None:
     import sqlite3
 
-    with sqlite3.connect(store) as connection:
+    with closing(sqlite3.connect(store)) as connection, connection:
         connection.execute("DELETE FROM tool")
-    connection.close()
 
 
 def test_a_context_must_be_what_it_was(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -205,9 +206,8 @@ def test_a_third_attempt_replays_what_the_second_paid_after_a_divergence(tmp_pat
 
 
 def _forget(store: Path, table: str) -> None:
-    with sqlite3.connect(store) as connection:
+    with closing(sqlite3.connect(store)) as connection, connection:
         connection.execute(f"DELETE FROM {table}")
-    connection.close()
 
 
 def test_another_endpoint_goes_on_with_what_is_recorded(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import math
 import os
 import sqlite3
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +48,10 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 async def all_told(store: Path, *, of: int = 0) -> dict[str, tuple[int, Any]]:
     """(status, JSON) of whatever the page may ask about a run; fails where anything is no strict JSON."""
-    with sqlite3.connect(store) as connection:
+    with closing(sqlite3.connect(store)) as connection, connection:
         rows = connection.execute("SELECT id FROM run WHERE depth = 0 ORDER BY rowid DESC").fetchall()
         run_id = str(rows[of][0])
         calls = [str(row[0]) for row in connection.execute("SELECT id FROM call WHERE run_id = ?", (run_id,))]
-    connection.close()
     paths = ["runs", "runs?search=one&state=answered"]
     paths += [
         f"runs/{run_id}{part}"
@@ -203,10 +203,9 @@ async def test_what_came_from_the_cache_costs_nothing(tmp_path: Path) -> None:
     says = ["```python\nFINAL(llm_query('Is 1 odd?'))\n```", "yes"]
     for _ in range(2):
         RLM(ScriptedModel(list(says)), store=store, cache="workspace").completion("Odd?", context="x")
-    with sqlite3.connect(store) as connection:
+    with closing(sqlite3.connect(store)) as connection, connection:
         assert connection.execute("SELECT sum(cached) FROM call").fetchone() == (2,)
         connection.execute("UPDATE call SET cost = 1.0")
-    connection.close()
     found = await all_told(store)
     run = next(told for path, (_, told) in found.items() if path.startswith("runs/") and "shares" in told)
     assert sum(share["calls"] for share in run["shares"]) == 2

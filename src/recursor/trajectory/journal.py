@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import weakref
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -154,6 +155,7 @@ class StoreCache:
             if not self._path.is_file():
                 return None
             self._view = open_view(self._path)
+            weakref.finalize(self, self._view.close)
         row = self._view.row(
             "SELECT * FROM call WHERE request = ? AND reply IS NOT NULL AND NOT cached ORDER BY started, id "
             "LIMIT 1 OFFSET ?",
