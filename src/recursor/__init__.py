@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from recursor.lm import LM
     from recursor.models.retry import Retries
     from recursor.policy import Policy
+    from recursor.questions import Question
     from recursor.rlm import RLM
     from recursor.routing import Route, Routes
     from recursor.tools import CodeTool, tool
@@ -36,6 +37,7 @@ __all__ = [
     "Limits",
     "ModelError",
     "Policy",
+    "Question",
     "RLMError",
     "Retries",
     "Route",
@@ -51,6 +53,7 @@ _HOMES = {
     "RLM": "rlm",
     "Limits": "limits",
     "Policy": "policy",
+    "Question": "questions",
     "Retries": "models.retry",
     "Route": "routing",
     "Routes": "routing",

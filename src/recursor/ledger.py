@@ -63,7 +63,8 @@ class Ledger:
     Args:
         limits: the bounds.
         clock: seconds, monotonic.
-        parent: the ledger that also pays for what this one counts.
+        parent: of the run that started this one; it also pays for what this one counts.
+        pool: what several trees of runs share; it pays for a whole tree, as its parent pays for a child.
 
     Attributes:
         depth: of the run; the root is depth 0.
@@ -74,7 +75,14 @@ class Ledger:
         waiting: who waits for a call to settle here; kept by who calls `admit`.
     """
 
-    def __init__(self, limits: Limits, clock: Callable[[], float], parent: Ledger | None = None) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        clock: Callable[[], float],
+        parent: Ledger | None = None,
+        *,
+        pool: Ledger | None = None,
+    ) -> None:
         self.limits = limits
         self.depth: int = parent.depth + 1 if parent else 0
         self.turns = 0
@@ -82,7 +90,9 @@ class Ledger:
         self.calls = 0
         self.usage = Usage()
         self.waiting: deque[Any] = deque()
-        self._chain: tuple[Ledger, ...] = (self, *(parent._chain if parent else ()))
+        self._pool: Ledger | None = parent._pool if parent else pool
+        self._tree: tuple[Ledger, ...] = (self, *(parent._tree if parent else ()))
+        self._chain: tuple[Ledger, ...] = self._tree if self._pool is None else (*self._tree, self._pool)
         self._clock = clock
         self._started = clock()
         self._kinds: dict[tuple[str, str, int], Kind] = {}
@@ -105,7 +115,7 @@ class Ledger:
     @property
     def top(self) -> Ledger:
         """The ledger of the whole tree."""
-        return self._chain[-1]
+        return self._tree[-1]
 
     @property
     def cost(self) -> float | None:
@@ -142,15 +152,20 @@ class Ledger:
         """Calls that may still be made, the root LM's last included; None for any number."""
         return None if self.limits.max_calls is None else max(0, self.limits.max_calls - self.calls)
 
-    def left(self, unit: int) -> float | None:
-        """TOKENS or DOLLARS that are neither used nor reserved; None for any number."""
+    def left(self, unit: int, *, cautious: bool = True) -> float | None:
+        """TOKENS or DOLLARS that are neither used nor reserved; None for any number.
+
+        Args:
+            cautious: whether calls that are out stand for more than any like them has used.
+        """
         limits = self.limits
         bound = limits.max_tokens if unit == TOKENS else limits.max_cost
         if bound is None:
             return None
         used = (self.usage.total_tokens if unit == TOKENS else self._priced) + self._assumed[unit]
         out = (kind for kind in self._kinds.values() if kind.out)
-        return bound - used - sum(kind.margin * kind.out * (kind.each(unit) or 0.0) for kind in out)
+        each = ((kind.margin if cautious else 1.0) * kind.out * (kind.each(unit) or 0.0) for kind in out)
+        return bound - used - sum(each)
 
     @property
     def last_reply(self) -> StopReason | None:
@@ -163,7 +178,7 @@ class Ledger:
             if calls is not None and calls <= 1 + kept:
                 return StopReason.MAX_CALLS
             for unit, _, reason in _UNITS:
-                left, two = ledger.left(unit), self._next_roots(unit)
+                left, two = ledger.left(unit, cautious=ledger is not self._pool), self._next_roots(unit)
                 if left is not None and two and left - kept * FINISH * ledger._dearest_root(unit) < two:
                     return reason
         return None
@@ -238,7 +253,8 @@ class Ledger:
             kind = ledger._kinds.get(call.kind)
             for unit, form, reason in _UNITS if kind and kind.answered else ():
                 assert kind is not None
-                each, rest = kind.total[unit] / kind.answered, ledger._left_for(unit, call)
+                each = kind.total[unit] / kind.answered
+                rest = ledger._left_for(unit, call, cautious=ledger is not self._pool)
                 if rest is not None and count * each > rest:
                     raise LimitExceeded(
                         f"{count:,} calls were asked for; at {form.format(each)} each, {form.format(max(0.0, rest))} "
@@ -334,7 +350,7 @@ class Ledger:
             self._last_root[unit] = used
 
     def _counting(self, in_root: bool) -> tuple[Ledger, ...]:
-        return self._chain if in_root else self._chain[:-1]
+        return self._chain if in_root else self._tree[:-1]
 
     def _kind(self, call: Call) -> Kind:
         kind = self._kinds.get(call.kind)
@@ -346,8 +362,8 @@ class Ledger:
         """Whether a call is no reply of this run's own root LM, and so must leave something for one."""
         return call.depth != self.depth or call.purpose != "root"
 
-    def _left_for(self, unit: int, call: Call) -> float | None:
-        left = self.left(unit)
+    def _left_for(self, unit: int, call: Call, *, cautious: bool = True) -> float | None:
+        left = self.left(unit, cautious=cautious)
         if left is None or not self._keeps_for_root(call):
             return left
         return left - FINISH * self._dearest_root(unit)

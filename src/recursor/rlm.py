@@ -8,25 +8,30 @@ and `stream` wait for them from the caller's own loop.
 from __future__ import annotations
 
 import copy
+import functools
 import uuid
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from recursor import assembly, background, prompts, streaming
+from recursor import assembly, background, batch, prompts, streaming
 from recursor.asker import Asker
+from recursor.batch import Batch
+from recursor.context.kept import keep
 from recursor.engine import Engine
 from recursor.errors import ConfigError
 from recursor.governance import ask_about_hosts, check_prices
 from recursor.inputs import checked_values, inputs, recorded_inputs
+from recursor.ledger import Ledger
 from recursor.limits import Limits
 from recursor.models import Retries
 from recursor.offered import ToolSource, split
 from recursor.policy import Policy
 from recursor.protocols import Model, Sandbox, Sink
+from recursor.questions import Outcome, Question
 from recursor.record import public_url
 from recursor.replay import Past
 from recursor.routing import Routes
@@ -249,6 +254,63 @@ class RLM:
         """`resume` for `await`."""
         return await background.arun(lambda: self._resume(run_id, context, messages, schema))
 
+    def map(
+        self,
+        questions: Iterable[str | Question],
+        context: Any = None,
+        *,
+        schema: Any = None,
+        total: Limits | None = None,
+        max_concurrency: int = batch.MAX_CONCURRENCY,
+        name: str | None = None,
+        return_exceptions: bool = False,
+    ) -> batch.Results:
+        """Answer many questions over one context, which is prepared once and whose pages their REPLs share.
+
+        Args:
+            questions: texts, or `Question`s with contexts and schemas of their own.
+            context: what all share, as in `completion`.
+            schema: what each answer must be.
+            total: bounds of all together: max_cost, max_tokens, max_calls and max_time. `limits` bound each.
+            max_concurrency: questions that are answered at once; each has a REPL.
+            name: under which the store finds the batch again: what has an answer under it is not asked again, and
+                what was cut off goes on.
+            return_exceptions: whether a question that failed gives its error; otherwise the first one stops the rest
+                and is raised.
+
+        Returns:
+            The completions, in the order of the questions. A question that a bound of the batch left nothing for
+            failed with a `LimitExceeded`.
+
+        Raises:
+            ConfigError: the arguments are wrong, or the context is not what it was; nothing was sent.
+        """
+
+        async def work() -> batch.Results:
+            made = await self._batch(context, schema, total, max_concurrency, name)
+            return await batch.collected(made, questions, return_exceptions=return_exceptions)
+
+        return background.run(work)
+
+    async def amap(
+        self,
+        questions: Iterable[str | Question],
+        context: Any = None,
+        *,
+        schema: Any = None,
+        total: Limits | None = None,
+        max_concurrency: int = batch.MAX_CONCURRENCY,
+        name: str | None = None,
+    ) -> AsyncGenerator[Outcome, None]:
+        """Yield how each question ended, in the order in which they end; see `map`.
+
+        `questions` may be any iterable; it is read as questions are asked. Closing the iterator stops all runs.
+        """
+        make = functools.partial(self._batch, context, schema, total, max_concurrency, name)
+        async with aclosing(batch.streamed(make, questions)) as outcomes:
+            async for outcome in outcomes:
+                yield outcome
+
     async def stream(
         self,
         question: str | None = None,
@@ -277,19 +339,53 @@ class RLM:
             async for event in events:
                 yield event
 
+    async def _batch(
+        self, context: Any, schema: Any, total: Limits | None, max_concurrency: int, name: str | None
+    ) -> Batch:
+        """Who answers many questions."""
+        asker = self._asker
+        if name is not None and asker.store is None:
+            raise ConfigError("a name is for the store to find the batch by: RLM(..., store=path)")
+        if batch.pooled(total).max_cost is not None and asker.engine.limits.max_cost is None:
+            policy = asker.engine.policy
+            check_prices(asker.engine.routes.models, strict=policy is not None and policy.strict)
+        known, answering = name or batch.new_name(), copy.copy(self)
+        settings = {**asker.engine.settings, "batch": batch.settings_of(known, total)}
+        values = {key: await in_thread(keep, value) for key, value in asker.values.items()}
+        answering._asker = replace(asker, engine=replace(asker.engine, settings=settings), values=values)
+        return Batch(
+            _Answers(answering), limits=asker.engine.limits, total=total, schema=schema, name=known,
+            store=None if name is None else asker.store, max_concurrency=max_concurrency,
+            context=None if context is None else await in_thread(keep, context),
+        )  # fmt: skip
+
     async def _complete(
-        self, question: Any, context: Any, messages: Any, schema: Any, watcher: QueueSink | None = None
+        self,
+        question: Any,
+        context: Any,
+        messages: Any,
+        schema: Any,
+        watcher: QueueSink | None = None,
+        *,
+        at: Place | None = None,
     ) -> Completion:
         asker, expected = self._asker, shape(schema)
         ask_about_hosts(asker.engine.policy)
         text, contexts = await in_thread(inputs, question, context, messages, asker.values)
-        run_id = uuid.uuid4().hex
+        place = at or Place(uuid.uuid4().hex)
         task = asker.task(text, contexts, expected)
-        done = await asker.attended(run_id, lambda: asker.watched(watcher).complete(task, Place(run_id)))
+        done = await asker.attended(place.run_id, lambda: asker.watched(watcher).complete(task, place))
         return await asker.covered(done, contexts)
 
     async def _resume(
-        self, run_id: str, context: Any, messages: Any, schema: Any, watcher: QueueSink | None = None
+        self,
+        run_id: str,
+        context: Any,
+        messages: Any,
+        schema: Any,
+        watcher: QueueSink | None = None,
+        *,
+        ledger: Ledger | None = None,
     ) -> Completion:
         from recursor.trajectory.journal import StoreJournal  # noqa: PLC0415 - imports sqlite3
 
@@ -315,10 +411,24 @@ class RLM:
                 text, contexts = await in_thread(recorded_inputs, run, context, messages, asker.values)
                 task = asker.task(text, contexts, expected)
                 raised = engine.limits.raised(run.settings.get("limits", {}))
+                raised |= batch.raised(engine.settings, run.settings)
                 past = await in_thread(Past, journal, run.id, raised)
-                done = await asker.watched(watcher).complete(task, Place(run.id, past=past))
+                done = await asker.watched(watcher).complete(task, Place(run.id, past=past, ledger=ledger))
                 return await asker.covered(done, contexts)
 
             return await asker.attended(run.id, go_on)
         finally:
             journal.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Answers:
+    """An RLM, as a batch sees it."""
+
+    rlm: RLM
+
+    async def begin(self, question: str, context: Any, schema: Any, at: Place) -> Completion:
+        return await self.rlm._complete(question, context, None, schema, at=at)
+
+    async def go_on(self, context: Any, schema: Any, at: Place) -> Completion:
+        return await self.rlm._resume(at.run_id, context, None, schema, ledger=at.ledger)

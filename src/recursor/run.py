@@ -100,6 +100,8 @@ class Place:
     block: int = 0
     number: int = 0
     past: Past = field(default_factory=Past)
+    ledger: Ledger | None = None
+    """Of the run; None makes one."""
     slots: Slots = field(default_factory=lambda: Slots(MAX_CHILDREN))
 
 
@@ -114,7 +116,9 @@ class Run:
         parent = at.parent
         self.depth: int = parent.depth + 1 if parent else 0
         self.ledger: Ledger = (
-            parent.ledger.child(engine.limits) if parent else Ledger(engine.limits, time.monotonic)
+            parent.ledger.child(engine.limits)
+            if parent
+            else at.ledger or Ledger(engine.limits, time.monotonic)
         )
         self.replay: Replay = Replay(at.past, at.run_id, self.ledger, engine.sink.emit)
         self.memory: Memory | None = (

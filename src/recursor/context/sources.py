@@ -109,6 +109,7 @@ class TextSource(SharedText):
 
     def __init__(self, text: str) -> None:
         self._text = text
+        self._digest: str | None = None
         bound = 0x7F
         for piece in _pieces(text):
             bound = max(bound, contexts.bound_of(piece))
@@ -118,11 +119,13 @@ class TextSource(SharedText):
         return self._text
 
     def digest(self) -> str:
-        """Hash the text as UTF-8 ("sha256:..."). Blocks; call it in a thread."""
-        hashing = hashlib.sha256()
-        for piece in _pieces(self._text):
-            hashing.update(piece.encode("utf-8", "surrogatepass"))
-        return "sha256:" + hashing.hexdigest()
+        """Hash the text as UTF-8, once ("sha256:..."). Blocks; call it in a thread."""
+        if self._digest is None:
+            hashing = hashlib.sha256()
+            for piece in _pieces(self._text):
+                hashing.update(piece.encode("utf-8", "surrogatepass"))
+            self._digest = "sha256:" + hashing.hexdigest()
+        return self._digest
 
 
 class ContentSource(EncodedSource):
@@ -161,7 +164,8 @@ def prepare(context: Any) -> Source:  # noqa: PLR0911 - one for each kind
 
     Args:
         context: str (always text), bytes, Path (file or folder), `files.Url` (which is fetched), a list of Paths and
-            Urls, `files.Raw`, `files.Content`, or plain data: list, tuple, dict and what they hold.
+            Urls, `files.Raw`, `files.Content`, or plain data: list, tuple, dict and what they hold; or a source,
+            which is returned.
 
     Raises:
         ConfigError: a missing or unreadable path, or a value that a REPL cannot hold; named.
@@ -184,6 +188,8 @@ def prepare(context: Any) -> Source:  # noqa: PLR0911 - one for each kind
         return files.of_folders(found, _named(context))
     if isinstance(context, Url):
         return FetchedSource(context)
+    if isinstance(context, Source):
+        return context
     if isinstance(context, Raw):
         return _raw(context.paths)
     if isinstance(context, Content):

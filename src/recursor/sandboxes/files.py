@@ -71,6 +71,9 @@ class FileSource:
         self._lock = threading.Lock()
         self._seen: tuple[tuple[int, ...], SharedText | None] | None = None
         """What the file was when it was read, and what came of it."""
+        self._hashing = threading.Lock()
+        self._hashed: tuple[tuple[int, ...], str] | None = None
+        """What it was when it was hashed, and its digest."""
 
     def open(self) -> int:
         return os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
@@ -89,11 +92,16 @@ class FileSource:
         return contexts.load(self.open(), "file", self.size)
 
     def digest(self) -> str:
-        """Hash the bytes, and what they are read as ("sha256:..."). Blocks; call it in a thread."""
-        with self.path.open("rb") as file:
-            hashing = hashlib.file_digest(file, "sha256")
-        hashing.update(self.form.removeprefix("file").encode())
-        return "sha256:" + hashing.hexdigest()
+        """Hash the bytes, and what they are read as ("sha256:..."); once for as long as the file does not change.
+        Blocks; call it in a thread."""
+        with self._hashing, self.path.open("rb") as file:
+            identity, began = _identity(os.fstat(file.fileno())), time.time()
+            if self._hashed is None or self._hashed[0] != identity:
+                hashing = hashlib.file_digest(file, "sha256")
+                hashing.update(self.form.removeprefix("file").encode())
+                settled = identity[-1] / 1e9 <= began - SETTLED
+                self._hashed = identity if settled else (), "sha256:" + hashing.hexdigest()
+            return self._hashed[1]
 
     def shared(self) -> SharedText | FileSource:
         """Return what a REPL that takes descriptors should load: this source, or one that all can map.

@@ -68,6 +68,7 @@ class FolderSource:
         self.origin = origin
         self._told = told
         self._documents = documents
+        self._digest: str | None = None
         self._firsts = _packs(documents)
         self.size = len(self._head()) + sum(document.size for document in documents)
 
@@ -104,13 +105,15 @@ class FolderSource:
         return value
 
     def digest(self) -> str:
-        """Hash names, sizes and contents ("sha256:..."). Blocks; call it in a thread."""
-        hashing = hashlib.sha256(self._head())
-        for document in self._documents:
-            with self._opened(document) as file:
-                while piece := file.read(_PIECE):
-                    hashing.update(piece)
-        return "sha256:" + hashing.hexdigest()
+        """Hash names, sizes and contents, once ("sha256:..."): others are refused. Blocks; call it in a thread."""
+        if self._digest is None:
+            hashing = hashlib.sha256(self._head())
+            for document in self._documents:
+                with self._opened(document) as file:
+                    while piece := file.read(_PIECE):
+                        hashing.update(piece)
+            self._digest = "sha256:" + hashing.hexdigest()
+        return self._digest
 
     def write(self, file: BinaryIO) -> None:
         """Write a line of JSON, [[name, size, kind], ...], and the documents one after another."""

@@ -70,6 +70,15 @@ class StoreJournal:
             seen.add(run.id)
         return run
 
+    def has(self, run_id: str) -> bool:
+        """Whether anything is recorded of a run."""
+        return self._view.row("SELECT 1 FROM run WHERE id = ?", run_id) is not None
+
+    def context(self, run_id: str, name: str) -> str | None:
+        """The digest of what a run was given by a name; None when there is none."""
+        row = self._view.row("SELECT digest FROM context WHERE run_id = ? AND name = ?", run_id, name)
+        return None if row is None else row["digest"]
+
     def reply(self, call_id: str) -> Reply | ModelError | None:
         row = self._view.row("SELECT * FROM call WHERE id = ?", call_id)
         if row is None:
