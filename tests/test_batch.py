@@ -84,7 +84,7 @@ def test_a_question_may_have_a_context_and_a_schema_of_its_own(tmp_path: Path) -
 
     (tmp_path / "own").write_text("from a file")
     root = Root(answer="FINAL({'left': 1, 'right': 2} if 'pair' in question_text else context)")
-    questions = [
+    questions: list[str | Question] = [
         "shared",
         Question("own", context="mine"),
         Question("file", context=tmp_path / "own"),
@@ -121,7 +121,8 @@ def test_questions_at_once_do_not_overshoot_what_all_may_cost() -> None:
     assert spent == pytest.approx(0.01 * len(root.asked))
     assert 0.15 < spent < 0.25 + 1e-9
     left = [each for each in done if not isinstance(each, Completion)]
-    assert left and all(isinstance(each, LimitExceeded) for each in left)
+    assert left
+    assert all(isinstance(each, LimitExceeded) for each in left)
     assert "the whole batch" in str(left[0])
     assert all(
         each.answer for each in done if isinstance(each, Completion) and each.stop_reason == "answered"
@@ -175,8 +176,7 @@ async def test_the_error_of_whoever_makes_questions_is_raised() -> None:
         raise OSError("the file is gone")
 
     with pytest.raises(OSError, match="the file is gone"):
-        async for outcome in rlm(Root()).amap(questions(), "text"):
-            assert outcome.completion
+        [outcome async for outcome in rlm(Root()).amap(questions(), "text")]
 
 
 def test_a_named_batch_goes_on_with_what_has_no_answer_and_pays_nothing_twice(tmp_path: Path) -> None:

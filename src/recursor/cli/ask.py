@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import click
 
 from recursor import config
-from recursor.cli import contexts, coverage, exits, options, progress
+from recursor.cli import batch, contexts, coverage, exits, options, progress
 from recursor.cli.making import make_rlm
 from recursor.cli.text import as_text, clean, money, seconds, to_json
 from recursor.errors import RLMError
@@ -23,16 +23,19 @@ from recursor.types import Completion, Event, RunEnded, StopReason
 
 
 @click.command("ask")
-@click.argument("question")
+@click.argument("question", required=False)
 @click.argument("paths", nargs=-1, metavar="[PATH|-]...")
 @options.settings
 @options.output
 @coverage.EVIDENCE
 @click.option("--raw", is_flag=True, help="Give files as they stand: tables, PDFs, archives are not read.")
-def command(question: str, paths: tuple[str, ...], *, evidence: bool, raw: bool, **flags: Any) -> None:
+@batch.flags
+def command(question: str | None, paths: tuple[str, ...], *, evidence: bool, raw: bool, **flags: Any) -> None:
     """Answer QUESTION over files, folders or standard input (-).
 
-    stdout carries the answer only; progress goes to stderr.
+    stdout carries the answer only; progress goes to stderr. With --batch there
+    is no QUESTION: those of a file are answered, and stdout carries a line of
+    JSON for each as it ends.
 
     \b
     Exit codes: 0 answered, 1 failed, 2 wrong usage, 3 a limit ended it (what
@@ -40,6 +43,13 @@ def command(question: str, paths: tuple[str, ...], *, evidence: bool, raw: bool,
     6 sandbox, 124 the time was up, 130 interrupted.
     """
     output = options.output_of(flags)
+    many = batch.taken(flags)
+    if many is not None:
+        if evidence:
+            raise click.UsageError("--evidence goes with one question")
+        batch.carry_out(many, (question, *paths) if question else paths, output, flags, raw=raw)
+    if question is None:
+        raise click.UsageError("Missing argument 'QUESTION'.")
     if not question.strip():
         raise click.UsageError("the question is empty")
     contexts.check(paths)

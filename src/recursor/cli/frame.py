@@ -78,10 +78,10 @@ def _calls(work: Work, width: int, now: float) -> list[Row]:
     calls = work.calls
     if not calls.total:
         return []
-    bar = _bar(calls) if width >= 60 and calls.expected else []
-    room = width - 2 - len("sub-calls  ") - (BAR + 2 if bar else 0)
+    drawn = bar(calls) if width >= 60 and calls.expected else []
+    room = width - 2 - len("sub-calls  ") - (BAR + 2 if drawn else 0)
     parts, pace = _counted(work, now)[0].removeprefix("sub-calls: "), _pace(work, now)
-    first: Row = [("", "sub-calls  "), *bar, ("", fit(parts.split(" · "), room))]
+    first: Row = [("", "sub-calls  "), *drawn, ("", fit(parts.split(" · "), room))]
     rows = [first] if not pace else [first, [("dim", " " * len("sub-calls  ") + fit(pace, width - 13))]]
     if len(work.models) > 1:
         most = sorted(work.models.items(), key=lambda each: -each[1].total)
@@ -113,9 +113,9 @@ def _children(node: Node, width: int, now: float) -> list[Row]:
     children = node.work.children
     if not children.total:
         return []
-    bar = _bar(children) if width >= 60 and children.expected else []
-    room = width - 2 - len("child RLMs ") - (BAR + 2 if bar else 0)
-    rows: list[Row] = [[("", "child RLMs "), *bar, ("", fit(_of(children).split(" · "), room))]]
+    drawn = bar(children) if width >= 60 and children.expected else []
+    room = width - 2 - len("child RLMs ") - (BAR + 2 if drawn else 0)
+    rows: list[Row] = [[("", "child RLMs "), *drawn, ("", fit(_of(children).split(" · "), room))]]
     rows += _branches(node, width - 2, now, BRANCHES)
     return rows
 
@@ -127,7 +127,7 @@ def _branches(node: Node, width: int, now: float, most: int) -> list[Row]:
     for at, child in enumerate(shown):
         last = at + 1 == len(shown) and rest <= 0
         room = width - 2
-        words = _child(child, now)
+        words = whereabouts(child, now)
         question = preview(child.question, max(8, room - cells(words) - 3))
         line = cut(f"{question} · {words}", room)
         asked = line[: len(question)]
@@ -138,11 +138,12 @@ def _branches(node: Node, width: int, now: float, most: int) -> list[Row]:
     return [*rows, [("dim", f"└ and {rest:,} more")]] if rest > 0 else rows
 
 
-def _child(node: Node, now: float) -> str:
+def whereabouts(node: Node, now: float) -> str:
+    """Where a run is, in words."""
     parts = [
         f"turn {node.turn or 1}",
         "code" if node.doing == "running" else "model",
-        _rounded(now - node.began),
+        rounded(now - node.began),
     ]
     calls = node.work.calls
     if calls.total:
@@ -173,10 +174,10 @@ def _pace(work: Work, now: float) -> list[str]:
         return []
     speed = f"{rate:,.0f} a second" if rate >= 3 else f"{60 * rate:,.0f} a minute"
     retried = [f"{work.retried:,} retried"] if work.retried else []
-    return [speed, *([f"about {_rounded(left)} left"] if left is not None else []), *retried]
+    return [speed, *([f"about {rounded(left)} left"] if left is not None else []), *retried]
 
 
-def _rounded(duration: float) -> str:
+def rounded(duration: float) -> str:
     """A time that was guessed: no finer than it deserves."""
     if duration < 60:
         return f"{max(1, round(duration))} s"
@@ -184,7 +185,8 @@ def _rounded(duration: float) -> str:
     return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def _bar(counted: Count) -> Row:
+def bar(counted: Count) -> Row:
+    """How many have ended, as a bar and two spaces."""
     ended, total = counted.ended, max(1, counted.total)
     filled = min(BAR, BAR * ended // total)
     failed = min(filled, -(-BAR * counted.failed // total)) if counted.failed else 0
@@ -198,7 +200,7 @@ def _limits(tree: Tree, now: float) -> list[str]:
     limits = tree.limits
     tokens = f"{tree.usage.total_tokens:,}" + (f" of {limits.max_tokens:,}" if limits.max_tokens else "")
     cost = money(tree.cost) + (f" of {money(limits.max_cost)}" if limits.max_cost else "")
-    took = _rounded(now - tree.began) + (f" of {_rounded(limits.max_time)}" if limits.max_time else "")
+    took = rounded(now - tree.began) + (f" of {rounded(limits.max_time)}" if limits.max_time else "")
     calls = f"{tree.usage.calls:,} of {limits.max_calls:,} calls" if limits.max_calls else ""
     return [part for part in (f"{tokens} tokens", cost, took, calls) if part]
 

@@ -10,6 +10,7 @@ import os
 import sys
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Protocol, TextIO, TypeAlias
 
@@ -84,32 +85,29 @@ class Lines:
         """Every line is out already."""
 
 
-class Screen:
-    """Lines that scroll up, and below them the tree."""
+class Live(ABC):
+    """Lines that scroll up, and below them some that change in place."""
 
-    def __init__(self, limits: Limits, file: TextIO, view: View | None = None) -> None:
-        self.tree = Tree(limits, time.monotonic())
+    def __init__(self, file: TextIO) -> None:
         self._file = file
-        self._view = view
         self._region = Region(file, self._size, color=color_allowed())
         self._above: list[Row] = []
         self._measured = self._size()
         self._lock = threading.Lock()
+        """Held by who changes what is shown."""
         self._ended = threading.Event()
         self._drawing = threading.Lock()
         self._thread = threading.Thread(target=self._refresh, name="recursor-progress", daemon=True)
         self._thread.start()
 
-    def show(self, event: Event) -> None:
-        now = time.monotonic()
-        with self._lock:
-            self.tree.take(event, now)
-            if event.run_id != self.tree.run_id:
-                return
-            width = self._size().columns - 1
-            self._above += describe(event, self.tree, width)
-            if isinstance(event, RunEnded) and event.completion:
-                self._above += closing(self.tree, event.completion, width, self._view)
+    @abstractmethod
+    def rows(self, columns: int, now: float) -> list[Row]:
+        """What is shown at the bottom."""
+
+    @property
+    def width(self) -> int:
+        """Columns that a line above may take."""
+        return self._size().columns - 1
 
     def close(self) -> None:
         if not self._ended.is_set():
@@ -134,7 +132,7 @@ class Screen:
                 return  # a window that is being resized is drawn when it is as it will be
             with self._lock:
                 above, self._above = self._above, []
-                rows = [] if last else frame(self.tree, self._measured.columns, time.monotonic())
+                rows = [] if last else self.rows(self._measured.columns, time.monotonic())
             self._region.draw(above, rows)
         finally:
             self._drawing.release()
@@ -147,17 +145,45 @@ class Screen:
         return os.terminal_size((max(20, size.columns or 80), max(4, size.lines or 24)))
 
 
+class Screen(Live):
+    """A run: what it did scrolls up, and below that stands the tree."""
+
+    def __init__(self, limits: Limits, file: TextIO, view: View | None = None) -> None:
+        self.tree = Tree(limits, time.monotonic())
+        self._view = view
+        super().__init__(file)
+
+    def rows(self, columns: int, now: float) -> list[Row]:
+        return frame(self.tree, columns, now)
+
+    def show(self, event: Event) -> None:
+        now = time.monotonic()
+        with self._lock:
+            self.tree.take(event, now)
+            if event.run_id != self.tree.run_id:
+                return
+            self._above += describe(event, self.tree, self.width)
+            if isinstance(event, RunEnded) and event.completion:
+                self._above += closing(self.tree, event.completion, self.width, self._view)
+
+
 def choose(limits: Limits, display: Display, view: View | None = None) -> Progress:
     """Return what was asked for; "auto" is the tree on a terminal that takes it, else lines.
 
     Args:
         view: names the command that shows a run; None where it is not recorded.
     """
-    if display == "auto":
-        display = "tree" if sys.stderr.isatty() and redrawing_allowed() else "plain"
+    display = settled(display)
     if display == "none":
         return Quiet(limits)
     return Screen(limits, sys.stderr, view) if display == "tree" else Lines(limits, sys.stderr, view)
+
+
+def settled(display: Display) -> Display:
+    """What "auto" is here."""
+    if display != "auto":
+        return display
+    return "tree" if sys.stderr.isatty() and redrawing_allowed() else "plain"
 
 
 def closing(tree: Tree, done: Completion, width: int, view: View | None) -> list[Row]:
