@@ -135,6 +135,7 @@ def carry_out(
         sys.exit(code)
     finally:
         display.close()
+        results.close()
     _say(many, again, quiet=output.quiet)
     if over is not None:
         click.echo(clean(f"{many.unasked:,} not asked: {over}"), err=True)

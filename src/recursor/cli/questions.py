@@ -60,8 +60,12 @@ class Questions:
         self._raw = raw
         self._folder = Path(path).parent if path != "-" else Path()
         self._form: Form = "either" if path == "-" else FORMS.get(Path(path).suffix.lower(), "text")
-        self._copy = _copy(path)
         self.count = 0
+        self._copy = _copy(path)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_copy"):
+            os.close(self._copy)
 
     def check(self) -> None:
         """Read all of it.
@@ -93,7 +97,7 @@ class Questions:
 
     def _lines(self) -> Iterator[tuple[int, Any]]:
         """Numbers of lines, and what they hold: text, a mapping of a row, or the error that it is."""
-        with os.fdopen(reopened(self._copy.fileno()), "rb") as file:
+        with os.fdopen(reopened(self._copy), "rb") as file:
             file.seek(0)
             if self._form in ("csv", "tsv"):
                 yield from _rows(file, "," if self._form == "csv" else "\t")
@@ -157,37 +161,37 @@ class Questions:
 def _rows(file: BinaryIO, delimiter: str) -> Iterator[tuple[int, Any]]:
     """Rows of a table by the names of its columns, without those that are empty."""
     csv.field_size_limit(FIELD)
-    text = io.TextIOWrapper(file, "utf-8-sig", newline="")
-    reader = csv.reader(text, delimiter=delimiter, strict=True)
     head: list[str] | None = None
-    while True:
-        line = reader.line_num + 1
-        try:
-            row = next(reader)
-        except StopIteration:
-            return
-        except (csv.Error, UnicodeDecodeError) as error:
-            yield line, ConfigError(f"the table cannot be read on: {error}")
-            return
-        if not any(field.strip() for field in row):
-            continue
-        if head is None:
-            head = [name.strip() for name in row]
-            if "question" not in head:
-                yield (
-                    line,
-                    ConfigError("a table begins with the names of its columns, one of which is question"),
-                )
+    with io.TextIOWrapper(file, "utf-8-sig", newline="") as text:
+        reader = csv.reader(text, delimiter=delimiter, strict=True)
+        while True:
+            line = reader.line_num + 1
+            try:
+                row = next(reader)
+            except StopIteration:
                 return
-        elif len(row) != len(head):
-            yield line, ConfigError(f"the table has {len(head)} columns, and this row has {len(row)}")
-        else:
-            fields = {name: field for name, field in zip(head, row, strict=True) if field}
-            yield line, _schema_of(fields)
+            except (csv.Error, UnicodeDecodeError) as error:
+                yield line, ConfigError(f"the table cannot be read on: {error}")
+                return
+            if not any(field.strip() for field in row):
+                continue
+            if head is None:
+                head = [name.strip() for name in row]
+                if "question" not in head:
+                    yield (
+                        line,
+                        ConfigError("a table begins with the names of its columns; one must be question"),
+                    )
+                    return
+            elif len(row) != len(head):
+                yield line, ConfigError(f"the table has {len(head)} columns, and this row has {len(row)}")
+            else:
+                yield line, _schema_of(dict(zip(head, row, strict=True)))
 
 
 def _schema_of(fields: dict[str, Any]) -> Any:
-    """The fields of a row, with the schema read that one of them may hold."""
+    """The fields of a row that are not empty, with the schema read that one of them may hold."""
+    fields = {name: field for name, field in fields.items() if field}
     if "schema" in fields:
         try:
             fields["schema"] = json.loads(fields["schema"])
@@ -203,15 +207,16 @@ def _decoded(data: bytes, *, first: bool) -> str | ConfigError:
         return ConfigError(f"this is no UTF-8 ({error.reason})")
 
 
-def _copy(path: str) -> BinaryIO:
-    copy = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the questions
-    try:
-        if path == "-":
-            shutil.copyfileobj(sys.stdin.buffer, copy)
-        else:
-            with Path(path).open("rb") as file:
-                shutil.copyfileobj(file, copy)
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
-    copy.flush()
-    return copy
+def _copy(path: str) -> int:
+    """A descriptor of an unnamed file with the same content."""
+    with tempfile.TemporaryFile() as copy:
+        try:
+            if path == "-":
+                shutil.copyfileobj(sys.stdin.buffer, copy)
+            else:
+                with Path(path).open("rb") as file:
+                    shutil.copyfileobj(file, copy)
+            copy.flush()
+        except OSError as error:
+            raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+        return os.dup(copy.fileno())

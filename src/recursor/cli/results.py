@@ -78,15 +78,14 @@ class Results:
             self._file = Path(path).open("ab+", buffering=0)  # noqa: SIM115 - it is written for as long as this lives
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.fstat(self._file.fileno()).st_size:
-                if not again:
-                    raise ConfigError(
-                        f"{path} holds results already: --resume goes on with them; or name another file"
-                    )
-                self._take_up(Path(path), questions)
-        except BlockingIOError:
-            raise ConfigError(f"{path} is being written by another batch") from None
-        except OSError as error:
-            raise ConfigError(f"cannot write {path}: {error.strerror}") from error
+                self._take_up(Path(path).resolve(), questions, again=again)
+        except BaseException as error:
+            self.close()
+            if isinstance(error, BlockingIOError):
+                raise ConfigError(f"{path} is being written by another batch") from None
+            if isinstance(error, OSError):
+                raise ConfigError(f"cannot write {path}: {error.strerror}") from error
+            raise
 
     def write(self, outcome: Outcome) -> None:
         """Write a line. Raises TrajectoryError when nothing takes it."""
@@ -102,13 +101,22 @@ class Results:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the exit flushes stdout once more
             raise TrajectoryError(f"cannot write {self._path or 'to stdout'}: {error.strerror}") from error
 
-    def _take_up(self, path: Path, questions: Questions) -> None:
+    def close(self) -> None:
+        """Free the file."""
+        if self._path is not None and hasattr(self, "_file"):
+            self._file.close()
+
+    def _take_up(self, path: Path, questions: Questions, *, again: bool) -> None:
         """Keep the lines with answers: a file with these alone takes the place of the one that there is."""
+        if not again:
+            raise ConfigError(
+                f"{path} holds results already: --resume goes on with them; or name another file"
+            )
         texts = {question.id.line: hash(question.text) for question in questions}
         part = path.with_name(f"{path.name}.part")
-        kept = part.open("wb+", buffering=0)
-        fcntl.flock(kept, fcntl.LOCK_EX)
-        with path.open("rb") as file:
+        before, self._file = self._file, part.open("wb+", buffering=0)
+        with before, path.open("rb") as file:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             for number, data in enumerate(file, 1):
                 if not data.endswith(b"\n"):
                     break  # it was cut off in the middle
@@ -124,11 +132,9 @@ class Results:
                     )
                 if row.get("stop_reason") == StopReason.ANSWERED and row["line"] not in self.answered:
                     self._count(row)
-                    _put(kept, data)
-        os.fsync(kept.fileno())
-        part.replace(path)
-        self._file.close()
-        self._file = kept
+                    _put(self._file, data)
+            os.fsync(self._file.fileno())
+            part.replace(path)
 
     def _count(self, row: dict[str, Any]) -> None:
         self.answered.add(row["line"])
