@@ -61,6 +61,8 @@ _NEW, _BEGUN, _ANSWERED = range(3)
 
 Tell: TypeAlias = Callable[[Outcome], Awaitable[None]]
 Results: TypeAlias = list[Completion | RLMError]
+_Recorded: TypeAlias = tuple[int, Outcome | None, Usage, float | None]
+"""What is to be done about a question, how it ended where it has an answer, and what it took."""
 
 
 class Answers(Protocol):
@@ -215,32 +217,32 @@ class Batch:
         try:
             items = self._asked(questions)
             while found := await in_thread(self._recorded, journal, items):
-                for state, outcome in found:
+                for state, outcome, usage, cost in found:
                     states.append(state)
+                    self._pool.count_run(usage, cost)
                     if outcome is not None:
-                        self._pool.count_run(outcome.usage, outcome.cost)
                         await tell(outcome)
         finally:
             journal.close()
         begun = (replace(item, begun=True) for item in self._asked(questions) if states[item.index] == _BEGUN)
         return chain(begun, (item for item in self._asked(questions) if states[item.index] == _NEW))
 
-    def _recorded(self, journal: StoreJournal, items: Iterator[Asked]) -> list[tuple[int, Outcome | None]]:
+    def _recorded(self, journal: StoreJournal, items: Iterator[Asked]) -> list[_Recorded]:
         """What the store has of some questions. Blocks; call it in a thread."""
-        found: list[tuple[int, Outcome | None]] = []
+        found: list[_Recorded] = []
         for item in islice(items, TOGETHER):
             index, question, run_id = item.index, item.question, item.run_id
             if not journal.has(run_id):
-                found.append((_NEW, None))
+                found.append((_NEW, None, Usage(), 0.0))
                 continue
             if question.context is None:
                 self._check_context(journal, run_id)
             done = journal.ended(run_id)
             if not isinstance(done, Completion) or done.stop_reason is not StopReason.ANSWERED:
-                found.append((_BEGUN, None))
+                found.append((_BEGUN, None, *journal.spent(run_id)))
                 continue
             outcome = Outcome(index, question, run_id, done, None, done.usage, done.cost, recorded=True)
-            found.append((_ANSWERED, outcome))
+            found.append((_ANSWERED, outcome, done.usage, done.cost))
         return found
 
     def _check_context(self, journal: StoreJournal, run_id: str) -> None:

@@ -64,7 +64,8 @@ class Ledger:
         limits: the bounds.
         clock: seconds, monotonic.
         parent: of the run that started this one; it also pays for what this one counts.
-        pool: what several trees of runs share; it pays for a whole tree, as its parent pays for a child.
+        pool: what several trees of runs share; it pays for a whole tree, as its parent pays for a child, but not for
+            what `count` and `count_run` tell of: whoever shares it knows of calls that were made before.
 
     Attributes:
         depth: of the run; the root is depth 0.
@@ -350,7 +351,7 @@ class Ledger:
             self._last_root[unit] = used
 
     def _counting(self, in_root: bool) -> tuple[Ledger, ...]:
-        return self._chain if in_root else self._tree[:-1]
+        return self._tree if in_root else self._tree[:-1]
 
     def _kind(self, call: Call) -> Kind:
         kind = self._kinds.get(call.kind)

@@ -351,6 +351,7 @@ class RLM:
             check_prices(asker.engine.routes.models, strict=policy is not None and policy.strict)
         known, answering = name or batch.new_name(), copy.copy(self)
         settings = {**asker.engine.settings, "batch": batch.settings_of(known, total)}
+        ask_about_hosts(asker.engine.policy)
         values = {key: await in_thread(keep, value) for key, value in asker.values.items()}
         answering._asker = replace(asker, engine=replace(asker.engine, settings=settings), values=values)
         return Batch(
