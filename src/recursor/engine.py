@@ -57,6 +57,8 @@ class Engine(Shared):
 
     def _strategy(self, run: Run) -> tuple[Literal["rlm", "direct"], str]:
         """How to answer, and why."""
+        if run.task.start is not None and run.task.start.stays:
+            return "rlm", "a session keeps its REPL"
         if self.strategy != "auto":
             return self.strategy, "it was asked for"
         if self.tools:
@@ -85,7 +87,7 @@ class Engine(Shared):
         )
 
     async def _answer_in_a_repl(self, run: Run, reason: str) -> Completion:
-        task = run.task
+        task, start = run.task, run.task.start
         repl = await self._repl(run)
 
         async def remember(name: str, messages: Sequence[Message]) -> None:
@@ -96,16 +98,17 @@ class Engine(Shared):
             governance.demand(self.policy, repl.isolation)
             infos = run.infos
             for name, source in task.contexts.items():
-                infos[name] = task.known.get(name) or await repl.load(name, source)
+                known = start.known.get(name) if start is not None else None
+                infos[name] = known or await repl.load(name, source)
             for tool in self.tools.values():
-                if isinstance(tool, CodeTool) and task.start is None:  # a copy has its parent's
+                if isinstance(tool, CodeTool) and (start is None or start.stays):  # a copy has its parent's
                     await repl.load(tool.name, await in_thread(prepare, tool.source))
-            copied = await run.variables(repl) if task.start is not None else ""
+            told = start.told(await run.variables(repl)) if start is not None else ""
             opening = prompt.opening(
                 self.dialect, task.question, list(infos.values()), tools=run.offers(),
                 recursive=run.may_recurse, copyable=isinstance(repl, CopyableRepl) and repl.copyable,
                 expected=task.expected.text,
-                instruction="\n\n".join(filter(None, (task.instruction, copied))),
+                instruction="\n\n".join(filter(None, (task.instruction, told))),
             )  # fmt: skip
             parts = loop.Parts(
                 run.id, run.metered(run.model, "root"), run.replayed(repl), run, run.ledger, self.sink, self.dialect,
@@ -116,7 +119,8 @@ class Engine(Shared):
             started = run.started(list(infos.values()), repl.isolation, "rlm", reason)
             return await run.recorded(started, lambda: loop.run(opening, parts))
         finally:
-            await repl.close()
+            if start is None or not start.stays:
+                await repl.close()
 
     async def _repl(self, run: Run) -> Repl:
         """The REPL of a run: a new one, or the copy of its parent's that it is to start from."""
@@ -124,8 +128,8 @@ class Engine(Shared):
         if start is None:
             size = sum(source.size for source in run.task.contexts.values())
             return await self.sandbox.open(tools=tools, context_size=size, seed=run.seed, calls=calls)
-        await start.become(tools=tools, seed=run.seed, calls=calls)
-        return start
+        await start.repl.become(tools=tools, seed=run.seed, calls=calls)
+        return start.repl
 
 
 async def _nothing() -> Completion:

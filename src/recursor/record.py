@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from types import MappingProxyType
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from recursor.context import Source
@@ -32,8 +33,12 @@ async def recorded(
     started: RunStarted,
     contexts: Mapping[str, Source],
     work: Callable[[], Awaitable[Completion]],
+    known: Mapping[str, str] = MappingProxyType({}),
 ) -> Completion:
     """Do the work of a run, and emit what it was.
+
+    Args:
+        known: digests of contexts that need not be made again.
 
     Raises:
         TrajectoryError: nothing can be recorded: before the first call, so that it costs nothing,
@@ -44,7 +49,7 @@ async def recorded(
     hashing: asyncio.Future[None] | None = None
     try:
         await sink.flush()
-        hashing = asyncio.ensure_future(_hash(run_id, contexts, sink))
+        hashing = asyncio.ensure_future(_hash(run_id, contexts, sink, known))
         completion = await work()
         await hashing
     except BaseException as error:
@@ -65,11 +70,11 @@ async def recorded(
     return completion
 
 
-async def _hash(run_id: str, contexts: Mapping[str, Source], sink: Sink) -> None:
+async def _hash(run_id: str, contexts: Mapping[str, Source], sink: Sink, known: Mapping[str, str]) -> None:
     """Emit the digests of the contexts, off the run's own path."""
     for name, source in contexts.items():
         try:
-            found = await in_thread(source.digest)
+            found = known[name] if name in known else await in_thread(source.digest)
         except (OSError, ValueError, RLMError):
             continue  # a file that went, a value that was changed: what the REPL has is not known any more
         sink.emit(ContextHashed(run_id, name, found))

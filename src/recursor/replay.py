@@ -26,17 +26,26 @@ class Past:
         journal: None for a first attempt.
         root_id: the root of the tree.
         raised: limits, as the values of stop reasons, that are larger now than they were.
+        alone: whether nothing is asked for real: what is not recorded fails.
 
     Attributes:
         replayed: model calls that came by.
+        missing: what was asked that is not recorded, where nothing is asked for real.
     """
 
     def __init__(
-        self, journal: Journal | None = None, root_id: str = "", raised: Container[str] = ()
+        self,
+        journal: Journal | None = None,
+        root_id: str = "",
+        raised: Container[str] = (),
+        *,
+        alone: bool = False,
     ) -> None:
         self.journal = journal
         self.raised = raised
+        self.alone = alone
         self.replayed = 0
+        self.missing = 0
         self._usage, self._cost = journal.spent(root_id) if journal else (Usage(), 0.0)
         self._passed, self._passed_cost = Usage(), 0.0
         self._closed = False
@@ -117,7 +126,7 @@ class Replay:
         refused = self.refusal(call_id, turn)
         if refused is None:
             self.miss(turn, call.purpose)
-        return refused
+        return refused or (self._absent() if self._past.alone else None)
 
     def refusal(self, call_id: str, turn: int) -> LimitExceeded | None:
         """The refusal of a call or a batch in a turn that is over, by a limit that is not larger now."""
@@ -129,6 +138,7 @@ class Replay:
         found = self._journal.result(call_id) if self._journal else None
         if found is None:
             self.miss(turn, "sub")
+            return (None, str(self._absent())) if self._past.alone else None
         return found
 
     def child(self, run_id: str, turn: int) -> Completion | None:
@@ -146,6 +156,8 @@ class Replay:
             return found
         if isinstance(found, RLMError) and self._over(turn):
             raise SubcallError(str(found))
+        if self._past.alone:
+            raise SubcallError(str(self._absent()))
         return None
 
     def prompt_end(self, turn: int) -> str | None:
@@ -164,7 +176,7 @@ class Replay:
         if self._journal is None:
             return
         self._past.close(self._ledger.top)
-        if self._over(turn, purpose):
+        if not self._past.alone and self._over(turn, purpose):
             self.diverged_at = turn
             what = "the prompt of the root LM" if purpose == "root" else "a sub-call"
             reason = f"{what} in turn {turn} is not the one that was recorded"
@@ -172,7 +184,13 @@ class Replay:
 
     def _over(self, turn: int, purpose: Purpose = "sub") -> bool:
         """Whether all that a turn asked is recorded: another one followed, or for a root LM its own reply."""
-        return self.reaches(turn if purpose == "root" else turn + 1)
+        return self._past.alone or self.reaches(turn if purpose == "root" else turn + 1)
+
+    def _absent(self) -> ModelError:
+        self._past.missing += 1
+        return ModelError(
+            "what this asks for is not in the record, and the code runs for its variables alone"
+        )
 
 
 class ReplayedRepl:

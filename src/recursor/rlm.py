@@ -15,7 +15,7 @@ from contextlib import aclosing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from recursor import assembly, background, batch, prompts, streaming
 from recursor.asker import Asker
@@ -41,6 +41,9 @@ from recursor.sinks import Fanout, QueueSink
 from recursor.threads import in_thread
 from recursor.tools import AnyTool, check_code, code_of, collect
 from recursor.types import Completion, Event, RunEnded, StopReason
+
+if TYPE_CHECKING:
+    from recursor.session import Session
 
 
 class RLM:
@@ -226,6 +229,38 @@ class RLM:
         """`completion` for `await`. Cancelling it stops the run and leaves nothing behind."""
         return await background.arun(lambda: self._complete(question, context, messages, schema))
 
+    def session(
+        self,
+        id: str | None = None,  # noqa: A002 - what it is
+        *,
+        limits: Limits | None = None,
+        idle: float | None = None,
+        keep_contexts: bool = True,
+        contexts: Mapping[int, Any] | None = None,
+    ) -> Session:
+        """Begin a conversation whose REPL lives on from question to question, or go on with one.
+
+        With a store it survives the end of the process: `session(id)` runs the code of its turns again, with
+        recorded replies, and nothing is paid twice. Without one it lasts as long as it is open.
+
+        Args:
+            id: of a session in the store, or of one to begin; None makes one up.
+            limits: bounds of the whole session, beside those of each run: max_cost, max_tokens, max_calls, max_time.
+            idle: seconds after which a REPL that nobody asks is ended; the next question has it made again.
+                None never ends it.
+            keep_contexts: whether the store keeps contexts that come as values, to make the REPL again;
+                files and folders are read again from where they are.
+            contexts: values that were not kept, by the number of the turn that they came with.
+
+        Raises:
+            ConfigError: any of these is wrong, or the strategy is "direct".
+        """
+        from recursor import session  # noqa: PLC0415 - imports sqlite3
+
+        return session.made(
+            self._asker, id, limits=limits, idle=idle, keep_contexts=keep_contexts, contexts=contexts
+        )
+
     def resume(
         self, run_id: str, context: Any = None, *, messages: Any = None, schema: Any = None
     ) -> Completion:
@@ -405,6 +440,12 @@ class RLM:
                     watcher.emit(run.start())
                     watcher.emit(RunEnded(run.id, done, None, run.ended or 0.0))
                 return done
+
+            if run.session is not None:
+                session, turn = run.session
+                raise ConfigError(
+                    f"run {run.id} is turn {turn} of session {session!r}: session({session!r}).resume() goes on with it"
+                )
 
             async def go_on() -> Completion:
                 check_code(run.settings.get("code_tools", {}), engine.tools)

@@ -37,6 +37,7 @@ from recursor.types import (
     Isolation,
     LlmQuery,
     Message,
+    Output,
     Purpose,
     RlmQuery,
     RunStarted,
@@ -190,12 +191,12 @@ class Run:
     def replayed(self, repl: Repl) -> Repl:
         return ReplayedRepl(repl, self.replay, self.ledger) if self.replay.active else repl
 
-    async def variables(self, repl: Repl) -> str:
-        """What the root LM is told of a REPL that is a copy."""
+    async def variables(self, repl: Repl) -> Output:
+        """What shows the variables that a REPL has from before."""
         seen = await repl.execute(
             prompt.VARIABLES, self, max_time=loop.LOOK, max_wall=self.ledger.time_left()
         )
-        return prompt.copied(seen.output)
+        return seen.output
 
     async def refuse_cycle(self) -> None:
         """Raise SubcallError when an ancestor has the same model, question and contexts: it would never end."""
@@ -377,4 +378,5 @@ class Run:
             return replace(done, replayed=past.replayed, diverged_at=self.replay.diverged_at)
 
         hashed = self.task.own if self.at.parent else self.task.contexts
-        return await record.recorded(self.engine.sink, started, hashed, replayed)
+        known = self.task.start.digests if self.task.start is not None else {}
+        return await record.recorded(self.engine.sink, started, hashed, replayed, known)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,12 +15,27 @@ from recursor.errors import ConfigError, SubcallError
 from recursor.limits import Limits
 from recursor.protocols import CopyableRepl
 from recursor.schema import ANYTHING, Shape, shape
-from recursor.types import ContextInfo, LlmQuery, RlmQuery
+from recursor.types import ContextInfo, LlmQuery, Output, RlmQuery
 
 MAX_FLATTENED = 1 << 24
 """Bytes of a context that fit into the prompt of a plain call."""
 DIGEST_AHEAD = 1 << 24
 """Bytes of a context up to which a child's place in the tree goes by its digest; above, by its size."""
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """A REPL with variables from before, for a run to begin in."""
+
+    repl: CopyableRepl
+    known: Mapping[str, ContextInfo]
+    """Of the contexts that are in it already."""
+    told: Callable[[Output], str] = prompt.copied
+    """What is said of it, given what shows its variables."""
+    stays: bool = False
+    """Whether it goes on after the run: it is a session's, and no copy."""
+    digests: Mapping[str, str] = field(default_factory=dict)
+    """Of those contexts, where they are known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +50,8 @@ class Task:
     """Added to what the root LM is told."""
     wanted: str | None = None
     """The model or capability that code asked for; None takes the route's."""
-    start: CopyableRepl | None = None
-    """A copy of the REPL of the run that asks, to begin in; None takes a new one."""
-    known: Mapping[str, ContextInfo] = field(default_factory=dict)
-    """Of the contexts that are in it already."""
+    start: Start | None = None
+    """None takes a new REPL."""
     values: Mapping[str, Source] = field(default_factory=dict)
     """Those of the contexts that every run of the tree has."""
 
@@ -87,7 +100,7 @@ class Task:
         """
         theirs = {name: asking.contexts[name] for name in infos if name not in (*self.own, "question")}
         known = {name: infos[name] for name in theirs}
-        return replace(self, contexts={**theirs, **self.contexts}, start=start, known=known)
+        return replace(self, contexts={**theirs, **self.contexts}, start=Start(start, known))
 
 
 def of_child(query: RlmQuery, values: Mapping[str, Source]) -> Task:

@@ -1,6 +1,6 @@
 """What a caller passes as context -> what a REPL can load. Checked before anything costs money."""
 
-from recursor.context.sources import Source, prepare, same
+from recursor.context.sources import AliasSource, Source, prepare, same
 from recursor.sandboxes.folders import FolderSource
 
-__all__ = ["FolderSource", "Source", "prepare", "same"]
+__all__ = ["AliasSource", "FolderSource", "Source", "prepare", "same"]

@@ -156,7 +156,36 @@ class ContentSource(EncodedSource):
         return contexts.load(self.open(), "file", self.size)
 
 
-Source = FileSource | TextSource | EncodedSource | FolderSource | HandedSource
+class AliasSource(_Readable):
+    """Another name for what is in the REPL already.
+
+    Args:
+        name: under which it was loaded there.
+        source: from which.
+    """
+
+    form = "alias"
+
+    def __init__(self, name: str, source: Source) -> None:
+        self._name = name.encode()
+        self._source = source
+        self.origin: str = source.origin
+        self.size = len(self._name)
+
+    def open(self) -> int:
+        descriptor = anonymous()
+        os.pwrite(descriptor, self._name, 0)
+        return descriptor
+
+    def value(self) -> Any:
+        return self._source.value()
+
+    def digest(self) -> str:
+        """Hash the value ("sha256:..."). Blocks; call it in a thread."""
+        return self._source.digest()
+
+
+Source: TypeAlias = FileSource | TextSource | EncodedSource | FolderSource | HandedSource | AliasSource
 
 
 def prepare(context: Any) -> Source:  # noqa: PLR0911 - one for each kind

@@ -34,6 +34,8 @@ LOAD_RATE = 1e7
 MAX_ERROR = 8_000
 MAX_NOTES = 20
 CLOSED = "the REPL is closed"
+DIED = "The REPL died in this block: "
+INTERRUPTED = "the block was interrupted: "
 LOST = "the REPL is started anew: your variables are lost, the given ones are loaded again"
 BACK = (
     "the REPL went back to what it was before {}: your variables of then are there; what was done outside of them "
@@ -124,6 +126,7 @@ class WireRepl:
     async def load(self, name: str, source: Source) -> ContextInfo:
         await self._settled()
         info = await self._load(await self._alive(), name, source)
+        self._sources.pop(name, None)  # what is loaded last may be another name for what was before
         self._sources[name] = source
         return info
 
@@ -208,6 +211,8 @@ class WireRepl:
 
     async def become(self, *, tools: Sequence[str], seed: int, calls: CallStyle) -> None:
         link = await self._alive()
+        for gone in set(self._tools) - set(tools):
+            self._sources.pop(gone, None)  # of a tool that was defined here
         self._tools, self._style = list(tools), calls
         self._seed, self._births = (None if self._seed is None else seed), itertools.count(1)
         self._draft = link.kept = None
@@ -306,13 +311,13 @@ class WireRepl:
         stopped = await self._watch(link, done, max_time, max_wall)
         if not done.done():
             how = await self._bury(link, stopped)
-            return Execution(code, error=f"The REPL died in this block: {how}", notes=(self._fall_back(),))
+            return Execution(code, error=f"{DIED}{how}", notes=(self._fall_back(),))
         frame, body = done.result()
         error = frame.error and _clipped(frame.error, MAX_ERROR)
         notes = (*self._told, *(_clipped(note, 500) for note in frame.notes[:MAX_NOTES]))
         self._told = ()
         if stopped and error:
-            notes = (*notes, f"the block was interrupted: {stopped}")
+            notes = (*notes, f"{INTERRUPTED}{stopped}")
         submission = None
         if frame.answer is not None:
             try:

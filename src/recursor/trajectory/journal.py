@@ -7,7 +7,7 @@ import sqlite3
 import weakref
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 
@@ -50,6 +50,12 @@ class StoreJournal:
     def __init__(self, path: Path) -> None:
         self._view = open_view(path)
         self._refusals: dict[str, dict[str, LimitExceeded]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Free the file."""

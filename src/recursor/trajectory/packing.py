@@ -22,7 +22,7 @@ COMPRESS_FROM = 512
 
 def pack(text: str) -> bytes:
     """Return the bytes of a text, compressed where that helps. The first byte says which."""
-    return _squeezed(text.encode("utf-8", "surrogatepass"))
+    return squeezed(text.encode("utf-8", "surrogatepass"))
 
 
 def unpack(data: bytes | None) -> str:
@@ -30,7 +30,7 @@ def unpack(data: bytes | None) -> str:
     try:
         if data is not None and data[:1] == b"i":
             return _told(data)
-        return "" if data is None else _stretched(data).decode("utf-8", "surrogatepass")
+        return "" if data is None else stretched(data).decode("utf-8", "surrogatepass")
     except (UnicodeDecodeError, AttributeError) as error:
         raise TrajectoryError(f"a recorded text is damaged: {error}") from error
 
@@ -73,7 +73,7 @@ def pack_value(value: Any) -> tuple[str, bytes]:
             form, data = values.encode(msgspec.to_builtins(value))
         except Exception:  # noqa: BLE001 - any type may come here, and the recording goes on
             form, data = "repr", represent(value).encode("utf-8", "surrogatepass")
-    return form, _squeezed(data)
+    return form, squeezed(data)
 
 
 def unpack_json(data: bytes | str) -> Any:
@@ -87,7 +87,7 @@ def unpack_json(data: bytes | str) -> Any:
 def unpack_value(form: str, data: bytes) -> Any:
     """Return the value that `pack_value` was given (the text of its repr for form "repr")."""
     try:
-        return values.decode("text" if form == "repr" else form, _stretched(data))
+        return values.decode("text" if form == "repr" else form, stretched(data))
     except (ValueError, TypeError, RecursionError) as error:
         raise TrajectoryError(f"a recorded value cannot be read: {error}") from error
 
@@ -133,7 +133,7 @@ def _repaired(data: Any, depth: int) -> Any:
     return data if plain else represent(data)
 
 
-def _squeezed(data: bytes) -> bytes:
+def squeezed(data: bytes) -> bytes:
     if len(data) >= COMPRESS_FROM:
         small = zlib.compress(data, 1)
         if len(small) < len(data):
@@ -141,7 +141,7 @@ def _squeezed(data: bytes) -> bytes:
     return b"=" + data
 
 
-def _stretched(data: bytes) -> bytes:
+def stretched(data: bytes) -> bytes:
     try:
         return zlib.decompress(data[1:]) if data[:1] == b"z" else data[1:]
     except (zlib.error, TypeError) as error:  # a number or text where bytes belong

@@ -82,6 +82,15 @@ class RecordedRun:
         )  # fmt: skip
 
     @property
+    def session(self) -> tuple[str, int] | None:
+        """The session that it is a turn of, and which, from 1."""
+        told = self.settings.get("session")
+        match told:
+            case {"id": str(session), "turn": int(turn)}:
+                return session, turn
+        return None
+
+    @property
     def outcome(self) -> str:
         """Its stop reason; "failed"; "not ended" while it goes, and when it was cut off."""
         return "failed" if self.error is not None else str(self.stop_reason or "not ended")

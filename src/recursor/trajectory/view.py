@@ -99,6 +99,17 @@ class Trajectories:
         ids = ", ".join(row["id"][:12] for row in rows)
         raise TrajectoryError(f"more than one run begins with {run_id!r}: {ids}")
 
+    def session(self, session: str) -> list[RecordedRun]:
+        """Return the runs that are turns of a session, in order; none where there is no such session."""
+        if not self.rows("SELECT 1 FROM sqlite_master WHERE name = 'session_turn'"):
+            return []
+        rows = self.rows(
+            "SELECT run.* FROM session_turn JOIN run ON run.id = session_turn.run_id WHERE session = ? "
+            "ORDER BY session_turn.number",
+            session,
+        )
+        return [self._run(row) for row in rows]
+
     def children(self, run_id: str) -> list[RecordedRun]:
         """Return the runs that a run started, in the order in which its code asked for them."""
         return [

@@ -42,6 +42,14 @@ class Handover:
         """Remember what was loaded under a name."""
         self._loaded[name] = value
 
+    def loaded(self, name: str) -> Any:
+        """What was loaded under a name. Raises KeyError."""
+        return self._loaded[name]
+
+    def forget(self, name: str) -> None:
+        """Forget what was loaded under a name: it is another's now."""
+        self._loaded.pop(name, None)
+
     def give(self, number: int, context: Any) -> tuple[dict[str, Any] | None, bytes]:
         """Return what the frame of the call says of its context, and the bytes that go into the frame.
 

@@ -135,11 +135,21 @@ class Names:
             self.reserve("rlm_query", _plain_function(self._reference_query, "rlm_query"))
             self.reserve("rlm_query_batched", _plain_function(self._reference_batch, "rlm_query_batched"))
 
-    def load(self, name: str, value: Any) -> None:
-        """Bind a name to a value that came from the host; that of a tool to the function that its source defines."""
+    def loaded(self, name: str) -> Any:
+        """The value that was loaded under a name. Raises KeyError."""
+        return self._handover.loaded(name)
+
+    def load(self, name: str, value: Any, *, alias: bool = False) -> None:
+        """Bind a name to a value that came from the host; that of a tool to the function that its source defines.
+
+        Args:
+            alias: whether the value was loaded under another name, by which it is handed on.
+        """
         if name in self._tools:
             self._offered = self._offered or {**vars(builtins), **HELPERS, **self._reserved}
             self._tools[name] = value = defined(name, value, self._offered)
+        elif alias:
+            self._handover.forget(name)
         else:
             self._handover.keep(name, value)
         self.reserve(name, value)
@@ -157,6 +167,8 @@ class Names:
             del self._tools[name], self._reserved[name]
             self._namespace.pop(name, None)
             self._offered.pop(name, None)
+        for name in set(tools) - self._tools.keys():
+            self.reserve_tool(name)
         self.answer.clear()
         self.answer.keep(None)
         self.answer.begin_block()

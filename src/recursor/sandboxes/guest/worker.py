@@ -28,7 +28,7 @@ from .changes import Variables
 from .channel import Channel, Duplex, SubcallError, header_start, leave
 from .defining import make_module
 from .hints import hint
-from .loading import Unreadable
+from .loading import Loaded, Unreadable
 from .mapped import MappedStr
 from .names import Names, Submitted
 from .turns import TurnChannel
@@ -197,8 +197,8 @@ class Worker:
     def _load(self, header: dict[str, Any], _body: bytes) -> None:
         number = header["id"]
         try:
-            value, note = contexts.loaded(header["descriptor"], header["form"], header["size"])
-            self._names.load(header["name"], value)
+            value, note = self._loaded(header)
+            self._names.load(header["name"], value, alias=header["form"] == "alias")
         except Unreadable as error:
             self._channel.send({"op": "failed", "re": number, "error": str(error), "unreadable": True})
             return
@@ -208,6 +208,13 @@ class Worker:
             )
             return
         self._channel.send({"op": "loaded", "re": number, **contexts.describe(value, note)})
+
+    def _loaded(self, header: dict[str, Any]) -> Loaded:
+        descriptor, form, size = header["descriptor"], header["form"], header["size"]
+        if form != "alias":
+            return contexts.loaded(descriptor, form, size)
+        name = contexts.load(descriptor, "text", size)
+        return Loaded(self._names.loaded(name))
 
     def _draft(self, header: dict[str, Any], _body: bytes) -> None:
         try:

@@ -1,0 +1,369 @@
+"""What stays between the questions of a session: its REPL, and what is known of the turns before.
+
+One turn at a time. With a store each turn is recorded as one of the session, so that the REPL can be made again
+from the record whenever it is not there: after a restart, when it was idle, when another process went on.
+Turns run on the background loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import uuid
+import weakref
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager, suppress
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from typing import Any
+
+from recursor import assembly, background, conversation
+from recursor.asker import Asker
+from recursor.context import Source
+from recursor.conversation import Conversation, Exchange
+from recursor.errors import ConfigError, LimitExceeded, RLMError, TrajectoryError
+from recursor.inputs import inputs
+from recursor.limits import SHARED, Limits
+from recursor.live import Live, Question, opened
+from recursor.protocols import Sink
+from recursor.recall import STOPPED, Found, Recall
+from recursor.replay import Past
+from recursor.run import Place
+from recursor.schema import shape
+from recursor.sinks import Fanout
+from recursor.threads import in_thread
+from recursor.tools import check_code
+from recursor.trajectory.claim import claim
+from recursor.trajectory.journal import StoreJournal
+from recursor.trajectory.packing import pack_value, unpack_value
+from recursor.trajectory.sessions import State
+from recursor.types import Completion, ContextHashed, Event, StopReason, Usage
+
+_inside: ContextVar[frozenset[str]] = ContextVar("sessions", default=frozenset())
+"""The sessions of whose turns what runs here is a part."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a caller asks."""
+
+    question: Any
+    context: Any = None
+    messages: Any = None
+    schema: Any = None
+
+
+class Keeper:
+    """Keeps one session.
+
+    Args:
+        session: its id.
+        recall: of what is recorded; None keeps it in this process alone.
+        limits: of all turns together.
+        idle: seconds after which a REPL that nobody asks is ended; None never ends it.
+
+    Attributes:
+        known: of the conversation, as of the last turn.
+        usage: of all turns, those that were undone included.
+        cost: US dollars; None when a price is unknown.
+        seconds: that turns took.
+    """
+
+    def __init__(self, session: str, recall: Recall | None, limits: Limits, idle: float | None) -> None:
+        found = Found() if recall is None else recall.look()
+        self.id = session
+        self.limits = limits
+        self.known = found.known
+        self.usage = found.usage
+        self.cost = found.cost
+        self.seconds = found.seconds
+        self._newest = found.newest
+        self._recall = recall
+        self._idle = idle
+        self._timer: asyncio.TimerHandle | None = None
+        self._lock = asyncio.Lock()
+        self._closed = False
+        self._given: list[Source] = []
+        """The contexts of all turns, where nothing is recorded."""
+        self._held = _Held()
+        weakref.finalize(self, _free, self._held).atexit = False
+
+    def again(self, session: str) -> Keeper:
+        """One for another session that is recorded, with the same settings. Blocks."""
+        recall = None if self._recall is None else replace(self._recall, session=session)
+        return Keeper(session, recall, self.limits, self._idle)
+
+    @property
+    def open(self) -> bool:
+        """Whether there is a REPL now."""
+        return self._held.live is not None
+
+    # Turns --------------------------------------------------------------------------------------
+
+    async def ask(self, asker: Asker, wanted: Wanted, watcher: Sink | None = None) -> Completion:
+        """Answer the next question."""
+        expected, recall = shape(wanted.schema), self._recall
+        text, sources = await in_thread(inputs, wanted.question, wanted.context, wanted.messages)
+        async with self._turn():
+            asker = self._bounded(asker)
+            live = await self._ready(asker, sum(source.size for source in sources.values()))
+            self._newest += 1
+            asked = Question(self._newest, uuid.uuid4().hex, text, sources, expected)
+            if recall is None:
+                return await self._run(asker, live, asked, Past(), watcher)
+            await in_thread(recall.record.begin, asked.number, asked.run_id, list(asker.engine.tools))
+            given = {"context": wanted.context, "messages": wanted.messages}
+            given = {name: value for name, value in given.items() if value is not None}
+            keeping = asyncio.ensure_future(in_thread(recall.give, asked.run_id, given)) if given else None
+            try:
+                return await self._run(asker, live, asked, Past(), watcher)
+            finally:
+                if keeping is not None:
+                    await asyncio.wait([keeping])
+
+    async def resume(self, asker: Asker, schema: Any, watcher: Sink | None = None) -> Completion:
+        """Go on with the last turn, which did not answer."""
+        recall = self._recall
+        if recall is None:
+            raise ConfigError("resume needs the store that recorded the session: RLM(..., store=path)")
+        async with self._turn():
+            turns = await in_thread(recall.record.turns)
+            if not turns:
+                raise ConfigError(f"session {self.id!r} has no turn to go on with")
+            turn, asker = turns[-1], self._bounded(asker)
+            journal = await in_thread(StoreJournal, recall.store, discard=StoreJournal.close)
+            with journal:
+                run = await in_thread(journal.root, turn.run_id)
+                assembly.check_models(asker.engine.routes, run.model, run.sub_model)
+                check_code(run.settings.get("code_tools", {}), asker.engine.tools)
+                expected = shape(run.settings.get("schema") if schema is None else schema)
+                done = journal.ended(run.id)
+                if isinstance(done, Completion) and done.stop_reason is StopReason.ANSWERED:
+                    return replace(done, answer=expected.accept(done.answer))
+                if self._held.live is not None and self._held.live.applied >= turn.number:
+                    await self._drop()
+                sources = await recall.sources(asker, turn, run)
+                live = await self._ready(asker, 0, before=turn.number)
+                told = run.settings.get("session", {}).get("told")
+                asked = Question(turn.number, run.id, run.question, sources, expected, told)
+                raised = asker.engine.limits.raised(run.settings.get("limits", {}))
+                past = await in_thread(Past, journal, run.id, raised)
+                await in_thread(recall.record.begin, turn.number, run.id, list(asker.engine.tools))
+                return await self._run(asker, live, asked, past, watcher)
+
+    async def branch(self, session: str, turns: int) -> None:
+        """Begin another session with the first turns of this one."""
+        if self._recall is None:
+            raise ConfigError("a branch needs the store that recorded the session: RLM(..., store=path)")
+        async with self._turn():
+            await in_thread(self._recall.record.branch, session, turns)
+
+    async def close(self) -> None:
+        """End the REPL, when the turn that goes has ended."""
+        self._closed = True
+        async with self._lock:
+            await self._drop()
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """Have the session to oneself."""
+        if self.id in _inside.get():
+            raise ConfigError(f"a turn of session {self.id!r} cannot wait for another turn of it")
+        async with self._lock:
+            if self._closed:
+                raise ConfigError(f"session {self.id!r} is closed; with a store, session(id) goes on with it")
+            with ExitStack() as stack:
+                if self._recall is not None:
+                    key = hashlib.blake2b(self.id.encode(), digest_size=16).hexdigest()
+                    try:
+                        stack.enter_context(claim(self._recall.store, key))
+                    except TrajectoryError:
+                        raise TrajectoryError(
+                            f"session {self.id!r} is at work elsewhere: wait for the end of its turn"
+                        ) from None
+                token = _inside.set(_inside.get() | {self.id})
+                try:
+                    yield
+                finally:
+                    _inside.reset(token)
+                    self._rest()
+
+    async def _run(
+        self, asker: Asker, live: Live, asked: Question, past: Past, watcher: Sink | None
+    ) -> Completion:
+        """Do a turn; leave the REPL as it left it, or as it was where the turn was stopped."""
+        before = await live.copy()
+        seen = _Digests(asked.run_id)
+        outcome: BaseException | Completion | None = None
+        try:
+            task, told = await live.task(asker, asked)
+            told |= {"id": self.id, "turn": asked.number}
+            engine = asker.watched(watcher)
+            settings = {**engine.settings, "session": told}
+            engine = replace(engine, sink=Fanout([engine.sink, seen]), settings=settings)
+            place = Place(asked.run_id, past=past)
+            outcome = done = await asker.attended(asked.run_id, lambda: engine.complete(task, place))
+            return await asker.covered(done, task.contexts)
+        except BaseException as error:
+            outcome = outcome or error
+            raise
+        finally:
+            live.digests.update(seen.found)
+            await asyncio.shield(asyncio.ensure_future(self._end(live, before, asked, outcome)))
+
+    async def _end(self, live: Live, before: Live | None, asked: Question, outcome: Any) -> None:
+        """Take up what came of a turn."""
+        done = outcome if isinstance(outcome, Completion) else getattr(outcome, "completion", None)
+        if isinstance(done, Completion):
+            self._count(done.usage, done.cost, done.duration)
+            answer, ended = await in_thread(_plain, done.answer), str(done.stop_reason)
+        else:
+            answer, ended = None, f"{type(outcome).__name__}: {outcome}"
+        known = isinstance(done, Completion) or isinstance(outcome, RLMError)
+        state: State = "kept" if known and ended.partition(":")[0] not in STOPPED else "undone"
+        if self._recall is not None:
+            with suppress(TrajectoryError):  # the answer is not lost with its record
+                if done is None:
+                    self._count(*await in_thread(self._recall.spent, asked.run_id), 0.0)
+                await in_thread(self._recall.record.end, asked.number, state)
+        left: Live | None
+        stays: Live | None
+        if state == "kept":
+            live.grow(Exchange(asked.number, asked.run_id, asked.text, answer, ended))
+            if self._recall is None and "context" in asked.sources:
+                self._given.append(asked.sources["context"])
+            left, stays = before, live
+        else:
+            left, stays = live, before
+            if stays is not None:
+                stays.conversation = stays.conversation.noted(conversation.UNDONE)
+        if stays is not None:
+            stays.applied = asked.number
+            self.known = stays.conversation
+        self._held.live = stays
+        if left is not None:
+            await left.repl.close()
+
+    # The REPL -----------------------------------------------------------------------------------
+
+    async def _ready(self, asker: Asker, size: int, before: int | None = None) -> Live:
+        """The REPL, with all turns that are recorded in it.
+
+        Args:
+            size: bytes of contexts that are to come.
+            before: the first turn that is to be left out.
+        """
+        recall, live = self._recall, self._held.live
+        turns = [] if recall is None else await in_thread(recall.record.turns)
+        if live is not None and recall is not None and not live.holds(size):
+            await self._drop()
+            live = None
+        if live is None:
+            past = self.known if recall is None else Conversation()
+            live = await opened(asker, size, self._given, past)
+        self._held.live = None  # until it is whole
+        try:
+            for turn in turns:
+                self._newest = max(self._newest, turn.number)
+                if (
+                    recall is not None
+                    and live.applied < turn.number
+                    and (before is None or turn.number < before)
+                ):
+                    live = await recall.apply(asker, live, turn)
+        except BaseException:
+            await live.repl.close()
+            raise
+        self._held.live, self.known = live, live.conversation
+        return live
+
+    async def _drop(self) -> None:
+        """End the REPL; what it held is made again when it is needed."""
+        live, self._held.live = self._held.live, None
+        if live is not None:
+            await live.repl.close()
+
+    def _rest(self) -> None:
+        """Have the REPL ended when nobody asks for a time."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._idle is not None and not self._closed:
+            self._timer = asyncio.get_running_loop().call_later(self._idle, _expire, weakref.ref(self))
+
+    async def expire(self) -> None:
+        """End the REPL, unless a turn goes."""
+        if not self._lock.locked():
+            async with self._lock:
+                await self._drop()
+
+    # Money --------------------------------------------------------------------------------------
+
+    def _bounded(self, asker: Asker) -> Asker:
+        """With what is left of the limits of the session. Raises LimitExceeded when nothing is."""
+        used = {
+            "max_time": self.seconds, "max_tokens": self.usage.total_tokens, "max_cost": self.cost or 0.0,
+            "max_calls": self.usage.calls,
+        }  # fmt: skip
+        left = {}
+        for name in SHARED:
+            bound = getattr(self.limits, name)
+            if bound is None:
+                continue
+            if used[name] >= bound:
+                raise LimitExceeded(f"the {name} of session {self.id!r}, {bound:g}, is used up", name)
+            left[name] = bound - used[name]
+        limits = asker.engine.limits
+        return asker.with_changes(limits.with_changes(left).within(limits), None, (), ()) if left else asker
+
+    def _count(self, usage: Usage, cost: float | None, seconds: float) -> None:
+        self.usage += usage
+        self.cost = None if self.cost is None or cost is None else self.cost + cost
+        self.seconds += seconds
+
+
+class _Held:
+    """What is freed with a session that nobody closes."""
+
+    live: Live | None = None
+
+
+class _Digests:
+    """A sink that keeps the digests of a run's contexts."""
+
+    def __init__(self, run_id: str) -> None:
+        self.found: dict[str, str] = {}
+        self._run_id = run_id
+
+    def emit(self, event: Event) -> None:
+        if isinstance(event, ContextHashed) and event.run_id == self._run_id:
+            self.found[event.name] = event.digest
+
+    async def flush(self) -> None:
+        """They wait in memory."""
+
+
+def _plain(answer: Any) -> Any:
+    """An answer as it is recorded: plain, and nobody else's to change."""
+    if answer is None or isinstance(answer, str | int | float | bool | bytes):
+        return answer
+    try:
+        return unpack_value(*pack_value(answer))
+    except TrajectoryError:
+        return answer
+
+
+def _expire(keeper: weakref.ref[Keeper]) -> None:
+    found = keeper()
+    if found is not None:
+        _tasks.add(task := asyncio.ensure_future(found.expire()))
+        task.add_done_callback(_tasks.discard)
+
+
+def _free(held: _Held) -> None:
+    live = held.live
+    if live is not None:
+        asyncio.run_coroutine_threadsafe(live.repl.close(), background.loop())
+
+
+_tasks: set[asyncio.Future[None]] = set()
+"""What would be forgotten while it goes, were nobody to hold it."""

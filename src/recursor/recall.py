@@ -1,0 +1,165 @@
+"""What a store has of a session, and how its REPL is made again from that."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from recursor import conversation, rebuilding
+from recursor.asker import Asker
+from recursor.context import Source, prepare
+from recursor.conversation import Conversation, Exchange
+from recursor.errors import ConfigError, TrajectoryError
+from recursor.inputs import inputs
+from recursor.live import Live, Question
+from recursor.threads import in_thread
+from recursor.trajectory.journal import StoreJournal
+from recursor.trajectory.recorded import RecordedRun
+from recursor.trajectory.sessions import MISSING, SessionRecord, SessionTurn, State
+from recursor.trajectory.view import Trajectories
+from recursor.trajectory.view import open as open_view
+from recursor.types import Usage
+
+STOPPED = ("CancelledError", "RunStopped", "SandboxError")
+"""Errors of a turn after which the REPL is what it was before it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a session has been through."""
+
+    known: Conversation = field(default_factory=Conversation)
+    newest: int = 0
+    """The number of the last turn that has begun."""
+    usage: Usage = field(default_factory=Usage)
+    cost: float | None = 0.0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Recall:
+    """Takes up a session that is recorded.
+
+    Args:
+        whole: whether contexts that come as values are recorded, to go on without their being passed again.
+        handed: contexts of earlier turns that are not recorded, by the number of the turn.
+    """
+
+    session: str
+    store: Path
+    whole: bool
+    handed: Mapping[int, Any]
+
+    @property
+    def record(self) -> SessionRecord:
+        return SessionRecord(self.store, self.session)
+
+    def look(self) -> Found:
+        """Read what there is. Blocks."""
+        turns = self.record.turns()
+        if not turns:
+            return Found()
+        usage, cost, seconds, known = Usage(), 0.0, 0.0, Conversation()
+        priced = True
+        with open_view(self.store) as view, StoreJournal(self.store) as journal:
+            for turn in turns:
+                used, paid = journal.spent(turn.run_id)
+                usage, cost, priced = usage + used, cost + (paid or 0.0), priced and paid is not None
+                run = _run_of(view, turn)
+                seconds += (run.duration or 0.0) if run is not None else 0.0
+                if run is not None and _state(turn, run) == "kept":
+                    known = known.grown(_exchange(turn.number, run))
+        return Found(known, turns[-1].number, usage, cost if priced else None, seconds)
+
+    def give(self, run_id: str, given: Mapping[str, Any]) -> None:
+        """Keep what a turn is given. Blocks."""
+        with suppress(TrajectoryError):  # it has to be handed in again, should it come to that
+            self.record.give(run_id, given, whole=self.whole)
+
+    def spent(self, run_id: str) -> tuple[Usage, float | None]:
+        """What a run that did not end took. Blocks."""
+        with StoreJournal(self.store) as journal:
+            return journal.spent(run_id)
+
+    async def apply(self, asker: Asker, live: Live, turn: SessionTurn) -> Live:
+        """Make in a REPL what a recorded turn made; return the REPL, which may be another."""
+        with StoreJournal(self.store) as journal, open_view(self.store) as view:
+            run = await in_thread(_run_of, view, turn)
+            live.applied = turn.number
+            if run is None or _state(turn, run) == "undone":
+                live.conversation = live.conversation.noted(conversation.UNDONE)
+                return live
+            sources = await self.sources(asker, turn, run)
+            executions = await in_thread(view.executions, run.id)
+            if rebuilding.begins_anew(executions):
+                live = await live.anew(asker)
+            task, _ = await live.task(asker, Question(turn.number, run.id, run.question, sources))
+            engine = rebuilding.silent(asker.engine, run, turn.tools)
+            alike = await rebuilding.rebuild(engine, task, run.id, executions, journal)
+        live.grow(_exchange(turn.number, run))
+        live.digests.update({each.info.name: each.digest for each in run.contexts if each.digest is not None})
+        if not alike:
+            live.altered = live.altered or turn.number
+        return live
+
+    async def sources(self, asker: Asker, turn: SessionTurn, run: RecordedRun) -> dict[str, Source]:
+        """What a turn was given. Raises ConfigError where that is not at hand, or not what it was."""
+        given = await in_thread(self.record.given, turn.run_id)
+        values: dict[str, Any] = {}
+        for name, (_, value) in given.items():
+            found = self.handed.get(turn.number, MISSING) if name == "context" and value is MISSING else value
+            if found is MISSING:
+                raise ConfigError(
+                    f"turn {turn.number} of session {self.session!r} was given a value as `{name}`, which is not kept: "
+                    f"pass it again, session({self.session!r}, contexts={{{turn.number}: ...}})"
+                )
+            values[name] = found
+        recorded = {each.info.name: each.digest for each in run.contexts}
+
+        def prepared() -> dict[str, Source]:
+            _, sources = inputs(run.question, values.get("context"), None)
+            if "messages" in values:
+                sources = {"messages": prepare(values["messages"]), **sources}
+            for name, source in [
+                *sources.items(),
+                *((name, prepare(value)) for name, value in asker.values.items()),
+            ]:
+                digest = recorded.get(name)
+                if digest is not None and source.digest() != digest:
+                    where = f" ({source.origin})" if source.origin else ""
+                    raise ConfigError(
+                        f"`{name}`{where} is not what turn {turn.number} of session {self.session!r} was given"
+                    )
+            return sources
+
+        try:
+            return await in_thread(prepared)
+        except ConfigError as error:
+            if f"session {self.session!r}" in str(error):
+                raise
+            raise ConfigError(
+                f"turn {turn.number} of session {self.session!r} was given more: {error}"
+            ) from error
+
+
+def _run_of(view: Trajectories, turn: SessionTurn) -> RecordedRun | None:
+    """The run of a turn; None where the process ended before it began."""
+    try:
+        return view.run(turn.run_id)
+    except TrajectoryError:
+        return None
+
+
+def _state(turn: SessionTurn, run: RecordedRun) -> State:
+    if turn.state is not None:
+        return turn.state
+    stopped = run.ended is None or (run.error or "").partition(":")[0] in STOPPED
+    return "undone" if stopped else "kept"
+
+
+def _exchange(number: int, run: RecordedRun) -> Exchange:
+    ended = run.error if run.error is not None else str(run.stop_reason)
+    return Exchange(number, run.id, run.question, run.answer, ended)
