@@ -660,7 +660,9 @@ def test_a_turn_that_a_limit_ended_can_be_resumed_with_more(tmp_path: Path) -> N
 
 
 def test_code_that_does_not_repeat_itself_is_told(tmp_path: Path) -> None:
-    rlm, _, _ = made({"load": "print(open('/dev/urandom', 'rb').read(8))\nx = 3\nFINAL(x)"}, tmp_path / "r.db")
+    rlm, _, _ = made(
+        {"load": "print(open('/dev/urandom', 'rb').read(8))\nx = 3\nFINAL(x)"}, tmp_path / "r.db"
+    )
     with rlm.session("s") as chat:
         chat.completion("load")
     again, book, _ = made({"then": "FINAL(x)"}, tmp_path / "r.db")

@@ -110,7 +110,7 @@ class Recall:
         given = await in_thread(self.record.given, turn.run_id)
         values: dict[str, Any] = {}
         for name, (_, value) in given.items():
-            found = self.handed.get(turn.number, MISSING) if name == "context" and value is MISSING else value
+            found = self.handed.get(turn.number, value) if name == "context" else value
             if found is MISSING:
                 raise ConfigError(
                     f"turn {turn.number} of session {self.session!r} was given a value as `{name}`, which is not kept: "

@@ -1,7 +1,7 @@
 """Which runs are the turns of a session, in a store, and what they were given: what it takes to go on with it.
 
 The tables are there where there are sessions. Contexts that came as values are kept whole, unless a session
-leaves that out; of files and folders only where they are.
+leaves that out; of files, folders and addresses only where they are.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from recursor.errors import ConfigError, TrajectoryError
-from recursor.files import Content, Raw
+from recursor.files import Content, Raw, Url
 from recursor.sandboxes.guest import values
 from recursor.trajectory.file import connect
 from recursor.trajectory.packing import squeezed, stretched
@@ -171,8 +171,10 @@ def packed(context: Any) -> tuple[str, bytes | None]:
     given = context.paths if raw else context
     several = isinstance(given, list | tuple)
     paths = list(given) if several else [given]
-    if raw or (paths and all(isinstance(path, os.PathLike) for path in paths)):
-        named = [os.fspath(path) for path in paths] if several else [os.fspath(Path(given).absolute())]
+    if raw or (paths and all(isinstance(path, os.PathLike | Url) for path in paths)):
+        named = [asdict(path) if isinstance(path, Url) else os.fspath(path) for path in paths]
+        if not several and not isinstance(given, Url):
+            named = [os.fspath(Path(given).absolute())]
         return "paths", json.dumps({"paths": named, "several": several, "raw": raw}).encode()
     if isinstance(context, Content):
         return "content", squeezed(values.encode({"name": context.name, "data": bytes(context.data)})[1])
@@ -193,7 +195,7 @@ def _unpacked(connection: sqlite3.Connection, kind: str, data: bytes | None) -> 
         match kind:
             case "paths":
                 told = json.loads(data)
-                paths: Any = [Path(path) for path in told["paths"]]
+                paths: Any = [Path(path) if isinstance(path, str) else Url(**path) for path in told["paths"]]
                 paths = paths if told["several"] else paths[0]
                 return Raw(paths) if told["raw"] else paths
             case "text":
