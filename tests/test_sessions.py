@@ -533,6 +533,18 @@ def test_contexts_of_every_kind_are_kept(tmp_path: Path, context: Any) -> None:
         assert chat.completion("b").answer == [True, repr(context)[:100]]
 
 
+def test_messages_and_long_questions_are_kept(tmp_path: Path) -> None:
+    rows = [{"role": "user", "content": "x" * 5000}, {"role": "assistant", "content": "y"}]
+    pages: Any = Always("seen = [messages, question]\nFINAL(0)")
+    rlm, book, _ = made(pages, tmp_path / "r.db")
+    with rlm.session("s") as chat:
+        chat.completion(messages=rows)
+        chat.completion(messages=[*rows, *rows])
+    book.pages = Always("FINAL(seen)")
+    with rlm.session("s") as chat:
+        assert chat.completion("short").answer == [[*rows, *rows], "x" * 5000]
+
+
 def test_a_repl_that_was_idle_is_made_again(tmp_path: Path) -> None:
     rlm, _, sub = made(PAGES, tmp_path / "r.db")
     with rlm.session(idle=0.05) as chat:

@@ -120,9 +120,9 @@ class Recall:
         recorded = {each.info.name: each.digest for each in run.contexts}
 
         def prepared() -> dict[str, Source]:
-            _, sources = inputs(run.question, values.get("context"), None)
-            if "messages" in values:
-                sources = {"messages": prepare(values["messages"]), **sources}
+            messages = values.get("messages")
+            question = run.question if messages is None else None
+            _, sources = inputs(question, values.get("context"), messages)
             for name, source in [
                 *sources.items(),
                 *((name, prepare(value)) for name, value in asker.values.items()),
