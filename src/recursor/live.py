@@ -120,7 +120,8 @@ class Live:
             record["told"] = past.told(variables, fresh=fresh) if asked.told is None else asked.told
             return str(record["told"])
 
-        start = Start(self.repl, {**own, **self.infos}, told, stays=True, digests=dict(self.digests))
+        digests = {name: found for name, found in self.digests.items() if name in self.sources}
+        start = Start(self.repl, {**own, **self.infos}, told, stays=True, digests=digests)
         contexts = {**{name: asked.sources[name] for name in own}, **self.sources}
         return replace(asker.task(asked.text, contexts, asked.expected), start=start), record
 
