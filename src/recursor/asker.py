@@ -13,6 +13,7 @@ from recursor.errors import RLMError
 from recursor.governance import check_prices
 from recursor.inputs import checked_values
 from recursor.limits import Limits
+from recursor.offered import ToolSource, split
 from recursor.protocols import Sink
 from recursor.schema import Shape
 from recursor.sinks import Fanout
@@ -41,7 +42,7 @@ class Asker:
         self,
         limits: Limits | None,
         instruction: str | None,
-        tools: Iterable[Callable[..., Any] | AnyTool],
+        tools: Iterable[Callable[..., Any] | AnyTool | ToolSource],
         sinks: Sequence[Sink],
     ) -> Asker:
         """The same with other limits or another instruction, and with more tools and sinks. Raises ConfigError."""
@@ -53,10 +54,12 @@ class Asker:
         if instruction is not None:
             engine = replace(engine, settings={**engine.settings, "instruction": instruction})
         if tools:
-            offered = collect([*engine.tools.values(), *tools])
+            functions, sources = split(tools)
+            offered = collect([*engine.tools.values(), *functions])
             checked_values(self.values, offered)
             settings = {**engine.settings, "code_tools": code_of(offered)}
-            engine = replace(engine, tools=offered, settings=settings)
+            sources = [*engine.sources, *sources]
+            engine = replace(engine, tools=offered, sources=sources, settings=settings)
         if sinks:
             engine = replace(engine, sink=Fanout([engine.sink, *sinks]))
         told = self.instruction if instruction is None else instruction

@@ -173,7 +173,7 @@ class RLM:
         *,
         limits: Limits | None = None,
         instruction: str | None = None,
-        tools: Iterable[Callable[..., Any] | AnyTool] = (),
+        tools: Iterable[Callable[..., Any] | AnyTool | ToolSource] = (),
         sinks: Sequence[Sink] = (),
     ) -> RLM:
         """The same RLM, connections and store shared, with other limits or another instruction; None keeps them.

@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 COMMANDS = {
+    "acp": "An agent in editors such as Zed: questions over the folder that is open.",
     "ask": "Answer a question over files, folders or standard input.",
     "config": "Show the settings in force and where they come from; change them.",
     "demo": "Three questions over 47 MB of text, offline and without a key.",

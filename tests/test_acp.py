@@ -1,0 +1,193 @@
+"""`recursor acp`, asked by the client of the official package over stdio, as an editor does."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import acp
+import pytest
+from acp import schema
+
+from recursor.testing import ModelServer
+from recursor.testing.scripted import Scripted
+from recursor.types import Message
+
+SERVER = Path(__file__).parent / "standins" / "mcp_tools.py"
+LOOK = "I look.\n```repl\nprint(sorted(context) if hasattr(context, 'keys') else context, '```')\n```"
+
+
+class Editor:
+    """Keeps what it is told; allows nothing."""
+
+    def __init__(self) -> None:
+        self.updates: list[Any] = []
+        self.told = asyncio.Event()
+
+    async def session_update(self, session_id: str, update: Any, **_: Any) -> None:
+        self.updates.append(update)
+        self.told.set()
+
+    def of(self, kind: str) -> list[Any]:
+        return [each for each in self.updates if each.session_update == kind]
+
+    @property
+    def answer(self) -> str:
+        return "".join(each.content.text for each in self.of("agent_message_chunk"))
+
+
+@asynccontextmanager
+async def editing(models: ModelServer, tmp_path: Path, *flags: str) -> AsyncIterator[tuple[Editor, Any]]:
+    """An editor, and the agent that it has started."""
+    editor: Any = Editor()
+    command = ["-m", "recursor", "acp", "--model", "m", "--base-url", models.url, "--no-store", *flags]
+    environment = os.environ | {"XDG_CONFIG_HOME": str(tmp_path / "none")}
+    async with acp.spawn_agent_process(
+        editor, sys.executable, *command, env=environment, transport_kwargs={"stderr": None, "limit": 1 << 24}
+    ) as (agent, _):
+        hello = await agent.initialize(protocol_version=acp.PROTOCOL_VERSION)
+        assert hello.agent_info is not None
+        assert hello.agent_info.name == "recursor"
+        yield editor, agent
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    made = tmp_path / "project"
+    made.mkdir()
+    made.joinpath("a.py").write_text("a = 1\n")
+    made.joinpath("b.py").write_text("b = 2\n")
+    return made
+
+
+def by_turn(*turns: Scripted) -> Any:
+    def script(messages: Sequence[Message]) -> Scripted:
+        if messages[0].role != "system":
+            return "a sub-answer"
+        return turns[sum(each.role == "assistant" for each in messages)]
+
+    return script
+
+
+async def test_a_prompt_is_answered_over_the_folder_with_what_is_done_meanwhile(
+    folder: Path, tmp_path: Path
+) -> None:
+    batch = "```repl\nfound = llm_query_batched(['x'] * 60)\nFINAL({'files': len(context)})\n```"
+    with ModelServer(by_turn(LOOK, batch)) as models:
+        async with editing(models, tmp_path) as (editor, agent):
+            session = await agent.new_session(cwd=str(folder), mcp_servers=[])
+            done = await agent.prompt(
+                session_id=session.session_id,
+                prompt=[acp.text_block("How many files, beside "), acp.resource_link_block("a.py", f"file://{folder}/a.py")],
+            )  # fmt: skip
+    assert done.stop_reason == "end_turn"
+    assert json.loads(editor.answer.removeprefix("```json\n").removesuffix("\n```")) == {"files": 2}
+    thoughts = "".join(each.content.text for each in editor.of("agent_thought_chunk"))
+    assert thoughts.startswith("I look.")
+    calls = editor.of("tool_call")
+    assert [each.kind for each in calls] == ["execute", "think", "execute"]
+    assert calls[0].title.startswith("print(sorted")
+    shown = calls[0].content[0].content.text
+    assert "['a.py', 'b.py']" in shown
+    assert shown.startswith("````python\n")
+    counted = [each.title for each in editor.of("tool_call_update")]
+    assert counted[0] == "25 sub-calls are answered"
+    assert counted[-1] == "60 sub-calls"
+
+
+async def test_what_was_said_before_and_beside_is_data_in_the_repl(folder: Path, tmp_path: Path) -> None:
+    say = "```repl\nFINAL('|'.join(m['content'] for m in messages))\n```"
+    resource = schema.TextResourceContents(uri="file:///x/c.py", text="c = 3")
+    with ModelServer(by_turn(say)) as models:
+        async with editing(models, tmp_path) as (editor, agent):
+            session_id = (await agent.new_session(cwd=str(folder), mcp_servers=[])).session_id
+            block = schema.EmbeddedResourceContentBlock(type="resource", resource=resource)
+            await agent.prompt(session_id=session_id, prompt=[acp.text_block("First? "), block])
+            first = editor.answer
+            editor.updates.clear()
+            await agent.prompt(session_id=session_id, prompt=[acp.text_block("Second?")])
+    assert first == "file:///x/c.py:\nc = 3|First? `/x/c.py`"
+    assert editor.answer == f"{first}|{first}|Second?"
+
+
+async def test_a_prompt_that_is_cancelled_says_so_and_the_session_goes_on(
+    folder: Path, tmp_path: Path
+) -> None:
+    with ModelServer(by_turn("```repl\nFINAL('there')\n```")) as models:
+        models.break_next(how="hang")
+        async with editing(models, tmp_path) as (editor, agent):
+            session_id = (await agent.new_session(cwd=str(folder), mcp_servers=[])).session_id
+            asking = asyncio.create_task(agent.prompt(session_id=session_id, prompt=[acp.text_block("?")]))
+            while not models.requests:
+                await asyncio.sleep(0.01)
+            with pytest.raises(acp.RequestError, match="Invalid params"):
+                await agent.prompt(session_id=session_id, prompt=[acp.text_block("?")])
+            await agent.cancel(session_id=session_id)
+            assert (await asking).stop_reason == "cancelled"
+            await agent.prompt(session_id=session_id, prompt=[acp.text_block("?")])
+            assert editor.answer == "there"
+
+
+async def test_servers_of_the_editor_are_tools_and_limits_are_told(folder: Path, tmp_path: Path) -> None:
+    described = schema.McpServerStdio(name="my tools", command=sys.executable, args=[str(SERVER)], env=[])
+    with ModelServer(
+        by_turn("```repl\nprint(add(1))\nanswer['content'] = add(40)\n```", "No.", "No.")
+    ) as models:
+        async with editing(models, tmp_path, "--max-turns", "1") as (editor, agent):
+            session = await agent.new_session(cwd=str(folder), mcp_servers=[described])
+            done = await agent.prompt(session_id=session.session_id, prompt=[acp.text_block("?")])
+    assert done.stop_reason == "max_turn_requests"
+    assert "42" in editor.answer
+    assert "A limit ended the run (max_turns)" in editor.answer
+
+
+@pytest.mark.parametrize("cwd", ["relative", "/no/such/folder"])
+async def test_what_cannot_be_is_refused(cwd: str, tmp_path: Path) -> None:
+    with ModelServer([]) as models:
+        models.fail_next(10, 401)
+        async with editing(models, tmp_path) as (_, agent):
+            with pytest.raises(acp.RequestError):
+                await agent.new_session(cwd=cwd, mcp_servers=[])
+            with pytest.raises(acp.RequestError):
+                await agent.prompt(session_id="none", prompt=[acp.text_block("?")])
+            session_id = (await agent.new_session(cwd=str(SERVER.parent), mcp_servers=[])).session_id
+            with pytest.raises(acp.RequestError):
+                await agent.prompt(session_id=session_id, prompt=[acp.text_block(" ")])
+            with pytest.raises(acp.RequestError) as failed:
+                await agent.prompt(session_id=session_id, prompt=[acp.text_block("?")])
+            assert "401" in str(failed.value.data)
+
+
+@pytest.fixture
+def silent() -> Iterator[ModelServer]:
+    with ModelServer([]) as models:
+        yield models
+
+
+def test_garbage_does_not_end_it(silent: ModelServer, tmp_path: Path) -> None:
+    hello = {"jsonrpc": "2.0", "id": 7, "method": "initialize", "params": {"protocolVersion": 1}}
+    lines = [b"", b"{", b"3", b"[1]", b"[" * 50_000, b"\xff\xfe", b'{"id": {}}', b'{"id": 1, "method": 3}',
+             b'{"id": 1, "method": "session/prompt", "params": 3}', b'{"method": "none"}', json.dumps(hello).encode(), b""]  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "recursor", "acp", "--model", "m", "--base-url", silent.url, "--no-store"],
+        input=b"\n".join(lines), capture_output=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    replies = [json.loads(line) for line in done.stdout.splitlines()]
+    assert any(each.get("id") == 7 and "result" in each for each in replies)
+
+
+def test_without_the_package_it_says_what_to_install() -> None:
+    code = "import sys; sys.modules['acp'] = None; from recursor.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "acp", "--model", "openai/x"], capture_output=True, text=True, timeout=60, check=False
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "pip install 'recursor[acp]'" in done.stderr
