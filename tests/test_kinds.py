@@ -7,6 +7,7 @@ import importlib.util
 import io
 import json
 import time
+import zipfile
 from collections.abc import AsyncIterator
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -367,6 +368,55 @@ def test_many_members_and_members_that_overlap_are_refused(monkeypatch: pytest.M
         read("zip", data[: entry + 42] + b"\0\0\0\0" + data[entry + 46 :])
 
 
+async def test_members_of_an_archive_are_unpacked_when_they_are_taken(tmp_path: Path, bench: Bench) -> None:
+    path = tmp_path / "a.zip"
+    rows = "".join(f"{number:08d}," for number in range(1_300_000)).encode()
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for number in range(16):
+            archive.writestr(f"{number}.txt", b"%d\n" % number + rows)
+        archive.writestr("in.zip", kinds.packed({"x.csv": "k,v\na,1\n", "bad.xlsx": b"PK\x03\x04 cut"}))
+        archive.writestr("a.docx", kinds.word())
+        archive.writestr("broken.pdf", b"no PDF")
+    info = await bench.repl.load("context", prepare(path))
+    assert (info.type, info.size) == ("dict", "19 keys")
+    assert (
+        "ZIP, its 19 files by path; cannot be read: 1 ([broken.pdf: it cannot be read as PDF: "
+        in info.preview
+    )
+    code = (
+        "import resource\nfound = [len(text) for text in context.values() if isinstance(text, str) and text[:1].isdigit()]\n"
+        "print(len(found), sum(found), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 180_000)"
+    )
+    assert await bench.shown(code) == "16 187200038 True\n"
+    assert await bench.shown("print(context['in.zip']['x.csv'], context['in.zip']['bad.xlsx'][:29])") == (
+        "[{'k': 'a', 'v': '1'}] [bad.xlsx: it cannot be read \n"
+    )
+    assert "All is well" in await bench.shown("print(grep('All is', {'a': context['a.docx']}))")
+    assert "cannot be changed" in str((await bench.run("context['x'] = 1")).error)
+    child = await bench.answered("FINAL(rlm_query('?', {'part': context['in.zip']})['context'])")
+    assert child["part"]["x.csv"] == [{"k": "a", "v": "1"}]
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz"])
+async def test_a_tar_is_read_whether_it_is_packed_or_not(tmp_path: Path, bench: Bench, mode: str) -> None:
+    path = tmp_path / "a.tar"
+    path.write_bytes(kinds.tarred({"./a.json": b"[1]", "b/c.txt": b"text", "../up": b"x"}, mode))
+    value, info = await given_to(bench, path)
+    assert value == {"a.json": [1], "b/c.txt": "text"}
+    assert "left out: 2 (../up (it leads out of the archive), link (a link or a device))" in info.preview
+    path.write_bytes(path.read_bytes()[:300] if mode == "w" else b"")
+    with pytest.raises(UnreadableFile, match="cannot be read as TAR"):
+        await bench.repl.load("context", prepare(path))
+
+
+def test_a_member_that_is_damaged_says_so_in_its_place() -> None:
+    data = bytearray(kinds.packed({"a.txt": "x" * 100, "b.txt": "fine"}))
+    data[data.index(b"a.txt") + 5] ^= 0xFF
+    value = read("zip", bytes(data)).value
+    assert value["b.txt"] == "fine"
+    assert value["a.txt"].startswith("[a.txt: it cannot be read: ")
+
+
 SAMPLES = {
     "csv": b'name,n\nAda,1\n"x,y",2\n', "json": b'{"a": [1, null, "x"]}', "jsonl": b'{"a": 1}\n[2]\n',
     "html": b"<h1>Hi</h1><p>see <a href='/x'>this</a><table><tr><td>1</table>", "docx": kinds.word(),
@@ -389,6 +439,7 @@ def test_a_damaged_file_is_read_or_is_unreadable_and_nothing_else(kind: str, dat
         assert "cannot be read as" in str(error)
     else:
         assert isinstance(note, str)
+        value = dict(value) if isinstance(value, dict) else value
         assert value is None or isinstance(
             value, str | bytes | list | dict | int | float | bool | datetime.date
         )

@@ -10,28 +10,60 @@ import io
 import tarfile
 import threading
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, BinaryIO
 
 from . import kinds, loading
 from .images import named
+from .lazy import Lazy
 from .loading import Loaded, Unreadable
 
 MOST_MEMBERS = 100_000
 MOST_MEMBER = 1 << 28
 """Bytes of one member, unpacked."""
 MOST_TAR = 1 << 29
-"""Bytes of all members of a tar, which has to be read whole."""
+"""Bytes of all members of a tar that is packed, which has to be unpacked whole."""
 MOST_RATIO = 300
 """How much larger a member of more than a megabyte may be than what it is packed into."""
 DEEPEST = 3
 _depth = threading.local()
 
 
+class Members(Lazy):
+    """Members of an archive by their paths, each unpacked and read as its kind when it is taken.
+
+    Args:
+        members: how many bytes each has, and what unpacks it.
+    """
+
+    def __init__(self, members: Mapping[str, tuple[int, Callable[[], bytes]]]) -> None:
+        self._depth = getattr(_depth, "now", 0) + 1
+        if self._depth > DEEPEST:
+            raise Unreadable(f"it is an archive in {DEEPEST} others")
+        self._unpack = [unpack for _, unpack in members.values()]
+        super().__init__((name, size, _kind(name, size)) for name, (size, _) in members.items())
+
+    def _read(self, number: int, name: str) -> Any:
+        before = getattr(_depth, "now", 0)
+        _depth.now = self._depth
+        try:
+            return member(name, self._unpack[number]())
+        except Unreadable as error:
+            return loading.report(name, error)
+        except Exception as error:  # noqa: BLE001 - zlib and lzma have errors of their own
+            return loading.report(name, Unreadable(f"it cannot be read: {error or type(error).__name__}"))
+        finally:
+            _depth.now = before
+
+    def _what(self) -> str:
+        return "files of an archive"
+
+
 def read_zip(file: BinaryIO, size: int) -> Loaded:
     """The members by their paths; a file of Office's is read as what it is."""
     try:
-        archive = zipfile.ZipFile(file)
+        archive = zipfile.ZipFile(loading.kept(file))
     except (zipfile.BadZipFile, NotImplementedError) as error:
         raise Unreadable(str(error)) from None
     for part, kind in (
@@ -44,7 +76,7 @@ def read_zip(file: BinaryIO, size: int) -> Loaded:
     infos = archive.infolist()
     _check_count(len(infos))
     _check_overlap(infos)
-    members: dict[str, Callable[[], bytes]] = {}
+    members: dict[str, tuple[int, Callable[[], bytes]]] = {}
     left_out: list[str] = []
     for info in infos:
         if info.is_dir():
@@ -52,10 +84,10 @@ def read_zip(file: BinaryIO, size: int) -> Loaded:
         if odd := _refused(info):
             left_out.append(f"{info.filename[:100]} ({odd})")
         else:
-            members[info.filename] = lambda info=info: _unpacked(archive, info)  # type: ignore[misc]
+            members[info.filename] = info.file_size, partial(_unpacked, archive, info)
     if left_out and not members and all(each.endswith("(encrypted)") for each in left_out):
         raise Unreadable("it is encrypted, and opens with a password only")
-    return _read(members, left_out, "ZIP")
+    return _told(Members(members), left_out, "ZIP")
 
 
 def _check_count(count: int) -> None:
@@ -101,68 +133,71 @@ def _unpacked(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
 
 
 def read_tar(file: BinaryIO, size: int) -> Loaded:
-    """The members by their paths."""
-    members: dict[str, Callable[[], bytes]] = {}
+    """The members by their paths. A tar that is packed is unpacked here, since it has no places to go to."""
+    head = file.read(6)
+    file.seek(0)
+    packed = head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ"))
+    source = file if packed else loading.kept(file)
+    members: dict[str, tuple[int, Callable[[], bytes]]] = {}
     left_out: list[str] = []
     total = count = 0
     note = ""
     try:
-        with tarfile.open(fileobj=file, mode="r|*") as archive:
-            for info in archive:
-                count += 1
-                _check_count(count)
-                if info.isdir():
-                    continue
-                odd = _odd(info.name) or ("" if info.isreg() else "a link or a device")
-                if odd:
-                    left_out.append(f"{info.name[:100]} ({odd})")
-                    continue
-                total += info.size
-                if total > MOST_TAR or total > max(1 << 20, MOST_RATIO * size):
-                    raise Unreadable(f"it unpacks to more than {total:,} bytes")
-                content = archive.extractfile(info)
-                assert content is not None
-                data = content.read()
-                members[info.name.removeprefix("./")] = lambda data=data: data  # type: ignore[misc]
+        archive = tarfile.open(fileobj=source, mode="r|*" if packed else "r:")  # noqa: SIM115 - members are read later
+        for info in archive:
+            count += 1
+            _check_count(count)
+            if info.isdir():
+                continue
+            if odd := _refused_of_tar(info):
+                left_out.append(f"{info.name[:100]} ({odd})")
+                continue
+            name = info.name.removeprefix("./")
+            if not packed:
+                members[name] = info.size, partial(_piece, source, info.offset_data, info.size)
+                continue
+            total += info.size
+            if total > MOST_TAR or total > max(1 << 20, MOST_RATIO * size):
+                raise Unreadable(f"it unpacks to more than {total:,} bytes")
+            content = archive.extractfile(info)
+            assert content is not None
+            members[name] = info.size, partial(bytes, content.read())
     except (tarfile.TarError, OSError, EOFError) as error:
         if not members:
             raise Unreadable(str(error) or "it is cut short") from None
         note = f"damaged after {len(members):,} members: {error}"
-    return _read(members, left_out, "tar", note)
+    return _told(Members(members), left_out, "tar", note)
 
 
-def _read(members: dict[str, Callable[[], bytes]], left_out: list[str], what: str, note: str = "") -> Loaded:
-    """Unpack and read the members, each as its kind; what cannot be read says why in its place."""
-    depth = getattr(_depth, "now", 0)
-    if depth >= DEEPEST:
-        raise Unreadable(f"it is an archive in {DEEPEST} others")
-    values: dict[str, Any] = {}
-    broken: list[str] = []
-    total = 0
-    _depth.now = depth + 1
-    try:
-        for name, unpack in members.items():
-            try:
-                data = unpack() if total < MOST_TAR else b""
-                total += len(data)
-                if total >= MOST_TAR:
-                    raise Unreadable(f"the archive unpacks to {MOST_TAR:,} bytes or more")
-                values[name] = member(name, data)
-            except Exception as error:  # noqa: BLE001 - zlib and lzma have errors of their own
-                values[name] = loading.report(name, error)
-                broken.append(f"{name[:100]} ({error})")
-    finally:
-        _depth.now = depth
-    said = [f"{what}, its {len(values):,} files by path", note]
-    for names, how in ((broken, "cannot be read"), (left_out, "left out")):
-        if names:
-            said.append(f"{how}: {len(names):,} ({', '.join(names[:8])}{', ...' if len(names) > 8 else ''})")
-    return Loaded(values, "; ".join(filter(None, said)))
+def _refused_of_tar(info: tarfile.TarInfo) -> str:
+    if not info.isreg() or info.issparse():
+        return _odd(info.name) or "a link or a device"
+    return _odd(info.name) or (f"{info.size:,} bytes" if info.size > MOST_MEMBER else "")
+
+
+def _piece(file: BinaryIO, start: int, size: int) -> bytes:
+    file.seek(start)
+    data = file.read(size)
+    if len(data) != size:
+        raise Unreadable("it cannot be read: the archive is cut short")
+    return data
+
+
+def _told(members: Members, left_out: list[str], what: str, note: str = "") -> Loaded:
+    said = [f"{what}, its {len(members):,} files by path", note]
+    for reports, how in ((members.broken(), "cannot be read"), (left_out, "left out")):
+        if reports:
+            first = ", ".join(str(each)[:200] for each in reports[:8])
+            said.append(f"{how}: {len(reports):,} ({first}{', ...' if len(reports) > 8 else ''})")
+    return Loaded(members, "; ".join(filter(None, said)))
+
+
+def _kind(name: str, size: int) -> str:
+    kind = kinds.by_name(name)
+    return kinds.UNKNOWN if kinds.stays_text(kind, size) else kind
 
 
 def member(name: str, data: bytes) -> Any:
-    """The value of a document whose bytes are here."""
-    kind = kinds.by_name(name)
-    if kinds.stays_text(kind, len(data)):
-        kind = kinds.UNKNOWN
+    """The value of a document whose bytes are here. Raises Unreadable."""
+    kind = _kind(name, len(data))
     return named(loading.load(kind, io.BytesIO(data), len(data)).value, name)

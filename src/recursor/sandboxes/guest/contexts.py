@@ -17,6 +17,7 @@ from typing import Any
 from . import values
 from .documents import Documents, whole
 from .images import Image
+from .lazy import Lazy
 from .loading import MOST_NOTE, Loaded, opened
 from .loading import load as read_kind
 from .mapped import CODECS, WIDTHS, MappedStr, can_map, mapped
@@ -35,7 +36,7 @@ SHARED = 1 << 24
 PREVIEW = 400
 FIXED = {"ascii": 0x7F, "latin-1": 0xFF, "ucs-2": 0xFFFF, "ucs-4": 0x10FFFF}
 """Forms of texts whose characters have one width -> the bound on the largest."""
-_KINDS: dict[type, str] = {MappedStr: "str", Documents: "dict"}
+_KINDS: dict[type, str] = {MappedStr: "str"}
 """What to call a type of our own that is one of Python's in every respect."""
 _PUNCH_HOLE = 0x02 | 0x01
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -64,7 +65,7 @@ def loaded(descriptor: int, form: str, size: int) -> Loaded:
 
 def kind_of(value: Any) -> str:
     """The name of a value's type, as a person knows it."""
-    return _KINDS.get(type(value), type(value).__name__)
+    return "dict" if isinstance(value, Lazy) else _KINDS.get(type(value), type(value).__name__)
 
 
 def describe(value: Any, note: str = "") -> dict[str, str]:
@@ -243,7 +244,7 @@ def _ends(value: Any) -> str:
 
 
 def _entry(value: dict[Any, Any], key: Any) -> str:
-    unread = value.unread(key) if isinstance(value, Documents) else ""
+    unread = value.unread(key) if isinstance(value, Lazy) else ""
     return unread or _item(value[key])
 
 

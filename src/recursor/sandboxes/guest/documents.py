@@ -19,44 +19,24 @@ import socket
 import struct
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, ItemsView, Iterator, Mapping, ValuesView
-from typing import Any, BinaryIO, NoReturn
+from collections.abc import Callable
+from typing import Any, BinaryIO
 
 from . import loading
 from .images import named
-from .kinds import OPAQUE, UNKNOWN
+from .kinds import UNKNOWN
+from .lazy import LARGE, SHAPES, Lazy, is_report
 
 NUMBER = struct.Struct("<q")
 INDEX = -1
 KEPT = 16
 """Packs that are kept when others have been read since."""
-ALONE = 1 << 20
+ALONE = LARGE
 """Bytes from which a document is a pack of its own, and which other packs have at most."""
-VALUES = 16
-"""Values of documents that are kept, where reading is more than decoding."""
-TRIED = 50
-"""Documents that are tried when a folder is loaded, and told of when they cannot be read."""
-TRIED_BYTES = 1 << 21
-_SHAPES = {
-    "csv": "CSV (a list of rows)",
-    "jsonl": "JSON Lines (a list of values)",
-    "json": "JSON (its value)",
-    "yaml": "YAML (its value)",
-    "html": "HTML (its text)",
-    "docx": "Word (its text)",
-    "pptx": "PowerPoint (a list of slides)",
-    "xlsx": "Excel (rows by sheet)",
-    "pdf": "PDF (a list of pages, each a str with `.image()`)",
-    "sqlite": "SQLite (rows by table)",
-    "parquet": "Parquet (a list of rows)",
-    "zip": "ZIP (its files by path)",
-    "tar": "tar (its files by path)",
-    "image": "pictures (`llm_query(prompt, images=[context[name]])` shows one to a model)",
-}
 
 
-class Documents(dict[str, Any]):
-    """Documents by name: a dict that cannot be changed. `dict(documents)` reads all.
+class Documents(Lazy):
+    """Documents of a folder by name.
 
     Args:
         descriptor: of the socket; it is closed by who passed it.
@@ -65,45 +45,22 @@ class Documents(dict[str, Any]):
 
     def __init__(self, descriptor: int, read: Callable[[int, int, str], Any]) -> None:
         self._socket = socket.socket(fileno=os.dup(descriptor))
-        self._read = read
-        self._lock = threading.RLock()
+        self._read_large = read
+        self._fetching = threading.RLock()
         self._packs: OrderedDict[int, Any] = OrderedDict()
         index = json.loads(_content(self._fetch(INDEX)))
-        self._sizes = [size for _, size, _ in index["documents"]]
-        self._kinds: list[str] = [kind for _, _, kind in index["documents"]]
         self._firsts: list[int] = index["packs"]
-        self._values: OrderedDict[int, Any] = OrderedDict()
-        super().__init__((name, number) for number, (name, _, _) in enumerate(index["documents"]))
-        broken = [name for name in self._some() if is_report(name, self[name])]
-        self.told = told(self._kinds, [self[name] for name in broken], index.get("told", ""))
+        super().__init__(map(tuple, index["documents"]))
+        self.told = told(self._kinds, self.broken(), index.get("told", ""))
         """What the root LM is told of the documents beside their number."""
 
-    def _some(self) -> Iterator[str]:
-        """Documents that reading may fail for, as many as may be tried."""
-        count = room = 0
-        for name, size, kind in zip(super().__iter__(), self._sizes, self._kinds, strict=True):
-            if kind and kind != UNKNOWN and kind in OPAQUE:
-                count, room = count + 1, room + size
-                if count > TRIED or room > TRIED_BYTES:
-                    return
-                yield name
+    def _kept(self, number: int) -> bool:
+        return bool(self._kinds[number]) and (self._kinds[number] != UNKNOWN or self._sizes[number] < ALONE)
 
-    def __getitem__(self, name: str) -> Any:
-        number: int = super().__getitem__(name)
-        if not self._kinds[number] or (self._kinds[number] == UNKNOWN and self._sizes[number] >= ALONE):
-            return self._content(number, name)
-        with self._lock:
-            if number not in self._values:
-                self._values[number] = self._content(number, name)
-                if len(self._values) > VALUES:
-                    self._values.popitem(last=False)
-            self._values.move_to_end(number)
-            return self._values[number]
-
-    def _content(self, number: int, name: str) -> Any:
+    def _read(self, number: int, name: str) -> Any:
         pack = bisect.bisect_right(self._firsts, number) - 1
         first = self._firsts[pack]
-        with self._lock:
+        with self._fetching:
             held = self._packs.get(pack)
             if held is None:
                 held = self._packs[pack] = self._load(pack, name)
@@ -124,14 +81,14 @@ class Documents(dict[str, Any]):
         if self._sizes[first] < ALONE:
             return _content(descriptor)
         try:
-            return named(self._read(descriptor, self._sizes[first], self._kinds[first]), name)
+            return named(self._read_large(descriptor, self._sizes[first], self._kinds[first]), name)
         except loading.Unreadable as error:
             return loading.report(name, error)
         finally:
             os.close(descriptor)
 
     def _fetch(self, pack: int) -> int:
-        with self._lock:
+        with self._fetching:
             self._socket.send(NUMBER.pack(pack))
             while True:
                 reply, descriptors, _, _ = socket.recv_fds(self._socket, 1 << 12, 1)
@@ -145,64 +102,11 @@ class Documents(dict[str, Any]):
                 raise OSError(reply[NUMBER.size :].decode("utf-8", "replace") or "too many files are open")
             return descriptors[0]
 
-    def unread(self, name: str) -> str:
-        """What to say of a document that is better not read only to be looked at; empty of any other."""
-        number: int = super().__getitem__(name)
-        kind, size = self._kinds[number], self._sizes[number]
-        if not kind or size < ALONE:
-            return ""
-        what = "a picture" if kind == "image" else _SHAPES.get(kind, "a file")
-        return f"{what}, {size:,} bytes"
-
     def __del__(self) -> None:
         self._socket.close()
 
-    # The rest of a dict, so that nothing goes past `__getitem__` ------------------------------
-
-    def __iter__(self) -> Iterator[str]:
-        return super().__iter__()
-
-    def get(self, name: str, default: Any = None) -> Any:
-        return self[name] if name in self else default  # noqa: SIM401 - that calls this
-
-    def values(self) -> ValuesView[Any]:  # type: ignore[override]
-        return ValuesView(self)
-
-    def items(self) -> ItemsView[str, Any]:  # type: ignore[override]
-        return ItemsView(self)
-
-    def copy(self) -> dict[str, Any]:
-        return dict(self)
-
-    def __or__(self, other: Any) -> Any:
-        return dict(self) | other
-
-    def __ror__(self, other: Any) -> Any:
-        return other | dict(self)
-
-    def __eq__(self, other: object) -> bool:
-        if self is other:
-            return True
-        return (
-            isinstance(other, Mapping)
-            and self.keys() == other.keys()
-            and all(text == other[name] for name, text in self.items())
-        )
-
-    __hash__ = None
-
-    def __reduce__(self) -> Any:
-        return dict, (dict(self),)
-
-    def __repr__(self) -> str:
-        names = ", ".join(map(repr, (name for name, _ in zip(self, range(3), strict=False))))
-        return f"<{len(self):,} documents: {names}{', ...' if len(self) > 3 else ''}>"
-
-    def _refuse(self, *_args: Any, **_kwargs: Any) -> NoReturn:
-        raise TypeError("the documents of a folder cannot be changed: make a dict of those that you need")
-
-    __setitem__ = __delitem__ = __ior__ = _refuse
-    pop = popitem = clear = update = setdefault = _refuse
+    def _what(self) -> str:
+        return "documents"
 
 
 def read(name: str, kind: str, data: bytes) -> Any:
@@ -215,14 +119,9 @@ def read(name: str, kind: str, data: bytes) -> Any:
         return loading.report(name, error)
 
 
-def is_report(name: str, value: Any) -> bool:
-    """Whether a value says why there is none."""
-    return isinstance(value, str) and value.startswith(f"[{name}: it cannot be read as ")
-
-
 def told(kinds: list[str], broken: list[str], said: str = "") -> str:
     """What there is to say of documents: what each kind is read as, and which cannot be read."""
-    parts = [f"{kinds.count(kind):,} {shape}" for kind, shape in _SHAPES.items() if kind in kinds]
+    parts = [f"{kinds.count(kind):,} {shape}" for kind, shape in SHAPES.items() if kind in kinds]
     notes = [f"among them {', '.join(parts)}; the others are texts, or bytes"] if parts else []
     if broken:
         reports = " ".join(report[:200] for report in broken[:5])

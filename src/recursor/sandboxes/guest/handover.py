@@ -16,8 +16,8 @@ from typing import Any
 
 from . import values
 from .channel import IN_PARTS, Channel, header_start
-from .documents import Documents
 from .images import Image
+from .lazy import Lazy
 from .mapped import MappedStr
 from .text import Text
 
@@ -59,14 +59,8 @@ class Handover:
         """
         if context is None:
             return None, b""
-        if type(context) in (
-            str,
-            bytes,
-            Text,
-            MappedStr,
-            Documents,
-            Image,
-        ):  # others may have changed since they were loaded
+        unchanging = type(context) in (str, bytes, Text, MappedStr, Image) or isinstance(context, Lazy)
+        if unchanging:  # others may have changed since they were loaded
             for name, value in self._loaded.items():
                 if value is context:
                     return {"by": "same", "name": name}, b""

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias, overload
 
-from .documents import Documents
+from .lazy import Lazy
 from .loading import as_text
 from .text import Text
 
@@ -182,7 +182,7 @@ def texts_of(source: Any, function: str) -> Iterator[tuple[Any, str | Text]]:
     for name, text in source.items() if isinstance(source, Mapping) else enumerate(source):
         if isinstance(text, str | Text):
             yield name, text
-        elif isinstance(source, Documents) and not isinstance(text, bytes):
+        elif isinstance(source, Lazy) and not isinstance(text, bytes):
             yield name, as_text(text)  # a table, pages: an item a line
         elif not isinstance(text, bytes):
             raise TypeError(
@@ -198,7 +198,7 @@ def text_at(texts: Mapping[Any, Any], name: Any) -> str | Text:
 
 def held(source: Any, function: str) -> Mapping[Any, Any]:
     """The texts by name, as they are now; those of a folder stay in it."""
-    return source if isinstance(source, Documents) else dict(texts_of(source, function))
+    return source if isinstance(source, Lazy) else dict(texts_of(source, function))
 
 
 def spans(text: str | Text, size: int, overlap: int, borders: Sequence[str]) -> Iterator[tuple[int, int]]:

@@ -57,6 +57,9 @@ class At(io.RawIOBase):
         self._size = size
         self._position = 0
 
+    def again(self) -> At:
+        return At(self._descriptor, self._size)
+
     def readable(self) -> bool:
         return True
 
@@ -89,6 +92,16 @@ class At(io.RawIOBase):
 def opened(descriptor: int, size: int) -> BinaryIO:
     """A file over a descriptor, which stays the caller's."""
     return io.BufferedReader(At(descriptor, size))
+
+
+def kept(file: BinaryIO) -> BinaryIO:
+    """The same file, for who reads on when the one that was passed is closed."""
+    if isinstance(file, io.BytesIO):
+        return io.BytesIO(file.getvalue())
+    if isinstance(file, io.BufferedReader) and isinstance(file.raw, At):
+        return io.BufferedReader(file.raw.again())
+    file.seek(0)
+    return io.BytesIO(file.read())
 
 
 def load(kind: str, file: BinaryIO, size: int) -> Loaded:

@@ -14,8 +14,8 @@ from collections.abc import Callable
 from typing import Any
 
 from .contexts import kind_of
-from .documents import Documents
 from .images import Image
+from .lazy import Lazy
 from .text import Text
 
 MAX_TYPE = 100
@@ -160,7 +160,7 @@ def _brief_items(value: Any, base: Any, signs: str, room: int, depth: int) -> st
 
 def _brief_dict(value: Any, room: int, depth: int) -> str:
     length = dict.__len__(value)
-    if type(value) is Documents:
+    if isinstance(value, Lazy):
         names = ", ".join(brief(name, _ITEM) for name in itertools.islice(dict.__iter__(value), 3))
         return f"{names}{', ...' if length > 3 else ''}"
     if length and not depth:

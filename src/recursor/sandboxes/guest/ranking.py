@@ -13,8 +13,8 @@ from array import array
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from .documents import Documents
 from .helpers import Found, Piece, held, spans, text_at, texts_of
+from .lazy import Lazy
 
 PASSAGE = 1000
 """Characters of a passage, at most."""
@@ -71,7 +71,7 @@ class _Index:
 
     def covers(self, texts: Mapping[Any, Any]) -> bool:
         """Whether it is of these very texts."""
-        if isinstance(texts, Documents) or isinstance(self.texts, Documents):
+        if isinstance(texts, Lazy) or isinstance(self.texts, Lazy):
             return texts is self.texts
         return len(texts) == len(self.texts) and all(
             one is other and name == named
