@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,10 +18,12 @@ from recursor.rlm import RLM
 from recursor.server import chat, metrics, responses
 from recursor.server.accounts import Accounts
 from recursor.server.asked import Asked, Headers
+from recursor.server.body import Bodies
 from recursor.server.failures import ApiError, of_error
 from recursor.server.form import Form
 from recursor.server.held import Held
 from recursor.server.keys import ANYBODY, Client, Keys
+from recursor.server.listening import check_version, error_response, go_on, listen
 from recursor.server.reply import Gone, Streamed, Whole
 from recursor.server.spending import Spending
 from recursor.server.work import Work
@@ -94,6 +95,7 @@ class Server:
             for rlm in self._rlms.values():
                 rlm.with_changes(limits=replace(rlm.limits, max_cost=rlm.limits.max_cost or 1.0))
         self._metrics = metrics.Metrics()
+        self._bodies = Bodies(self.settings.max_body)
         self._held = Held(self.settings.max_held, self.settings.hold)
         self._works: set[Work] = set()
         self._closing = False
@@ -111,8 +113,8 @@ class Server:
         """Listen meanwhile. Runs have some time at the end, and are stopped then. Raises ConfigError."""
         application = web.Application(middlewares=[self._guard])
         application.add_routes([
-            web.post("/v1/chat/completions", partial(self._answer, read=chat.read)),
-            web.post("/v1/responses", partial(self._answer, read=responses.read)),
+            web.post("/v1/chat/completions", partial(self._answer, read=chat.read), expect_handler=self._expected),
+            web.post("/v1/responses", partial(self._answer, read=responses.read), expect_handler=self._expected),
             web.get("/v1/models", self._models),
             web.get("/v1/models/{name:.+}", self._model),
             web.get("/metrics", self._counted),
@@ -120,27 +122,18 @@ class Server:
             web.get("/readyz", self._ready),
         ])  # fmt: skip
         runner = web.AppRunner(
-            application,
-            access_log=None,
-            handle_signals=False,
-            handler_cancellation=True,
-            auto_decompress=False,
-            shutdown_timeout=CLEANUP,
+            application, handle_signals=False, handler_cancellation=True, shutdown_timeout=CLEANUP
         )
         self._accounts = Accounts(Spending(self.settings.spending), self.settings.max_runs)
-        try:
+        async with AsyncExitStack() as ends:
+            ends.callback(self._accounts.spending.close)
+            ends.push_async_callback(runner.cleanup)
             await runner.setup()
-            try:
-                await web.TCPSite(runner, self.settings.host, self.port, backlog=1024).start()
-            except OSError as error:
-                where = f"{self.settings.host}:{self.port}"
-                raise ConfigError(f"cannot listen on {where}: {error.strerror or error}") from error
-            self.port = runner.addresses[0][1]
+            listener = await listen(runner, self.settings.host, self.port)
+            ends.callback(listener.close)
+            ends.push_async_callback(self._end)
+            self.port = listener.sockets[0].getsockname()[1]
             yield
-        finally:
-            await self._end()
-            await runner.cleanup()
-            self._accounts.spending.close()
 
     async def _end(self) -> None:
         """Take no more; let runs end, or stop them, so that `resume` goes on with what they have recorded."""
@@ -163,6 +156,7 @@ class Server:
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
+            check_version(request)
             request[CLIENT] = self._client(request)
             return await handler(request)
         except ApiError as error:
@@ -177,12 +171,24 @@ class Server:
             log.exception("a request failed by a mistake of the server")
             return self._refused(ApiError(500, "the server made a mistake", "internal_error"))
 
+    async def _expected(self, request: web.Request) -> web.Response | None:
+        """Refuse a body before it is sent, where that can be known."""
+        try:
+            self._client(request)
+            await go_on(request, self.settings.max_body)
+        except ApiError as error:
+            response = self._refused(error)
+            response.force_close()
+            return response
+        return None
+
     def _client(self, request: web.Request) -> Client:
         """Who asks. Raises ApiError when they may not."""
         if request.path in ("/healthz", "/readyz"):
             return ANYBODY
         host = request.headers.get("Host", "")
         if self.settings.host in LOOPBACK:
+            host = host.lower()
             name = host if host.endswith("]") or ":" not in host else host.rpartition(":")[0]
             if name.strip("[]") not in LOOPBACK:  # a page elsewhere may have rebound its name to this address
                 raise ApiError(403, f"this server is not {name[:100]}")
@@ -198,12 +204,7 @@ class Server:
 
     def _refused(self, error: ApiError) -> web.Response:
         self._metrics.refused(error.status)
-        return web.Response(
-            status=error.status,
-            body=json.dumps(error.body()).encode("ascii"),
-            content_type="application/json",
-            headers=error.headers(),
-        )
+        return error_response(error)
 
     # What is there ----------------------------------------------------------------------------
 
@@ -247,11 +248,7 @@ class Server:
         client = request[CLIENT]
         self._check_open()
         self._accounts.request(client)
-        if (encoding := request.headers.get("Content-Encoding", "identity").lower()) != "identity":
-            raise ApiError(415, f"send the body as it is, not as {encoding[:40]}")
-        body = await self._body(request)
-        form, asked = await asyncio.to_thread(read, body, request.headers)
-        del body
+        form, asked = await self._bodies.read(request, lambda body: read(body, request.headers))
         self._check_open()
         work = self._work(client, asked)
         reply = Streamed(request, work, form) if form.stream else Whole(work, form)
@@ -277,16 +274,6 @@ class Server:
             elif not said:
                 self._held.drop(work)
         return reply.response
-
-    async def _body(self, request: web.Request) -> bytes:
-        """The body, which the request does not keep beside. Raises ApiError when it is too large."""
-        pieces, size, most = [], 0, self.settings.max_body
-        async for piece in request.content.iter_any():
-            size += len(piece)
-            if size > most:
-                raise ApiError(413, f"the body has more than {most:,} bytes", "request_too_large")
-            pieces.append(piece)
-        return b"".join(pieces)
 
     def _work(self, client: Client, asked: Asked) -> Work:
         """The run that waits for what the request brings, or a new one. Raises ApiError."""

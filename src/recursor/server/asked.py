@@ -161,7 +161,8 @@ def limits_of(metadata: Any, headers: Headers) -> dict[str, Any]:
 
 def _number(name: str, text: Any) -> float:
     try:
-        value = float(text) if isinstance(text, str | int | float) else math.nan
+        plain = not isinstance(text, str) or (text.isascii() and "_" not in text)
+        value = float(text) if isinstance(text, str | int | float) and plain else math.nan
     except (ValueError, OverflowError):
         value = math.nan
     if not math.isfinite(value):
