@@ -6,8 +6,8 @@ from .images import media_type
 
 MOST_TEXT = 1 << 26
 """Bytes up to which a file of text becomes rows or another value; a larger one stays text."""
-MOST_OF = {"html": 1 << 23, "yaml": 1 << 22}
-"""The same for kinds whose readers are slow."""
+MOST_OF = {"html": 1 << 23, "yaml": 1 << 22, "mbox": 1 << 28}
+"""The same for kinds whose readers are slow, or whose files are large."""
 HEAD = 512
 """Bytes at the beginning of a file that tell its kind."""
 UNKNOWN = "?"
@@ -23,6 +23,8 @@ TEXTS = {
     ".html": "html",
     ".htm": "html",
     ".xhtml": "html",
+    ".eml": "eml",
+    ".mbox": "mbox",
 }
 """Files that are texts all the same: by suffix, how they are read."""
 BINARIES = {

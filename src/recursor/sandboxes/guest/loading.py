@@ -34,6 +34,8 @@ _READERS = {
     "zip": "archives:read_zip",
     "tar": "archives:read_tar",
     "image": "pictures:read_image",
+    "eml": "mail:read_eml",
+    "mbox": "mail:read_mbox",
 }
 """Modules beside this one, imported when such a file comes."""
 
