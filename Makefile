@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test pyodide check lint types contracts viewer viewer-test bench compat lock clean
+.PHONY: demo test pyodide mcp check lint types contracts viewer viewer-test bench compat lock clean
 
 $(STAMP): dev.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "recursor needs Python 3.11 or newer: make PYTHON=python3.12 ..."; exit 1; }
@@ -20,6 +20,10 @@ demo: $(STAMP)
 # What tests/test_wasm.py runs; without it those tests are skipped. Needs npm.
 pyodide:
 	npm ci --silent --ignore-scripts --no-audit --no-fund --prefix tests/pyodide
+
+# What tests/test_mcp_others.py runs; without it those tests are skipped. Needs npm.
+mcp:
+	npm ci --silent --ignore-scripts --no-audit --no-fund --prefix tests/mcp
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -q

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import os
 import subprocess
 import sys
@@ -404,14 +403,6 @@ async def test_a_server_over_http_is_asked_with_its_token_and_again_when_it_is_b
             process.terminate()
             await process.wait()
             await asyncio.to_thread(made.close)
-
-
-@pytest.mark.skipif(importlib.util.find_spec("mcp_server_time") is None, reason="needs mcp-server-time")
-def test_a_server_that_nobody_here_wrote_is_used() -> None:
-    made = McpServer("time", command=[sys.executable, "-m", "mcp_server_time"])
-    [found] = answers(made, "convert_time('Europe/Berlin', '12:00', 'Asia/Tokyo')")
-    assert found["time_difference"] in ("+7.0h", "+8.0h")
-    made.close()
 
 
 def test_without_the_package_a_server_says_what_to_install() -> None:

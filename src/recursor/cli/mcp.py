@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +44,9 @@ def command(*, allow: tuple[Path, ...], max_runs: int, http: bool, port: int, **
         _serve_http(tools, port)
         return
     from recursor.hosted import stdio  # noqa: PLC0415 - of the extra
+
+    if sys.stdin.isatty():
+        click.echo("waiting for a host on stdin; hosts start this command themselves, see --help", err=True)
 
     asyncio.run(stdio.serve(tools))
 

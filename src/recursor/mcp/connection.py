@@ -6,6 +6,7 @@ Everything here happens on one event loop. Errors of the package become SubcallE
 from __future__ import annotations
 
 import asyncio
+import importlib
 import os
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 from recursor.errors import ConfigError, SubcallError
+from recursor.threads import in_thread
 
 if TYPE_CHECKING:
     import mcp_types as types
@@ -169,6 +171,7 @@ class Connection:
         self._ready.exception()  # nobody may be waiting any more
 
     async def _client(self, stack: AsyncExitStack) -> Client:
+        await in_thread(importlib.import_module, "mcp")  # a second, in which other runs go on
         from mcp import Client  # noqa: PLC0415 - of the extra
         from mcp_types import Implementation  # noqa: PLC0415
 

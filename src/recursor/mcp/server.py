@@ -149,7 +149,7 @@ class McpServer:
 
         async def call(*args: Any, **kwargs: Any) -> Any:
             given = await in_thread(arguments.bound, args, kwargs)
-            result = await self._ask(lambda client: client.call_tool(tool.name, given))
+            result = await self._ask(partial(_called, name=tool.name, arguments=given))
             return results.value_of(tool.name, result, wrapped=wrapped)
 
         details = f"arguments, as a JSON Schema: {json.dumps(tool.input_schema, ensure_ascii=False)}"
@@ -184,6 +184,14 @@ class McpServer:
                 read_resource,
             ),
         ]
+
+
+async def _called(client: Client, name: str, arguments: dict[str, Any]) -> types.CallToolResult:
+    """What a tool returns. Its schema for that is not checked: it is a server's, and could keep the host busy."""
+    from mcp_types import CallToolRequest, CallToolRequestParams, CallToolResult  # noqa: PLC0415 - of the extra
+
+    request = CallToolRequest(params=CallToolRequestParams(name=name, arguments=arguments))
+    return await client.session.send_request(request, CallToolResult)
 
 
 async def _page(client: Client, cursor: str | None) -> types.ListResourcesResult:
