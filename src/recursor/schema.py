@@ -7,6 +7,7 @@ import itertools
 import json
 import operator
 import re
+import threading
 import time
 import types
 import typing
@@ -97,6 +98,7 @@ def _json_schema(schema: dict[str, Any], trusted: bool) -> Shape:
     def accept(value: Any) -> Any:
         # A registry of our own: the library's default one fetches what a $ref names.
         checker = (kind if trusted else _counted(kind))(schema, registry=EMPTY_REGISTRY)
+        _spent.steps, _spent.until = 0, time.monotonic() + MAX_CHECK
         try:
             problems = list(itertools.islice(checker.iter_errors(value), 5))
         except Exception as error:  # noqa: BLE001 - of a broken reference, an odd key, too many steps
@@ -131,15 +133,19 @@ def _refuse_costly(schema: Any, depth: int = 0) -> None:
             _refuse_costly(inner, depth + 1)
 
 
-def _counted(kind: Any) -> Any:
-    """A validator class that gives up after MAX_STEPS keywords."""
-    import jsonschema  # noqa: PLC0415
+_spent = threading.local()
+"""By the check that goes on in this thread: its steps, and when it has to end."""
 
-    steps, deadline = itertools.count(), time.monotonic() + MAX_CHECK
+
+@functools.cache
+def _counted(kind: Any) -> Any:
+    """A validator class that gives up after MAX_STEPS keywords, as `_spent` counts them."""
+    import jsonschema  # noqa: PLC0415
 
     def counting(check: Any) -> Any:
         def counted(*arguments: Any) -> Any:
-            if next(steps) > MAX_STEPS or time.monotonic() > deadline:
+            _spent.steps += 1
+            if _spent.steps > MAX_STEPS or time.monotonic() > _spent.until:
                 raise ValueError("it takes too many steps")
             return check(*arguments)
 
