@@ -23,7 +23,7 @@ pyodide:
 
 # What tests/test_mcp_others.py runs; without it those tests are skipped. Needs npm.
 mcp:
-	npm ci --silent --ignore-scripts --no-audit --no-fund --prefix tests/mcp
+	npm ci --silent --ignore-scripts --no-audit --no-fund --prefix tests/mcp_node
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -q

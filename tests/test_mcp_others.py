@@ -20,7 +20,7 @@ from recursor.mcp import McpServer
 from recursor.testing import ModelServer, ScriptedModel
 from recursor.types import Message
 
-HERE = Path(__file__).parent / "mcp"
+HERE = Path(__file__).parent / "mcp_node"
 PACKAGES = HERE / "node_modules" / "@modelcontextprotocol"
 NODE = shutil.which("node")
 node = pytest.mark.skipif(NODE is None or not PACKAGES.is_dir(), reason="needs Node.js and `make mcp`")
