@@ -96,8 +96,6 @@ async def test_a_stream_that_fails_says_so() -> None:
 @pytest.mark.parametrize(
     ("more", "param"),
     [
-        ({"previous_response_id": "resp_1"}, "previous_response_id"),
-        ({"conversation": "conv_1"}, "conversation"),
         ({"background": True}, "background"),
         ({"input": 7}, "input"),
         ({"input": []}, "input"),

@@ -164,6 +164,11 @@ class RLM:
         return self._asker.engine.limits
 
     @property
+    def store(self) -> Path | None:
+        """The file that records the runs; None where nothing is recorded."""
+        return self._asker.store
+
+    @property
     def tools(self) -> Mapping[str, AnyTool]:
         """Functions that code may call beside its own, by their names."""
         return self._asker.engine.tools

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from recursor.server.app import Server
 
 
+SETTINGS = ("host", "port", "max_runs", "max_held", "hold", "max_sessions", "session_idle", "grace")
+
+
 @click.command("serve")
 @options.settings
 @click.option(
@@ -49,6 +52,21 @@ if TYPE_CHECKING:
     help="How long they wait.",
 )
 @click.option(
+    "--max-sessions",
+    type=click.IntRange(0),
+    default=64,
+    show_default=True,
+    help="Conversations whose REPL waits for the next question.",
+)
+@click.option(
+    "--session-idle",
+    type=click.FloatRange(0, min_open=True),
+    default=600.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long it waits.",
+)
+@click.option(
     "--grace",
     type=click.FloatRange(0),
     default=30.0,
@@ -68,7 +86,7 @@ def command(*, key_file: Path | None, add_key: str | None, name: str, **flags: A
         return
     from recursor.server.app import Server, Settings  # noqa: PLC0415 - brings the HTTP library
 
-    own = {key: flags.pop(key) for key in ("host", "port", "max_runs", "max_held", "hold", "grace")}
+    own = {key: flags.pop(key) for key in SETTINGS}
     settings = Settings(key_file=key_file, **own)
     rlm = make_rlm(options.load(flags), options.Output(as_json=False, jsonl=None, display="auto"))
     _take_descriptors()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from recursor.errors import ConfigError, RLMError
 from recursor.rlm import RLM
 from recursor.server import chat, metrics, responses
 from recursor.server.accounts import Accounts
-from recursor.server.asked import Asked, Headers
+from recursor.server.asked import Asked, Headers, asks, decoded
 from recursor.server.body import Bodies
 from recursor.server.failures import ApiError, of_error
 from recursor.server.form import Form
@@ -25,8 +26,11 @@ from recursor.server.held import Held
 from recursor.server.keys import ANYBODY, Client, Keys
 from recursor.server.listening import check_version, error_response, go_on, listen
 from recursor.server.reply import Gone, Streamed, Whole
+from recursor.server.responses import Conversation
+from recursor.server.sessions import Sessions
 from recursor.server.spending import Spending
 from recursor.server.work import Work
+from recursor.session import Session
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 CLEANUP = 5.0
@@ -48,6 +52,8 @@ class Settings:
         max_runs: that are at work at once; one more is refused with 429.
         max_held: runs that wait for functions of their clients; one more ends the oldest.
         hold: seconds that such a run waits.
+        max_sessions: conversations whose REPL waits for another question; one more ends that of the oldest.
+        session_idle: seconds that it waits.
         grace: seconds that runs have to end when the server does.
         max_body: bytes of a request.
 
@@ -61,6 +67,8 @@ class Settings:
     max_runs: int = 64
     max_held: int = 64
     hold: float = 600.0
+    max_sessions: int = 64
+    session_idle: float = 600.0
     grace: float = 30.0
     max_body: int = 256 << 20
 
@@ -97,6 +105,7 @@ class Server:
         self._metrics = metrics.Metrics()
         self._bodies = Bodies(self.settings.max_body)
         self._held = Held(self.settings.max_held, self.settings.hold)
+        self._sessions = Sessions(self.settings.max_sessions, self.settings.session_idle)
         self._works: set[Work] = set()
         self._closing = False
         self._hurry = asyncio.Event()
@@ -115,6 +124,7 @@ class Server:
         application.add_routes([
             web.post("/v1/chat/completions", partial(self._answer, read=chat.read), expect_handler=self._expected),
             web.post("/v1/responses", partial(self._answer, read=responses.read), expect_handler=self._expected),
+            web.post("/v1/conversations", self._begin, expect_handler=self._expected),
             web.get("/v1/models", self._models),
             web.get("/v1/models/{name:.+}", self._model),
             web.get("/metrics", self._counted),
@@ -146,6 +156,7 @@ class Server:
         hurry.cancel()
         await asyncio.gather(*(work.close() for work in list(self._works)))
         await ends
+        await self._sessions.close()
 
     def hurry(self) -> None:
         """Have the end, when it comes, not wait for runs."""
@@ -250,7 +261,7 @@ class Server:
         self._accounts.request(client)
         form, asked = await self._bodies.read(request, lambda body: read(body, request.headers))
         self._check_open()
-        work = self._work(client, asked)
+        work = await self._work(client, asked)
         reply = Streamed(request, work, form) if form.stream else Whole(work, form)
         kept = said = False
         try:
@@ -275,7 +286,7 @@ class Server:
                 self._held.drop(work)
         return reply.response
 
-    def _work(self, client: Client, asked: Asked) -> Work:
+    async def _work(self, client: Client, asked: Asked) -> Work:
         """The run that waits for what the request brings, or a new one. Raises ApiError."""
         rlm = self._rlm(asked.model)
         if results := asked.results:
@@ -283,12 +294,46 @@ class Server:
             if work is not None:
                 work.bring(results)
                 return work
-        place = self._accounts.place(client, asked.bounded(rlm.limits))
+            if not asks(asked.messages):
+                raise ApiError(
+                    404,
+                    "the run that waited for these results is gone",
+                    "previous_response_not_found",
+                    "input",
+                )
+        limits, session = asked.bounded(rlm.limits), None
+        if asked.going is not None:
+            session = await self._sessions.take(client.name, asked.model, rlm, asked.going)
         try:
-            work = Work(rlm, asked, place, self._metrics)
-        except RLMError as error:
-            place.close()
-            raise of_error(error) from error
+            place = self._accounts.place(client, limits)
+            try:
+                work = Work(session or rlm, asked, place, self._metrics)
+            except RLMError as error:
+                place.close()
+                raise of_error(error) from error
+        except BaseException:
+            if session is not None:
+                self._sessions.give(asked.model, session)
+            raise
         self._works.add(work)
         work.ended(self._works.discard)
+        if session is not None:
+            work.ended(partial(self._give_back, session))
         return work
+
+    def _give_back(self, session: Session, work: Work) -> None:
+        self._sessions.give(work.model, session, work.run_id)
+
+    async def _begin(self, request: web.Request) -> web.Response:
+        """Begin a conversation."""
+        client = request[CLIENT]
+        self._check_open()
+        self._accounts.request(client)
+        asked = await self._bodies.read(request, lambda body: decoded(body or b"{}", Conversation))
+        if asked.items:
+            raise ApiError(
+                400, "items are not served here: send them as input", "unsupported_parameter", "items"
+            )
+        named = await self._sessions.begin(client.name, next(iter(self._rlms.values())))
+        told = {"id": named, "object": "conversation", "created_at": int(time.time())}
+        return web.json_response({**told, "metadata": asked.metadata or {}})

@@ -17,6 +17,7 @@ from recursor.limits import Limits
 from recursor.schema import ANYTHING, Shape, shape
 from recursor.server.choice import Choice
 from recursor.server.failures import ApiError
+from recursor.server.sessions import Going
 
 MAX_INSTRUCTION = 8_000
 """Characters of system messages that the root LM reads as they are; longer ones are data."""
@@ -47,6 +48,8 @@ class Asked:
     """Of the client's functions."""
     parallel: bool = True
     """Whether one reply may have several calls."""
+    going: Going | None = None
+    """The conversation that it is a part of; None when it stands alone."""
 
     @property
     def instruction(self) -> str:
@@ -112,8 +115,12 @@ def _check_nesting(value: Any) -> None:
     raise ApiError(400, "the body is nested too deep")
 
 
-def check_messages(messages: Sequence[Mapping[str, Any]], param: str) -> None:
-    """Raise ApiError unless there is a question in messages, and all of them are text."""
+def check_messages(messages: Sequence[Mapping[str, Any]], param: str, *, goes_on: bool = False) -> None:
+    """Raise ApiError unless there is a question in messages, and all of them are text.
+
+    Args:
+        goes_on: whether the results of functions alone will do, for the run that waits for them.
+    """
     for index, message in enumerate(messages):
         where = f"{param}[{index}]"
         if message.get("role") not in ("system", "developer", "user", "assistant", "tool", "function"):
@@ -132,7 +139,9 @@ def check_messages(messages: Sequence[Mapping[str, Any]], param: str) -> None:
                     f"{where}.content must be a text, or a list of parts of type text or image_url",
                     param=f"{where}.content",
                 )
-    if not any(message["role"] == "user" and text_of(message).strip() for message in messages):
+    if goes_on and messages and messages[-1]["role"] == "tool":
+        return
+    if not asks(messages):
         raise ApiError(400, f"{param} hold no user message to take the question from", param=param)
 
 
@@ -141,6 +150,11 @@ def _check_picture(part: Mapping[str, Any], where: str) -> None:
         of_part(part, where)
     except ConfigError as error:
         raise ApiError(400, str(error), param=f"{where}.content") from None
+
+
+def asks(messages: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether there is a question in messages."""
+    return any(message["role"] == "user" and text_of(message).strip() for message in messages)
 
 
 def is_text(part: Mapping[str, Any]) -> bool:

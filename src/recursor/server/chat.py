@@ -13,6 +13,7 @@ from recursor.server.choice import chosen
 from recursor.server.failures import ApiError
 from recursor.server.form import PIECE, event, text_of
 from recursor.server.functions import Call, functions_of
+from recursor.server.sessions import named
 from recursor.server.work import Outcome
 from recursor.types import Usage
 
@@ -57,6 +58,7 @@ def read(body: bytes, headers: Headers) -> tuple[Form, Asked]:
         limits_of(request.metadata, headers),
         choice,
         request.parallel_tool_calls is not False,
+        named(request.metadata, headers.get("X-Recursor-Session")),
     )
     return Form(request), asked
 

@@ -14,10 +14,11 @@ from recursor.server.choice import chosen
 from recursor.server.failures import ApiError
 from recursor.server.form import PIECE, encoded, text_of
 from recursor.server.functions import Call, functions_of
+from recursor.server.sessions import Going, named
 from recursor.server.work import Outcome
 from recursor.types import Usage
 
-ELSEWHERE = ("previous_response_id", "conversation", "background", "prompt")
+ELSEWHERE = ("background", "prompt")
 """Fields that need what is not kept or done here."""
 
 
@@ -33,10 +34,18 @@ class Request(msgspec.Struct):
     tools: list[dict[str, Any]] | None = None
     tool_choice: Any = None
     parallel_tool_calls: bool | None = None
-    previous_response_id: Any = None
-    conversation: Any = None
+    previous_response_id: str | None = None
+    conversation: str | dict[str, Any] | None = None
+    store: bool | None = None
     background: Any = None
     prompt: Any = None
+
+
+class Conversation(msgspec.Struct):
+    """A request for a conversation."""
+
+    items: list[Any] | None = None
+    metadata: dict[str, Any] | None = None
 
 
 def read(body: bytes, headers: Headers) -> tuple[Form, Asked]:
@@ -46,7 +55,7 @@ def read(body: bytes, headers: Headers) -> tuple[Form, Asked]:
         if getattr(request, name):
             raise ApiError(
                 400,
-                f"{name} is not served here: send the whole conversation as input",
+                f"{name} is not served here",
                 "unsupported_parameter",
                 name,
             )
@@ -54,7 +63,10 @@ def read(body: bytes, headers: Headers) -> tuple[Form, Asked]:
     messages = [message for index, item in enumerate(items) for message in _messages(index, item)]
     if request.instructions:
         messages.insert(0, {"role": "system", "content": request.instructions})
-    check_messages(messages, "input")
+    going = _going(request, headers)
+    check_messages(
+        messages, "input", goes_on=going is not None and going.kind in ("response", "conversation")
+    )
     expected = expected_of((request.text or {}).get("format"), "text.format")
     choice = chosen(functions_of(request.tools, nested=False), request.tool_choice)
     asked = Asked(
@@ -64,8 +76,24 @@ def read(body: bytes, headers: Headers) -> tuple[Form, Asked]:
         limits_of(request.metadata, headers),
         choice,
         request.parallel_tool_calls is not False,
+        going,
     )
     return Form(request), asked
+
+
+def _going(request: Request, headers: Headers) -> Going | None:
+    """The conversation that a response is a part of: later ones may go on from it, unless it is not stored."""
+    conversation = request.conversation
+    if isinstance(conversation, dict):
+        conversation = conversation.get("id")
+    if request.previous_response_id and conversation:
+        raise ApiError(400, "pass previous_response_id or conversation, not both", param="conversation")
+    if request.previous_response_id:
+        return Going("response", request.previous_response_id)
+    if conversation:
+        return Going("conversation", str(conversation))
+    found = named(request.metadata, headers.get("X-Recursor-Session"))
+    return found or (None if request.store is False else Going("new"))
 
 
 def _messages(index: int, item: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -211,10 +239,15 @@ class Form:
             "metadata": request.metadata or {}, "model": request.model, "output": list(output),
             "parallel_tool_calls": request.parallel_tool_calls is not False,
             "tool_choice": request.tool_choice or "auto", "tools": request.tools or [],
-            "temperature": None, "top_p": None, "previous_response_id": None, "store": False,
+            "temperature": None, "top_p": None, "previous_response_id": request.previous_response_id,
+            "store": request.store is not False, "conversation": self._conversation(),
             "text": request.text or {"format": {"type": "text"}},
             "usage": None if outcome is None else usage_of(outcome.usage),
         }  # fmt: skip
+
+    def _conversation(self) -> Any:
+        named = self._request.conversation
+        return {"id": named} if isinstance(named, str) and named else named or None
 
     def _summary(self) -> dict[str, Any]:
         return {"item_id": f"rs_{self._id}", "output_index": 0, "summary_index": 0}

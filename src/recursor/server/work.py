@@ -20,6 +20,7 @@ from recursor.server.asked import Asked
 from recursor.server.failures import of_error
 from recursor.server.functions import Call, Function, tools_of
 from recursor.server.metrics import Metrics
+from recursor.session import Session
 from recursor.types import Completion, Event, ModelCalled, RunEnded, RunStarted, StopReason, Usage
 
 SILENCE = 15.0
@@ -77,7 +78,7 @@ class Work:
         run_id: empty until it has begun.
     """
 
-    def __init__(self, rlm: RLM, asked: Asked, place: Place, metrics: Metrics) -> None:
+    def __init__(self, rlm: RLM | Session, asked: Asked, place: Place, metrics: Metrics) -> None:
         self.run_id = ""
         self.model = asked.model
         self.place = place

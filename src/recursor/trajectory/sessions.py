@@ -69,10 +69,26 @@ class SessionRecord:
             return []
         with self._opened() as connection:
             rows = connection.execute(
-                "SELECT number, run_id, state, tools FROM session_turn WHERE session = ? ORDER BY number",
+                "SELECT number, run_id, state, tools FROM session_turn WHERE session = ? AND number > 0 "
+                "ORDER BY number",
                 (self._session,),
             ).fetchall()
         return [SessionTurn(row[0], row[1], row[2], tuple(json.loads(row[3]))) for row in rows]
+
+    def create(self) -> None:
+        """Note that there is such a session, before it has a turn."""
+        with self._opened() as connection:
+            connection.execute(
+                "INSERT OR IGNORE INTO session_turn VALUES (?, 0, '', 'kept', '[]')", (self._session,)
+            )
+
+    def exists(self) -> bool:
+        """Whether there is such a session."""
+        if not self._path.is_file():
+            return False
+        with self._opened() as connection:
+            query = "SELECT 1 FROM session_turn WHERE session = ?"
+            return connection.execute(query, (self._session,)).fetchone() is not None
 
     def begin(self, number: int, run_id: str, tools: Sequence[str]) -> None:
         """Note that a turn begins, or begins again."""
