@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import kinds
 from recursor import RLM, ConfigError, Limits, ModelError, review
 from recursor.coverage import Document, Found, Span, matcher_of, trace
 from recursor.coverage import Source as Said
@@ -379,3 +380,30 @@ def test_ask_says_in_its_json_where_the_answer_stands(tmp_path: Path) -> None:
     (read,) = found["evidence"]["reads"].values()
     assert (read[0]["start"], read[0]["end"]) == (1_000, 2_000)
     assert refused.returncode == 2
+
+
+def test_texts_of_documents_that_only_a_sandbox_reads_are_covered(tmp_path: Path) -> None:
+    files, store = tmp_path / "files", tmp_path / "runs.db"
+    files.mkdir()
+    report = words(7, 2_000).replace("\n", " ")
+    body = f"<w:p><w:r><w:t>{report}</w:t></w:r></w:p>"
+    files.joinpath("report.docx").write_bytes(kinds.word(body))
+    files.joinpath("in.zip").write_bytes(kinds.packed({"d/notes.txt": words(8, 500)}))
+    files.joinpath("table.csv").write_text("name,n\n" + words(9, 300))
+    files.joinpath("broken.xlsx").write_bytes(b"PK\x03\x04 cut")
+    done = run(
+        store,
+        "FINAL(llm_query('Read: ' + context['report.docx'][200:900] + context['in.zip']['d/notes.txt'][100:400]))",
+        context=files,
+        coverage=True,
+    )
+    for found in (done.coverage, review.coverage(store, done.run_id)):
+        assert found is not None
+        assert (200, 900) in spans(found, "context['report.docx']")
+        assert (100, 400) in spans(found, "context['in.zip']['d/notes.txt']")
+        assert found.document("context['table.csv']").length == 307
+    alone = run(store, "FINAL(llm_query(context[500:700]))", context=files / "report.docx", coverage=True)
+    assert alone.coverage is not None
+    assert (500, 700) in spans(alone.coverage)
+    evidence = review.evidence(store, alone.run_id)
+    assert evidence.unknown == ""

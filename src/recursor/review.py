@@ -7,18 +7,38 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from recursor import background, config
 from recursor.context import Source
 from recursor.coverage import Coverage, Document, Evidence, Reading, cover, matcher_of, texts, trace
 from recursor.coverage import Source as Said
-from recursor.errors import ConfigError, RLMError
+from recursor.errors import ConfigError, RLMError, SandboxError, SubcallError
 from recursor.inputs import recorded_inputs
+from recursor.sandboxes.folders import FolderSource
 from recursor.sandboxes.guest.text import Text
 from recursor.trajectory import view
 from recursor.trajectory.packing import unpack
 from recursor.trajectory.view import RecordedRun, Trajectories
+from recursor.types import Execution, Subcall
+
+READING = 300.0
+"""Seconds that reading all texts of files in a sandbox may take."""
+_TEXTS = """
+def texts(value, depth=0):
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, dict) and depth < 20:
+        return {key: texts(each, depth + 1) for key, each in value.items()}
+    if isinstance(value, (list, tuple)) and depth < 20:
+        return [texts(each, depth + 1) for each in value]
+    return None
+
+FINAL(texts(context))
+"""
+"""Leaves strings, and None for all else, where they are."""
 
 
 def coverage(
@@ -87,15 +107,38 @@ def given(run: RecordedRun, context: Any = None, *, messages: Any = None) -> lis
 
 
 def documents(sources: Mapping[str, Source]) -> list[Document]:
-    """The texts of a run's variables. Reads them all."""
+    """The texts of a run's variables. Reads them all; files that only a sandbox reads in one of its own."""
     found: list[Document] = []
     for name, source in sources.items():
+        opaque = getattr(source, "opaque", False)
         try:
-            value = source.value()
+            value = background.run(partial(_read_inside, source)) if opaque else source.value()
         except (OSError, RLMError) as error:
             raise ConfigError(f"`{name}` cannot be read: {error}") from error
         found += texts(name, value[:] if isinstance(value, Text) else value)
     return found
+
+
+async def _read_inside(source: Source) -> Any:
+    """The texts of files that no parser of the host's looks at. Raises SandboxError where they cannot be had."""
+    if isinstance(source, FolderSource):
+        source = source.with_texts_as_they_stand()
+    repl = await config.sandbox("process").open(context_size=source.size)
+    try:
+        await repl.load("context", source)
+        done: Execution = await repl.execute(_TEXTS, _Alone(), max_time=READING)
+    finally:
+        await repl.close()
+    if done.submission is None:
+        raise SandboxError(f"its texts cannot be had from the sandbox: {(done.error or '')[-300:]}")
+    return done.submission.value
+
+
+class _Alone:
+    """Answers no sub-call."""
+
+    async def answer(self, _subcall: Subcall) -> Any:
+        raise SubcallError("there are no sub-calls here")
 
 
 def readings(recorded: Trajectories, run_id: str) -> Iterator[Reading]:

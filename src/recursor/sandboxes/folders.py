@@ -92,6 +92,13 @@ class FolderSource:
         """Whether there are documents that only a sandbox reads."""
         return any(document.kind in kinds.OPAQUE - {kinds.UNKNOWN} for document in self._documents)
 
+    def with_texts_as_they_stand(self) -> FolderSource:
+        """The same, in which files of text are nothing more."""
+        plain = [
+            each._replace(kind="") if each.kind not in kinds.OPAQUE else each for each in self._documents
+        ]
+        return FolderSource(plain, self.origin, self._told, self._fetched)
+
     def value(self) -> dict[str, Any]:
         """Read all documents, as they stand in their files. Blocks; call it in a thread.
 
