@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import click
 
 from recursor import config
-from recursor.cli import batch, contexts, coverage, exits, options, progress
+from recursor.cli import batch, contexts, coverage, dry, exits, options, progress
 from recursor.cli.making import make_rlm
 from recursor.cli.text import as_text, clean, money, seconds, to_json
 from recursor.errors import RLMError
@@ -29,8 +29,11 @@ from recursor.types import Completion, Event, RunEnded, StopReason
 @options.output
 @coverage.EVIDENCE
 @click.option("--raw", is_flag=True, help="Give files as they stand: tables, PDFs, archives are not read.")
+@click.option("--dry-run", is_flag=True, help="Say what would be asked, and what it may cost; send nothing.")
 @batch.flags
-def command(question: str | None, paths: tuple[str, ...], *, evidence: bool, raw: bool, **flags: Any) -> None:
+def command(
+    question: str | None, paths: tuple[str, ...], *, evidence: bool, raw: bool, dry_run: bool, **flags: Any
+) -> None:
     """Answer QUESTION over files, folders or standard input (-).
 
     stdout carries the answer only; progress goes to stderr. With --batch there
@@ -47,7 +50,8 @@ def command(question: str | None, paths: tuple[str, ...], *, evidence: bool, raw
     if many is not None:
         if evidence:
             raise click.UsageError("--evidence goes with one question")
-        batch.carry_out(many, (question, *paths) if question else paths, output, flags, raw=raw)
+        carry = batch.dry_run if dry_run else batch.carry_out
+        carry(many, (question, *paths) if question else paths, output, flags, raw=raw)
     if question is None:
         raise click.UsageError("Missing argument 'QUESTION'.")
     if not question.strip():
@@ -55,6 +59,9 @@ def command(question: str | None, paths: tuple[str, ...], *, evidence: bool, raw
     contexts.check(paths)
     again = options.Again.of(flags, paths)
     settings = options.load(flags)
+    if dry_run:
+        dry.show(settings, paths, question, raw=raw, as_json=output.as_json)
+        return
     rlm = make_rlm(settings, output)
     context = contexts.read(paths, raw=raw)
     also = coverage.told(settings, output, context) if evidence else None

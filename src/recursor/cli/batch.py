@@ -22,7 +22,7 @@ import click
 
 from recursor import config
 from recursor.batch import MAX_CONCURRENCY, new_name
-from recursor.cli import contexts, exits, options
+from recursor.cli import contexts, dry, exits, options
 from recursor.cli.lines import text_of
 from recursor.cli.making import make_rlm
 from recursor.cli.many import Many, Watch, said, watch
@@ -100,11 +100,7 @@ def carry_out(
     wanted: Asked, paths: tuple[str, ...], output: options.Output, given: dict[str, Any], *, raw: bool
 ) -> NoReturn:
     """Answer all questions, write what came of each, and exit with the code that says how it ended."""
-    contexts.check(paths)
-    if wanted.file == "-" and "-" in paths:
-        raise click.UsageError("standard input is either the questions or the context")
-    if wanted.file != "-" and not Path(wanted.file).is_file():
-        raise click.UsageError(f"no such file: {wanted.file}")
+    _check(wanted, paths)
     settings = options.load(given)
     recorded = settings.settings.record
     if wanted.name is not None and not recorded:
@@ -140,6 +136,28 @@ def carry_out(
     if over is not None:
         click.echo(clean(f"{many.unasked:,} not asked: {over}"), err=True)
     sys.exit(_code(many, over))
+
+
+def dry_run(
+    wanted: Asked, paths: tuple[str, ...], output: options.Output, given: dict[str, Any], *, raw: bool
+) -> NoReturn:
+    """Say what would be asked; write and send nothing."""
+    _check(wanted, paths)
+    questions = Questions(wanted.file, raw=raw)
+    questions.check()
+    dry.show(
+        options.load(given), paths, next(iter(questions)).text, raw=raw, as_json=output.as_json,
+        questions=questions.count, total=wanted.total,
+    )  # fmt: skip
+    sys.exit(exits.ANSWERED)
+
+
+def _check(wanted: Asked, paths: tuple[str, ...]) -> None:
+    contexts.check(paths)
+    if wanted.file == "-" and "-" in paths:
+        raise click.UsageError("standard input is either the questions or the context")
+    if wanted.file != "-" and not Path(wanted.file).is_file():
+        raise click.UsageError(f"no such file: {wanted.file}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,6 +72,11 @@ class FolderSource:
         self._firsts = _packs(documents)
         self.size = len(self._head()) + sum(document.size for document in documents)
 
+    @property
+    def documents(self) -> Sequence[Document]:
+        """The files, as they were found."""
+        return self._documents
+
     def open(self) -> int:
         """Return a socket that gives out documents until the other end is closed."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
