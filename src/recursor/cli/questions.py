@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TypeAlias
 
+from recursor.cli.contexts import is_address
 from recursor.errors import ConfigError
-from recursor.files import Raw
+from recursor.files import Raw, Url
 from recursor.plugins import nearest
 from recursor.questions import Question, Shapes
 from recursor.sandboxes.handed import reopened
@@ -148,14 +149,17 @@ class Questions:
         named = paths if several else [paths]
         if not named or not all(isinstance(path, str) and path and "\0" not in path for path in named):
             raise ConfigError("path must be the name of a file or folder, or a list of such")
-        where = [self._folder / path for path in named]
-        for path in where:
-            if not path.exists():
-                raise ConfigError(f"no such file or folder: {path}")
-            if not (path.is_file() or path.is_dir()) or not os.access(path, os.R_OK):
-                raise ConfigError(f"{path} cannot be read")
-        given = where if several else where[0]
-        return Raw(given) if self._raw else given
+        where = [Url(path, raw=self._raw) if is_address(path) else self._file(path) for path in named]
+        given: Any = where if several else where[0]
+        return Raw(given) if self._raw and not any(isinstance(path, Url) for path in where) else given
+
+    def _file(self, name: str) -> Path:
+        path = self._folder / name
+        if not path.exists():
+            raise ConfigError(f"no such file or folder: {path}")
+        if not (path.is_file() or path.is_dir()) or not os.access(path, os.R_OK):
+            raise ConfigError(f"{path} cannot be read")
+        return path
 
 
 def _rows(file: BinaryIO, delimiter: str) -> Iterator[tuple[int, Any]]:
