@@ -85,9 +85,7 @@ async def test_a_picture_is_a_value_that_says_what_it_is(tmp_path: Path, bench: 
     path.write_bytes(data)
     info = await bench.repl.load("context", prepare(path))
     assert (info.type, info.size) == ("Image", f"{len(data):,} bytes")
-    assert (
-        f"a picture, {kind}, {width} x {height} pixels; `llm_query(prompt, images=[context])`" in info.preview
-    )
+    assert "a picture: `llm_query(prompt, images=[context])` shows it to a model\n<Image: " in info.preview
     code = "FINAL([context.type, context.width, context.height, isinstance(context, bytes), context])"
     assert await bench.answered(code) == [kind, width, height, True, Image(data)]
     assert await bench.shown("print(context)") == (
@@ -101,7 +99,9 @@ async def test_pictures_in_folders_and_archives_say_where_they_are_from(tmp_path
     tmp_path.joinpath("b.gif").write_bytes(b"GIF89a")
     tmp_path.joinpath("in.zip").write_bytes(kinds.packed({"d/x.png": png(9, 9)}))
     info = await bench.repl.load("context", prepare(tmp_path))
-    assert "2 pictures (`llm_query(prompt, images=[context[name]])` shows one to a model)" in info.preview
+    assert (
+        "2 image (a picture: `llm_query(prompt, images=[context[name]])` shows it to a model)" in info.preview
+    )
     shown = await bench.shown(
         "print([context[name].source for name in ('a.png', 'shot')], context['in.zip']['d/x.png'])"
     )

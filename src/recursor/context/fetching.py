@@ -175,8 +175,8 @@ def _connected(target: _Target, bounds: Bounds, deadline: float, resolve: Resolv
     allowed = [each for each in found if bounds.private or is_public(each)]
     if found and not allowed:
         raise ConfigError(
-            f"{shown(target.url)}: {target.host} is {found[0]}, an address of this machine or of a network of its "
-            "own; Url(..., allow_private=True) fetches from there"
+            f"{shown(target.url)}: {target.host}{'' if found[0] == target.host else f' ({found[0]})'} is this "
+            "machine, or in a network of its own; Url(..., allow_private=True) fetches from there"
         )
     failure: OSError = OSError(f"{target.host} has no address")
     for address in allowed[:MOST_ADDRESSES]:

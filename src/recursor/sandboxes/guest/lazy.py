@@ -32,9 +32,9 @@ SHAPES = {
     "parquet": "Parquet (a list of rows)",
     "zip": "ZIP (its files by path)",
     "tar": "tar (its files by path)",
-    "eml": "e-mails (a dict: from, to, subject, date, text, attachments, ...)",
-    "mbox": "mailboxes (a list of messages)",
-    "image": "pictures (`llm_query(prompt, images=[context[name]])` shows one to a model)",
+    "eml": "E-mail (a dict: from, to, subject, date, text, attachments, ...)",
+    "mbox": "mbox (a list of messages)",
+    "image": "image (a picture: `llm_query(prompt, images=[context[name]])` shows it to a model)",
 }
 """What files of a kind are read as."""
 

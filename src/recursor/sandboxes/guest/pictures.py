@@ -19,11 +19,10 @@ def read_image(file: BinaryIO, size: int) -> Loaded:
         raise Unreadable(f"it has {size:,} bytes; at most {MOST_FILE:,} are read")
     try:
         image = Image(file.read())
-        width, height = dimensions(image)
+        dimensions(image)
     except ValueError as error:
         raise Unreadable(str(error)) from None
-    what = f"a picture, {image.type}, {width:,} x {height:,} pixels"
-    return Loaded(image, f"{what}; `llm_query(prompt, images=[context])` shows it to a model")
+    return Loaded(image, "a picture: `llm_query(prompt, images=[context])` shows it to a model")
 
 
 def png(rows: bytes, width: int, height: int, stride: int) -> bytes:
