@@ -339,6 +339,14 @@ def test_a_policy_decides_about_the_hosts_of_addresses(site: Site) -> None:
     assert asked == ["127.0.0.1"]
 
 
+def test_sessions_ask_the_policy_too(site: Site) -> None:
+    site.answers["/a.txt"] = 200, {}, b"text"
+    rlm = RLM(ScriptedModel(["```repl\nFINAL(context)\n```"]), policy=Policy(deny=["host:127.*"]))
+    with rlm.session() as session, pytest.raises(ConfigError, match=r"nothing may be fetched from"):
+        session.completion("?", context=here(site, "/a.txt"))
+    assert site.asked == []
+
+
 def test_a_text_is_never_an_address(site: Site) -> None:
     assert answer_to(f"{site.url}/a") == f"{site.url}/a"
     assert site.asked == []

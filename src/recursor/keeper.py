@@ -22,6 +22,7 @@ from recursor.asker import Asker
 from recursor.context import Source
 from recursor.conversation import Conversation, Exchange
 from recursor.errors import ConfigError, LimitExceeded, RLMError, TrajectoryError
+from recursor.governance import ask_about_hosts
 from recursor.inputs import inputs
 from recursor.limits import SHARED, Limits
 from recursor.live import Live, Question, opened
@@ -103,6 +104,7 @@ class Keeper:
     async def ask(self, asker: Asker, wanted: Wanted, watcher: Sink | None = None) -> Completion:
         """Answer the next question."""
         expected, recall = shape(wanted.schema), self._recall
+        ask_about_hosts(asker.engine.policy)
         text, sources = await in_thread(inputs, wanted.question, wanted.context, wanted.messages)
         async with self._turn():
             asker = self._bounded(asker)

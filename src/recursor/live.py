@@ -139,6 +139,7 @@ async def opened(asker: Asker, size: int, given: Sequence[Source], known: Conver
     """
     engine = asker.engine
     room = max(ROOM, 2 * (size + sum(source.size for source in given)))
+    governance.ask_about_hosts(engine.policy)
     values = await in_thread(lambda: {name: prepare(value) for name, value in asker.values.items()})
     repl = await engine.sandbox.open(tools=list(engine.tools), context_size=room, calls=engine.dialect.calls)
     try:

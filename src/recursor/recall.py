@@ -13,6 +13,7 @@ from recursor.asker import Asker
 from recursor.context import Source, prepare
 from recursor.conversation import Conversation, Exchange
 from recursor.errors import ConfigError, TrajectoryError
+from recursor.governance import ask_about_hosts
 from recursor.inputs import inputs
 from recursor.live import Live, Question
 from recursor.threads import in_thread
@@ -135,6 +136,7 @@ class Recall:
                     )
             return sources
 
+        ask_about_hosts(asker.engine.policy)
         try:
             return await in_thread(prepared)
         except ConfigError as error:

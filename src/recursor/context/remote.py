@@ -16,6 +16,7 @@ from recursor.files import Url
 from recursor.sandboxes.files import FileSource
 from recursor.sandboxes.folders import Document
 from recursor.sandboxes.guest import kinds
+from recursor.sandboxes.handed import reopened
 
 if TYPE_CHECKING:
     from recursor.context.fetching import Fetched, Permit
@@ -48,6 +49,9 @@ class FetchedSource(FileSource):
         self.origin = _shown(url.url)
         self.decisions = fetched.decisions
         """What was decided about the hosts that were asked for it."""
+
+    def open(self) -> int:
+        return reopened(self._fetched.file.fileno())
 
     def __del__(self) -> None:
         fetched = getattr(self, "_fetched", None)
