@@ -47,7 +47,8 @@ class Editor:
 async def editing(models: ModelServer, tmp_path: Path, *flags: str) -> AsyncIterator[tuple[Editor, Any]]:
     """An editor, and the agent that it has started."""
     editor: Any = Editor()
-    command = ["-m", "recursor", "acp", "--model", "m", "--base-url", models.url, "--no-store", *flags]
+    stored = () if "--store" in flags else ("--no-store",)
+    command = ["-m", "recursor", "acp", "--model", "m", "--base-url", models.url, *stored, *flags]
     environment = os.environ | {"XDG_CONFIG_HOME": str(tmp_path / "none")}
     async with acp.spawn_agent_process(
         editor, sys.executable, *command, env=environment, transport_kwargs={"stderr": None, "limit": 1 << 24}
@@ -102,19 +103,58 @@ async def test_a_prompt_is_answered_over_the_folder_with_what_is_done_meanwhile(
     assert counted[-1] == "60 sub-calls"
 
 
-async def test_what_was_said_before_and_beside_is_data_in_the_repl(folder: Path, tmp_path: Path) -> None:
-    say = "```repl\nFINAL('|'.join(m['content'] for m in messages))\n```"
+async def test_variables_live_on_and_files_are_as_they_are_now(folder: Path, tmp_path: Path) -> None:
+    def script(messages: Sequence[Message]) -> str:
+        asked = [each for each in messages if each.role == "user"][-1].content
+        if "First?" in asked:
+            return "```repl\nseen = [context['a.py']]\nFINAL(messages[0]['content'])\n```"
+        return (
+            "```repl\nseen.append(context['a.py'])\nFINAL([seen, history[0]['question'], len(context)])\n```"
+        )
+
     resource = schema.TextResourceContents(uri="file:///x/c.py", text="c = 3")
-    with ModelServer(by_turn(say)) as models:
+    answers = []
+    with ModelServer(script) as models:
         async with editing(models, tmp_path) as (editor, agent):
             session_id = (await agent.new_session(cwd=str(folder), mcp_servers=[])).session_id
             block = schema.EmbeddedResourceContentBlock(type="resource", resource=resource)
             await agent.prompt(session_id=session_id, prompt=[acp.text_block("First? "), block])
-            first = editor.answer
+            assert editor.answer == "file:///x/c.py:\nc = 3"
+            for change in (None, "a = 5\n"):
+                if change:
+                    folder.joinpath("a.py").write_text(change)
+                    folder.joinpath("c.py").write_text("new")
+                editor.updates.clear()
+                await agent.prompt(session_id=session_id, prompt=[acp.text_block("Next?")])
+                answers.append(json.loads(editor.answer.removeprefix("```json\n").removesuffix("\n```")))
+    assert answers[0] == [["a = 1\n", "a = 1\n"], "First? `/x/c.py`", 2]
+    assert answers[1] == [["a = 1\n", "a = 1\n", "a = 5\n"], "First? `/x/c.py`", 3]
+
+
+async def test_a_conversation_that_is_recorded_is_gone_on_with_after_a_restart(
+    folder: Path, tmp_path: Path
+) -> None:
+    def script(messages: Sequence[Message]) -> str:
+        asked = [each for each in messages if each.role == "user"][-1].content
+        return "```repl\nx = 41\nFINAL('kept')\n```" if "First?" in asked else "```repl\nFINAL(x + 1)\n```"
+
+    store = ["--store", str(tmp_path / "runs.db")]
+    with ModelServer(script) as models:
+        async with editing(models, tmp_path, *store) as (editor, agent):
+            session_id = (await agent.new_session(cwd=str(folder), mcp_servers=[])).session_id
+            await agent.prompt(session_id=session_id, prompt=[acp.text_block("First?")])
+        async with editing(models, tmp_path, *store) as (editor, agent):
+            with pytest.raises(acp.RequestError):
+                await agent.load_session(cwd=str(folder), session_id="other", mcp_servers=[])
+            await agent.load_session(cwd=str(folder), session_id=session_id, mcp_servers=[])
+            assert [each.content.text for each in editor.of("user_message_chunk")] == ["First?"]
+            assert editor.answer == "kept"
             editor.updates.clear()
-            await agent.prompt(session_id=session_id, prompt=[acp.text_block("Second?")])
-    assert first == "file:///x/c.py:\nc = 3|First? `/x/c.py`"
-    assert editor.answer == f"{first}|{first}|Second?"
+            await agent.prompt(session_id=session_id, prompt=[acp.text_block("And one more?")])
+            assert "42" in editor.answer
+            await agent.close_session(session_id=session_id)
+            with pytest.raises(acp.RequestError):
+                await agent.prompt(session_id=session_id, prompt=[acp.text_block("?")])
 
 
 async def test_a_prompt_that_is_cancelled_says_so_and_the_session_goes_on(

@@ -5,7 +5,7 @@ What the code in the REPL asks for meanwhile is answered by `recursor.run`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -38,9 +38,8 @@ class Engine(Shared):
             ModelError: the root LM failed for good. SandboxError: no REPL could be had.
             SubcallError: an ancestor asks the very same. ConfigError: a source of tools cannot be reached.
         """
-        if self.sources and self.strategy != "direct":
-            tools = await offered.offered(self.sources, self.tools, task.contexts)
-            return await replace(self, tools=tools, sources=()).complete(task, at)
+        if self.sources:
+            return await (await self.ready(task.contexts)).complete(task, at)
         run = Run(self, task, at)
         await run.refuse_cycle()
         if run.at.parent is not None and not run.replay.known:
@@ -54,6 +53,19 @@ class Engine(Shared):
         if strategy == "direct":
             return await self._answer_directly(run, reason)
         return await self._answer_in_a_repl(run, reason)
+
+    async def ready(self, taken: Collection[str]) -> Engine:
+        """This engine with the tools of its sources, which are asked for them where there will be code.
+
+        Args:
+            taken: names that no tool may have.
+
+        Raises:
+            ConfigError: one of them cannot be reached.
+        """
+        sources = self.sources if self.strategy != "direct" else ()
+        tools = await offered.offered(sources, self.tools, taken) if sources else self.tools
+        return replace(self, tools=tools, sources=())
 
     def _strategy(self, run: Run) -> tuple[Literal["rlm", "direct"], str]:
         """How to answer, and why."""

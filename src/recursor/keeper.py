@@ -107,7 +107,7 @@ class Keeper:
         ask_about_hosts(asker.engine.policy)
         text, sources = await in_thread(inputs, wanted.question, wanted.context, wanted.messages)
         async with self._turn():
-            asker = self._bounded(asker)
+            asker = self._bounded(replace(asker, engine=await asker.engine.ready([*sources, *asker.values])))
             live = await self._ready(asker, sum(source.size for source in sources.values()))
             self._newest += 1
             asked = Question(self._newest, uuid.uuid4().hex, text, sources, expected)
@@ -132,7 +132,8 @@ class Keeper:
             turns = await in_thread(recall.record.turns)
             if not turns:
                 raise ConfigError(f"session {self.id!r} has no turn to go on with")
-            turn, asker = turns[-1], self._bounded(asker)
+            turn = turns[-1]
+            asker = self._bounded(replace(asker, engine=await asker.engine.ready(asker.values)))
             journal = await in_thread(StoreJournal, recall.store, discard=StoreJournal.close)
             with journal:
                 run = await in_thread(journal.root, turn.run_id)

@@ -28,4 +28,4 @@ def command(**flags: Any) -> None:
             raise
         raise ConfigError("the package of the protocol is missing: pip install 'recursor[acp]'") from error
     rlm = make_rlm(loaded, options.Output(as_json=False, jsonl=None, display="none"))
-    asyncio.run(acp.serve(rlm))
+    asyncio.run(acp.serve(rlm, recorded=loaded.settings.record))

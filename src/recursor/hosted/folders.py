@@ -35,7 +35,8 @@ class Folders:
         found = [self._allowed(path) for path in paths]
         context = found[0] if len(found) == 1 else found
         source = prepare(context)
-        for path in map(Path, source.paths) if isinstance(source, FolderSource) else ():
+        for document in source.documents if isinstance(source, FolderSource) else ():
+            path = Path(document.path)
             if path.is_symlink() and not self._holds(path.resolve()):
                 raise ConfigError(f"paths: {path} is a link that leads out of what may be read: {self._told}")
         return context

@@ -26,6 +26,7 @@ from recursor.hosted import arguments
 from recursor.hosted.arguments import Ask, OfRun, Result, converted
 from recursor.hosted.folders import Folders
 from recursor.hosted.jobs import Job, Jobs, Outcome, answered
+from recursor.hosted.texts import clean
 from recursor.rlm import RLM
 from recursor.threads import in_thread
 from recursor.trajectory import view
@@ -199,7 +200,7 @@ class Tools:
         if outcome.answer is None and not answered(outcome):
             why = f"run {outcome.run_id} has no answer yet" if outcome.running else outcome.error
             return _failed(f"{why or 'it ended without an answer'} ({outcome.told()})", meta)
-        whole = _clean(as_text(outcome.answer))
+        whole = clean(as_text(outcome.answer))
         part = whole[offset : offset + CLIPPED]
         content: list[types.ContentBlock] = [_text(part)]
         notes = (
@@ -239,7 +240,7 @@ class Tools:
         resources += [
             types.Resource(
                 name=f"run {run.id[:12]}", uri=f"recursor://runs/{run.id}", mime_type="text/plain",
-                description=_clean(f"{run.outcome}: {' '.join(run.question[:200].split())}"),
+                description=clean(f"{run.outcome}: {' '.join(run.question[:200].split())}"),
             )
             for run in runs
         ]  # fmt: skip
@@ -266,7 +267,7 @@ class Tools:
             text, kind = await self._text_of(uri)
         except TrajectoryError as error:
             raise MCPError(types.INVALID_PARAMS, str(error)) from error
-        contents = types.TextResourceContents(uri=uri, text=_clean(text), mime_type=kind)
+        contents = types.TextResourceContents(uri=uri, text=clean(text), mime_type=kind)
         return types.ReadResourceResult(contents=[contents])
 
     async def _text_of(self, uri: str) -> tuple[str, str]:
@@ -313,7 +314,7 @@ async def _followed(ctx: Context, job: Job, seconds: float | None) -> None:
         now = time.monotonic()
         if job.events != events or now - told > ALIVE:
             events, told = job.events, now
-            await ctx.session.report_progress(now - began, None, _clean(job.outcome().told()))
+            await ctx.session.report_progress(now - began, None, clean(job.outcome().told()))
 
 
 def _summary(outcome: Outcome, question: str, started: float) -> dict[str, Any]:
@@ -322,13 +323,8 @@ def _summary(outcome: Outcome, question: str, started: float) -> dict[str, Any]:
 
 
 def _text(text: str) -> types.TextContent:
-    return types.TextContent(type="text", text=_clean(text))
+    return types.TextContent(type="text", text=clean(text))
 
 
 def _failed(text: str, meta: dict[str, Any] | None = None) -> types.CallToolResult:
     return types.CallToolResult(content=[_text(text)], is_error=True, _meta=meta)
-
-
-def _clean(text: str) -> str:
-    """Text without lone surrogates, which have no place in UTF-8."""
-    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")

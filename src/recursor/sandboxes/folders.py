@@ -88,11 +88,6 @@ class FolderSource:
         return Whole(self)
 
     @property
-    def paths(self) -> list[str]:
-        """Of its files, on the host."""
-        return [document.path for document in self._documents]
-
-    @property
     def opaque(self) -> bool:
         """Whether there are documents that only a sandbox reads."""
         return any(document.kind in kinds.OPAQUE - {kinds.UNKNOWN} for document in self._documents)
