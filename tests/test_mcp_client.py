@@ -283,7 +283,9 @@ def test_a_run_that_goes_on_takes_their_results_from_the_record(tmp_path: Path) 
 def test_a_session_that_is_made_again_takes_their_results_from_the_record(tmp_path: Path) -> None:
     log, store = tmp_path / "log", tmp_path / "runs.db"
     made = McpServer("own", command=[*COMMAND, str(log)])
-    model = ScriptedModel(["```repl\nfirst = count()\nFINAL(first)\n```", "```repl\nFINAL([first, count()])\n```"])
+    model = ScriptedModel(
+        ["```repl\nfirst = count()\nFINAL(first)\n```", "```repl\nFINAL([first, count()])\n```"]
+    )
     rlm = RLM(model, tools=[made], store=store)
     with rlm.session() as chat:
         assert chat.completion("?").answer == 1
