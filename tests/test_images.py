@@ -30,7 +30,7 @@ from recursor.sandboxes.guest.images import Image
 from recursor.sandboxes.process import ProcessSandbox
 from recursor.server.asked import check_messages
 from recursor.server.failures import ApiError
-from recursor.testing import ScriptedModel
+from recursor.testing import ModelServer, ScriptedModel
 from recursor.trajectory import garbage, importing
 from recursor.trajectory.jsonl import JsonlSink
 from recursor.trajectory.view import open as opened
@@ -392,3 +392,17 @@ def test_the_server_takes_pictures_as_data_and_refuses_addresses() -> None:
         with pytest.raises(ApiError) as refused:
             check_messages(asked(url), "messages")
         assert (refused.value.status, refused.value.param) == (400, "messages[0].content")
+
+
+@pytest.mark.parametrize("provider", ["openai", "anthropic"])
+def test_pictures_reach_a_server_over_each_wire(provider: str) -> None:
+    small, large = png(), png(700, 700) + bytes(1 << 20)
+    seen = ScriptedModel(lambda messages: str([len(image) for image in messages[-1].images]))
+    with ModelServer(seen) as server:
+        url = server.url if provider == "openai" else server.url.removesuffix("/v1")
+        model = LM(f"{provider}/gpt-x", base_url=url, api_key="none")
+        code = "FINAL([llm_query('?', images=context[0]), llm_query('?', images=context)])"
+        root = ScriptedModel([f"```repl\n{code}\n```"])
+        done = RLM(root, sub_model=model).completion("?", context=[Image(small), Image(large)])
+    assert done.answer == [f"[{len(small)}]", f"[{len(small)}, {len(large)}]"]
+    assert [request[-1].images for request in seen.requests] == [(small,), (small, large)]

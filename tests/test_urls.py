@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import gzip
 import http.server
+import shutil
 import socket
+import ssl
+import subprocess
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -56,6 +59,12 @@ class Site:
         self._thread.start()
         self.port = self._server.server_address[1]
         self.url = f"http://127.0.0.1:{self.port}"
+
+    def secure(self, certificate: Path, key: Path) -> None:
+        """Speak TLS from now on."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate, key)
+        self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
 
     def say(self, handler: http.server.BaseHTTPRequestHandler) -> None:
         status, headers, body = self.answers[handler.path.partition("?")[0]]
@@ -309,6 +318,28 @@ def test_a_server_that_takes_its_time_is_left(site: Site) -> None:
     with pytest.raises(UnreadableFile, match=r"not there within 0\.3 s"):
         prepare(here(site, "/slow", max_time=0.3))
     assert time.monotonic() - began < 5
+
+
+def test_certificates_are_checked(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("needs openssl, to make a certificate")
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    subprocess.run(
+        [openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
+         "-keyout", key, "-out", certificate, "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    site.secure(certificate, key)
+    site.answers["/a.txt"] = 200, {}, b"text"
+    url = f"https://localhost:{site.port}/a.txt"
+    with pytest.raises(UnreadableFile, match="certificate"):
+        prepare(Url(url, allow_private=True))
+    assert site.asked == []
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    assert answer_to(Url(url, allow_private=True)) == "text"
+    with pytest.raises(UnreadableFile, match="certificate"):
+        prepare(Url(url.replace("localhost", "127.0.0.1"), allow_private=True))
 
 
 def test_proxies_of_the_environment_are_not_asked(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

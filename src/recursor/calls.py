@@ -26,6 +26,7 @@ from recursor.ledger import Ledger, Reservation
 from recursor.models.retry import Retries, RetryBudget, Retrying
 from recursor.protocols import Cache, Model, Sink
 from recursor.replay import Replay
+from recursor.threads import in_thread
 from recursor.types import (
     CallRefused,
     CallRetried,
@@ -40,6 +41,8 @@ from recursor.types import (
     Usage,
 )
 
+ASIDE = 1 << 18
+"""Bytes of pictures from which their digests are made in a thread."""
 MOST_TOKENS = 1 << 53
 """No reply is counted with more of any kind."""
 
@@ -142,7 +145,10 @@ class Metered:
         on_text: Callable[[str], None] | None = None,
     ) -> Reply:
         caller, turn = self.caller, self.caller.ledger.turns
-        content = _content(messages, schema)
+        pictures = sum(len(image) for message in messages for image in message.images)
+        content = (
+            await in_thread(_content, messages, schema) if pictures > ASIDE else _content(messages, schema)
+        )
         request = digest(getattr(self.model, "identity", None) or self.name, content)
         size = sum(message.size for message in messages)
         call = Call(self.name, self.purpose, caller.ledger.depth, size, getattr(self.model, "price", None))

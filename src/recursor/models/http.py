@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 Key: TypeAlias = str | Callable[[], str | None] | None
 """A key, or something that returns it, asked before each request."""
+Body: TypeAlias = Mapping[str, Any] | bytes
+"""Of a request: its fields, or what `encode` made of them."""
 
 CONNECT_TIMEOUT = 10.0
 READ_TIMEOUT = 600.0
@@ -162,7 +164,7 @@ class Endpoint:
             raise ConfigError(f"the key for {self.url} holds a line break or a character that is not ASCII")
         return key or None
 
-    async def post(self, body: Mapping[str, Any], request: Request) -> bytes:
+    async def post(self, body: Body, request: Request) -> bytes:
         """Send a body and return the whole reply.
 
         Raises:
@@ -171,7 +173,7 @@ class Endpoint:
         async with self._exchange(body, request) as (response, key):
             return _without(_echo(key), await _read(response, request))
 
-    async def stream(self, body: Mapping[str, Any], request: Request) -> AsyncGenerator[ServerEvent, None]:
+    async def stream(self, body: Body, request: Request) -> AsyncGenerator[ServerEvent, None]:
         """Send a body and yield the reply's events.
 
         A server that does not stream sends one JSON document: it comes as one event named `WHOLE`.
@@ -194,13 +196,13 @@ class Endpoint:
 
     @contextlib.asynccontextmanager
     async def _exchange(
-        self, body: Mapping[str, Any], request: Request
+        self, body: Body, request: Request
     ) -> AsyncIterator[tuple[aiohttp.ClientResponse, str | None]]:
         """Post, and translate whatever fails, inside the block too."""
         import aiohttp  # noqa: PLC0415  # see _hold
 
         key = self.key()
-        data = encode(body)
+        data = body if isinstance(body, bytes) else encode(body)
         failure: ModelError
         try:
             async with (await session()).post(

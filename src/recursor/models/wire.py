@@ -14,13 +14,16 @@ from recursor.errors import ConfigError, ModelError
 from recursor.models import prices
 from recursor.models.documents import mended
 from recursor.models.failures import Request
-from recursor.models.http import Endpoint
+from recursor.models.http import Body, Endpoint, encode
 from recursor.models.sse import ServerEvent
+from recursor.threads import in_thread
 from recursor.types import Message, Reply, Schema, Usage
 
 _OURS = frozenset({"model", "messages", "stream", "stream_options"})
 """Fields of a request body that are no options."""
 _EVENTS = 3
+ASIDE = 1 << 18
+"""Bytes of pictures from which a request is written in a thread."""
 _BLIND = re.compile(
     r"(^|/)(gpt-3\.5|gpt-4(-0|-32k|$)|gpt-oss|o1-mini|o1-preview|o3-mini|claude-(2|instant)|deepseek-(chat|reasoner|r1|v3)"
     r"|codestral|mixtral|mistral-7b|llama-?3(\.[13])?-|qwen3-coder|kimi-k2-)"
@@ -131,12 +134,16 @@ class Wire(ABC):
         """Answer one prompt; see `recursor.protocols.Model`."""
         size = sum(each.size for each in messages)
         request = Request(self._name, self._endpoint.url, size, self.window)
-        body = self._body(messages, schema)
+        fields = {} if on_text is None else self.STREAMED
+        if sum(len(image) for each in messages for image in each.images) > ASIDE:
+            body: Body = await in_thread(lambda: encode({**self._body(messages, schema), **fields}))
+        else:
+            body = {**self._body(messages, schema), **fields}
         reading = self._reading(request)
         if on_text is None:
             reading.take_whole(await self._endpoint.post(body, request))
         else:
-            await self._stream({**body, **self.STREAMED}, reading, on_text)
+            await self._stream(body, reading, on_text)
         return self._reply(reading)
 
     @abstractmethod
@@ -147,9 +154,7 @@ class Wire(ABC):
     def _reading(self, request: Request) -> Reading:
         """Return what reads the reply."""
 
-    async def _stream(
-        self, body: Mapping[str, Any], reading: Reading, on_text: Callable[[str], None]
-    ) -> None:
+    async def _stream(self, body: Body, reading: Reading, on_text: Callable[[str], None]) -> None:
         try:
             async with contextlib.aclosing(self._endpoint.stream(body, reading.request)) as events:
                 async for event in events:

@@ -9,6 +9,8 @@ from typing import Any
 
 import msgspec
 
+from recursor.context.pictures import is_picture, of_part
+from recursor.errors import ConfigError
 from recursor.types import Message, Reply, Role
 
 
@@ -237,7 +239,15 @@ def _message(found: Any, roles: tuple[str, ...], *, strict: bool = False) -> Mes
     if strict and not all(str(text).strip() for text in texts):
         raise Refused(400, "messages: text content blocks must contain non-whitespace text")
     role: Role = "system" if found["role"] == "developer" else found["role"]
-    return Message(role, "".join(map(str, texts)))
+    return Message(role, "".join(map(str, texts)), tuple(_pictures(blocks)))
+
+
+def _pictures(blocks: list[dict[str, Any]]) -> Iterator[bytes]:
+    for block in filter(is_picture, blocks):
+        try:
+            yield bytes(of_part(block, "messages"))
+        except ConfigError as error:
+            raise Refused(400, str(error)) from None
 
 
 def _pieces(text: str, size: int) -> Iterator[str]:
