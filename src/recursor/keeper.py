@@ -38,7 +38,7 @@ from recursor.trajectory.claim import claim
 from recursor.trajectory.journal import StoreJournal
 from recursor.trajectory.packing import pack_value, unpack_value
 from recursor.trajectory.sessions import State
-from recursor.types import Completion, ContextHashed, Event, StopReason, Usage
+from recursor.types import Completion, ContextHashed, Event, RunEnded, StopReason, Usage
 
 _inside: ContextVar[frozenset[str]] = ContextVar("sessions", default=frozenset())
 """The sessions of whose turns what runs here is a part."""
@@ -68,6 +68,7 @@ class Keeper:
         usage: of all turns, those that were undone included.
         cost: US dollars; None when a price is unknown.
         seconds: that turns took.
+        last: the run of the last turn that began; empty before the first.
     """
 
     def __init__(self, session: str, recall: Recall | None, limits: Limits, idle: float | None) -> None:
@@ -78,6 +79,7 @@ class Keeper:
         self.usage = found.usage
         self.cost = found.cost
         self.seconds = found.seconds
+        self.last = found.last
         self._newest = found.newest
         self._recall = recall
         self._idle = idle
@@ -110,7 +112,8 @@ class Keeper:
             asker = self._bounded(replace(asker, engine=await asker.engine.ready([*sources, *asker.values])))
             live = await self._ready(asker, sum(source.size for source in sources.values()))
             self._newest += 1
-            asked = Question(self._newest, uuid.uuid4().hex, text, sources, expected)
+            self.last = uuid.uuid4().hex
+            asked = Question(self._newest, self.last, text, sources, expected)
             if recall is None:
                 return await self._run(asker, live, asked, Past(), watcher)
             await in_thread(recall.record.begin, asked.number, asked.run_id, list(asker.engine.tools))
@@ -142,7 +145,11 @@ class Keeper:
                 expected = shape(run.settings.get("schema") if schema is None else schema)
                 done = journal.ended(run.id)
                 if isinstance(done, Completion) and done.stop_reason is StopReason.ANSWERED:
-                    return replace(done, answer=expected.accept(done.answer))
+                    done = replace(done, answer=expected.accept(done.answer))
+                    if watcher is not None:
+                        watcher.emit(run.start())
+                        watcher.emit(RunEnded(run.id, done, None, run.ended or 0.0))
+                    return done
                 if self._held.live is not None and self._held.live.applied >= turn.number:
                     await self._drop()
                 sources = await recall.sources(asker, turn, run)
@@ -267,7 +274,7 @@ class Keeper:
         self._held.live = None  # until it is whole
         try:
             for turn in turns:
-                self._newest = max(self._newest, turn.number)
+                self._newest, self.last = max((self._newest, self.last), (turn.number, turn.run_id))
                 if (
                     recall is not None
                     and live.applied < turn.number

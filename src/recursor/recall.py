@@ -35,6 +35,8 @@ class Found:
     known: Conversation = field(default_factory=Conversation)
     newest: int = 0
     """The number of the last turn that has begun."""
+    last: str = ""
+    """The run of that."""
     usage: Usage = field(default_factory=Usage)
     cost: float | None = 0.0
     seconds: float = 0.0
@@ -73,7 +75,7 @@ class Recall:
                 seconds += (run.duration or 0.0) if run is not None else 0.0
                 if run is not None and _state(turn, run) == "kept":
                     known = known.grown(_exchange(turn.number, run))
-        return Found(known, turns[-1].number, usage, cost if priced else None, seconds)
+        return Found(known, turns[-1].number, turns[-1].run_id, usage, cost if priced else None, seconds)
 
     def give(self, run_id: str, given: Mapping[str, Any]) -> None:
         """Keep what a turn is given. Blocks."""

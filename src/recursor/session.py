@@ -54,6 +54,11 @@ class Session:
         return [exchange.run_id for exchange in self._keeper.known.exchanges]
 
     @property
+    def last_run_id(self) -> str:
+        """The run of the last turn that began, which `resume` goes on with; empty before the first."""
+        return self._keeper.last
+
+    @property
     def usage(self) -> Usage:
         """Of all turns, those that were undone included."""
         return self._keeper.usage
@@ -129,12 +134,19 @@ class Session:
         *,
         messages: Sequence[Mapping[str, Any]] | None = None,
         schema: Any = None,
+        resume: bool = False,
     ) -> AsyncGenerator[Event, None]:
-        """Yield events while the turn goes, as `RLM.stream`; closing the iterator undoes the turn."""
-        if question is None and messages is None:
-            raise ConfigError("pass a question or messages")
-        wanted = Wanted(question, context, messages, schema)
-        work = partial(self._keeper.ask, self._asker, wanted)
+        """Yield events while the turn goes, as `RLM.stream`; closing the iterator undoes the turn.
+
+        Args:
+            resume: go on with the last question, in place of a new one; see `resume`.
+        """
+        if resume == (question is not None or messages is not None):
+            raise ConfigError("pass a question, messages, or resume=True")
+        if resume:
+            work = partial(self._keeper.resume, self._asker, schema)
+        else:
+            work = partial(self._keeper.ask, self._asker, Wanted(question, context, messages, schema))
         async with aclosing(streaming.events(work)) as events:
             async for event in events:
                 yield event

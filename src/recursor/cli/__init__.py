@@ -15,6 +15,7 @@ import click
 COMMANDS = {
     "acp": "An agent in editors such as Zed: questions over the folder that is open.",
     "ask": "Answer a question over files, folders or standard input.",
+    "chat": "Ask question after question over files and folders, in one REPL.",
     "config": "Show the settings in force and where they come from; change them.",
     "demo": "Three questions over 47 MB of text, offline and without a key.",
     "doctor": "Check this machine: sandbox, endpoints, keys, store.",

@@ -28,11 +28,19 @@ from recursor.types import Completion, Event, RunEnded, StopReason
 @options.settings
 @options.output
 @coverage.EVIDENCE
+@click.option("--session", metavar="NAME", help="Begin, or go on with, a session: its variables are there.")
 @click.option("--raw", is_flag=True, help="Give files as they stand: tables, PDFs, archives are not read.")
 @click.option("--dry-run", is_flag=True, help="Say what would be asked, and what it may cost; send nothing.")
 @batch.flags
 def command(
-    question: str | None, paths: tuple[str, ...], *, evidence: bool, raw: bool, dry_run: bool, **flags: Any
+    question: str | None,
+    paths: tuple[str, ...],
+    *,
+    evidence: bool,
+    session: str | None,
+    raw: bool,
+    dry_run: bool,
+    **flags: Any,
 ) -> None:
     """Answer QUESTION over files, folders or standard input (-).
 
@@ -48,8 +56,8 @@ def command(
     output = options.output_of(flags)
     many = batch.taken(flags)
     if many is not None:
-        if evidence:
-            raise click.UsageError("--evidence goes with one question")
+        if evidence or session is not None:
+            raise click.UsageError("--evidence and --session go with one question")
         carry = batch.dry_run if dry_run else batch.carry_out
         carry(many, (question, *paths) if question else paths, output, flags, raw=raw)
     if question is None:
@@ -62,9 +70,14 @@ def command(
     if dry_run:
         dry.show(settings, paths, question, raw=raw, as_json=output.as_json)
         return
+    if session is not None and not settings.settings.record:
+        raise click.UsageError("--session needs the store, from which it goes on")
     rlm = make_rlm(settings, output)
     context = contexts.read(paths, raw=raw)
     also = coverage.told(settings, output, context) if evidence else None
+    if session is not None:
+        chat = rlm.session(session)
+        carry_out(settings, output, again, lambda: chat.stream(question, context), also)
     carry_out(settings, output, again, lambda: rlm.stream(question, context), also)
 
 
@@ -84,7 +97,7 @@ def carry_out(
     display = progress.choose(settings.settings.limits, output.display, again.view if recorded else None)
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
-        done = asyncio.run(_follow(start, display))
+        done = asyncio.run(follow(start, display))
     except (RLMError, KeyboardInterrupt) as error:
         display.close()
         run_id = display.tree.run_id if recorded else ""
@@ -94,7 +107,7 @@ def carry_out(
     answered = done.stop_reason is StopReason.ANSWERED
     try:
         more = also(done) if also else {}
-        _print(done, more, as_json=output.as_json, events_on_stdout=output.jsonl == "-")
+        show(done, more, as_json=output.as_json, events_on_stdout=output.jsonl == "-")
     except AnswerLost as error:
         sys.exit(exits.report(error, again.command(done.run_id, answered=answered) if recorded else ""))
     if not answered:
@@ -106,14 +119,16 @@ class AnswerLost(RLMError):
     """There is an answer, and stdout does not take it."""
 
 
-def _print(done: Completion, more: dict[str, Any], *, as_json: bool, events_on_stdout: bool) -> None:
+def show(done: Completion, more: dict[str, Any], *, as_json: bool, events_on_stdout: bool) -> None:
+    """Print an answer. Raises AnswerLost."""
     if as_json:
         _write(to_json(_summary(done) | more))
     elif not events_on_stdout and (done.answer is not None or done.stop_reason is StopReason.ANSWERED):
         _write(as_text(done.answer))
 
 
-async def _follow(start: Callable[[], AsyncGenerator[Event, None]], display: progress.Progress) -> Completion:
+async def follow(start: Callable[[], AsyncGenerator[Event, None]], display: progress.Progress) -> Completion:
+    """Show a run while it goes; return what came of it."""
     done: Completion | None = None
     async with aclosing(start()) as events:
         async for event in events:

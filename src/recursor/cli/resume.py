@@ -11,6 +11,7 @@ from recursor.cli.making import make_rlm
 from recursor.errors import ConfigError
 from recursor.record import public_url
 from recursor.trajectory import view
+from recursor.types import StopReason
 
 
 @click.command("resume")
@@ -41,6 +42,12 @@ def command(run_id: str, paths: tuple[str, ...], **flags: Any) -> None:
     settings = options.load(flags, made)
     rlm = make_rlm(settings, output)
     context = contexts.read(paths)
+    if run.session is not None and run.outcome != StopReason.ANSWERED:
+        session, turn = run.session
+        chat = rlm.session(session, contexts={turn: context} if paths else None)
+        if chat.last_run_id != run.id:
+            raise ConfigError(f"session {session!r} has gone on since: ask it again, --session {session}")
+        ask.carry_out(settings, output, again, lambda: chat.stream(resume=True))
     ask.carry_out(settings, output, again, lambda: rlm.stream(context=context, resume=run.id))
 
 

@@ -12,6 +12,7 @@ import click
 
 from recursor.cli import coverage, exports
 from recursor.cli.text import as_text, clean, count, first_lines, money, preview, seconds, to_json
+from recursor.errors import ConfigError
 from recursor.trajectory import view
 from recursor.types import Output, Usage
 
@@ -31,8 +32,11 @@ for each in (exports.export, exports.load, exports.collect, coverage.command, co
 @exports.of_store
 @click.option("--limit", "-n", type=click.IntRange(1), default=20, show_default=True, help="How many.")
 @click.option("--all", "every", is_flag=True, help="Child runs too, and no limit.")
+@click.option("--session", metavar="ID", help="Those of a session, oldest first.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
-def list_runs(store: str | None, file: Path | None, limit: int, every: bool, as_json: bool) -> None:
+def list_runs(
+    *, store: str | None, file: Path | None, limit: int, every: bool, session: str | None, as_json: bool
+) -> None:
     """List runs, newest first."""
     path = exports.store_path(store, file)
     if not path.exists() and store is None:
@@ -40,7 +44,12 @@ def list_runs(store: str | None, file: Path | None, limit: int, every: bool, as_
         found: list[view.RecordedRun] = []
     else:
         with view.open(path) as recorded:
-            found = recorded.runs(None if every else limit, children=every)
+            if session is not None:
+                found = recorded.session(session)
+            else:
+                found = recorded.runs(None if every else limit, children=every)
+    if session is not None and not found:
+        raise ConfigError(f"there is no session {session!r} in {path}")
     if as_json:
         click.echo(to_json([_summary(run) for run in found], indent=2))
         return
@@ -49,7 +58,7 @@ def list_runs(store: str | None, file: Path | None, limit: int, every: bool, as_
         turns = count(run.turns, "turn") if run.turns is not None else ""
         click.echo(
             f"{run.id[:12]}  {when}  {_end(run):<10}  {turns:>8}  {_cost(run):>12}  "
-            f"{preview(run.model, 24):<24}  {preview(run.question, 60)}".rstrip()
+            f"{preview(run.model, 24):<24}  {_turn_of(run)}{preview(run.question, 60)}".rstrip()
         )
 
 
@@ -70,6 +79,11 @@ def story(store: Path, run_id: str) -> str:
         return "\n".join(clean(line) for line in _story(recorded, recorded.run(run_id), SHOWN_LINES))
 
 
+def _turn_of(run: view.RecordedRun) -> str:
+    """Which turn of which session it is; empty for a run that stands alone."""
+    return "" if run.session is None else f"[{preview(run.session[0], 20)} {run.session[1]}] "
+
+
 def _end(run: view.RecordedRun) -> str:
     if run.error is not None:
         return "failed"
@@ -85,7 +99,8 @@ def _summary(run: view.RecordedRun) -> dict[str, Any]:
         "run_id": run.id, "parent_id": run.parent_id, "question": run.question, "model": run.model,
         "started": run.started, "ended": run.ended, "stop_reason": run.stop_reason, "error": run.error,
         "turns": run.turns, "duration": run.duration, "cost": run.cost,
-        "tokens": run.usage.total_tokens if run.usage else None,
+        "tokens": run.usage.total_tokens if run.usage else None, "session": run.session and run.session[0],
+        "session_turn": run.session and run.session[1],
     }  # fmt: skip
 
 
@@ -93,6 +108,8 @@ def _story(recorded: view.Trajectories, run: view.RecordedRun, lines: int) -> It
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(run.started))
     sub = f", sub-calls by {run.sub_model}" if run.sub_model != run.model else ""
     yield f"run       {run.id}" + (f", child of {run.parent_id}" if run.parent_id else "")
+    if run.session is not None:
+        yield f"session   {preview(run.session[0], 100)}, turn {run.session[1]}"
     yield f"question  {preview(run.question, 400)}"
     where = f"sandbox {run.isolation.sandbox}" if run.isolation else "answered directly"
     yield f"by        {run.model}{sub}, {where}, {when}"

@@ -21,6 +21,12 @@ _LIVE = """WITH RECURSIVE live (hash) AS (
 ) SELECT hash FROM live"""
 
 
+_LIVING = """SELECT run_id FROM session_turn WHERE session IN (
+  SELECT session FROM session_turn JOIN run ON run.id = session_turn.run_id WHERE run.started >= ?
+)"""
+"""The turns of sessions that went on since a time: what a REPL is made again from."""
+
+
 @dataclass(frozen=True, slots=True)
 class Freed:
     """What was removed from a store."""
@@ -37,7 +43,8 @@ class Freed:
 def collect(store: Path, older_than: float, *, dry_run: bool = False) -> Freed:
     """Remove the runs that ended, or were cut off, and began before a time, with their children.
 
-    A run that somebody works on stays. Others may write meanwhile; they wait while it is at work.
+    A run that somebody works on stays, as do the turns of a session that went on since. Others may write
+    meanwhile; they wait while it is at work.
 
     Args:
         older_than: seconds.
@@ -65,7 +72,9 @@ def collect(store: Path, older_than: float, *, dry_run: bool = False) -> Freed:
 
 def _remove(connection: sqlite3.Connection, store: Path, before: float) -> Freed:
     found = connection.execute("SELECT id FROM run WHERE parent_id IS NULL AND started < ?", (before,))
-    roots = [row for row in found.fetchall() if not claimed(store, row[0])]
+    sessions = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'session_turn'").fetchone()
+    living = {row[0] for row in connection.execute(_LIVING, (before,))} if sessions else set()
+    roots = [row for row in found.fetchall() if row[0] not in living and not claimed(store, row[0])]
     connection.execute("CREATE TEMP TABLE root (id TEXT PRIMARY KEY)")
     connection.executemany("INSERT INTO root VALUES (?)", roots)
     connection.execute(_TREE)
@@ -76,6 +85,8 @@ def _remove(connection: sqlite3.Connection, store: Path, before: float) -> Freed
         ).rowcount
         calls = removed if table == "call" else calls
     connection.execute("DELETE FROM run WHERE id IN (SELECT id FROM old)")
+    if sessions:
+        _remove_sessions(connection)
     messages = connection.execute(f"DELETE FROM node WHERE hash NOT IN ({_LIVE})").rowcount  # noqa: S608 - ours
     _remove_pictures(connection)
     return Freed(len(roots), calls, messages, 0)
@@ -90,3 +101,14 @@ def _remove_pictures(connection: sqlite3.Connection) -> None:
         rows = [(digest,) for digest in unpack_message(content)[1]]
         connection.executemany("INSERT OR IGNORE INTO shown VALUES (?)", rows)
     connection.execute("DELETE FROM image WHERE digest NOT IN (SELECT digest FROM shown)")
+
+
+def _remove_sessions(connection: sqlite3.Connection) -> None:
+    """Remove what is kept for the turns that are gone."""
+    connection.execute("DELETE FROM session_turn WHERE run_id IN (SELECT id FROM old)")
+    connection.execute("DELETE FROM session_context WHERE run_id NOT IN (SELECT run_id FROM session_turn)")
+    kept: set[bytes] = set()
+    for (data,) in connection.execute("SELECT data FROM session_context WHERE kind = 'messages'"):
+        kept |= {data[start : start + 20] for start in range(0, len(data or b""), 20)}
+    hashes = [row for row in connection.execute("SELECT hash FROM session_message") if row[0] not in kept]
+    connection.executemany("DELETE FROM session_message WHERE hash = ?", hashes)
