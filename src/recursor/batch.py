@@ -13,14 +13,15 @@ import asyncio
 import os
 import time
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 from weakref import WeakValueDictionary
 
-from recursor import background
+from recursor import answers, background
+from recursor.asker import Asker
 from recursor.context import Source
 from recursor.context.kept import keep
 from recursor.errors import (
@@ -31,11 +32,11 @@ from recursor.errors import (
     RLMError,
     TrajectoryError,
 )
+from recursor.governance import ask_about_hosts, check_prices
 from recursor.ledger import Ledger
-from recursor.limits import SHARED, Limits
-from recursor.questions import Asked, Outcome, Question, Shapes, asked, check
+from recursor.limits import Limits
+from recursor.questions import Asked, Outcome, Question, Shapes, asked, check, pooled, settings_of
 from recursor.run import Place
-from recursor.schema import Shape
 from recursor.threads import in_thread
 from recursor.types import Completion, StopReason, Usage
 
@@ -65,22 +66,11 @@ _Recorded: TypeAlias = tuple[int, Outcome | None, Usage, float | None]
 """What is to be done about a question, how it ended where it has an answer, and what it took."""
 
 
-class Answers(Protocol):
-    """Who answers: an RLM."""
-
-    async def begin(self, question: str, context: Any, schema: Shape, at: Place) -> Completion:
-        """Answer a question in a new run."""
-
-    async def go_on(self, context: Any, schema: Shape, at: Place) -> Completion:
-        """Go on with a run that is recorded."""
-
-
 class Batch:
     """Answers questions.
 
     Args:
-        answers: who does.
-        limits: of each question.
+        asker: who does.
         total: of all together: of these only max_time, max_tokens, max_cost and max_calls count.
         context: what all questions share.
         schema: of all answers.
@@ -94,9 +84,8 @@ class Batch:
 
     def __init__(
         self,
-        answers: Answers,
+        asker: Asker,
         *,
-        limits: Limits,
         total: Limits | None,
         context: Source | None,
         schema: Any,
@@ -108,8 +97,7 @@ class Batch:
             raise ConfigError(
                 f"max_concurrency must be a whole number of at least 1, not {max_concurrency!r}"
             )
-        self._answers = answers
-        self._limits = limits
+        self._asker = asker
         self._pool = Ledger(pooled(total), time.monotonic)
         self._context = context
         self._store = store if store is not None and store.is_file() else None
@@ -149,16 +137,16 @@ class Batch:
         self._look()
         if self._over is not None:
             return Outcome(index, question, "", None, self._over, Usage(), 0.0, asked=False)
-        ledger = Ledger(self._limits, time.monotonic, pool=self._pool)
+        ledger = Ledger(self._asker.engine.limits, time.monotonic, pool=self._pool)
         done: Completion | None = None
         failed: RLMError | None = None
         try:
             context, expected = await self._context_of(question), self._shapes.of(question)
-            at = Place(run_id, ledger=ledger)
             if item.begun:
-                done = await self._answers.go_on(context, expected, at)
+                done = await answers.resume(self._asker, run_id, context, None, expected, ledger=ledger)
             else:
-                done = await self._answers.begin(question.text, context, expected, at)
+                at = Place(run_id, ledger=ledger)
+                done = await answers.complete(self._asker, question.text, context, None, expected, at=at)
             self._note(done)
         except RLMError as error:
             failed = _bare(error)
@@ -182,7 +170,7 @@ class Batch:
         bound = _BOUNDS.get(done.stop_reason)
         if bound is None or done.usage.calls or getattr(self._pool.limits, bound) is None:
             return
-        if getattr(self._limits, bound) != 0:
+        if getattr(self._asker.engine.limits, bound) != 0:
             said = f"not asked: what is left of {bound} for the whole batch does not pay for a question"
             self._over = self._over or LimitExceeded(said, done.stop_reason)
 
@@ -265,6 +253,26 @@ class _Feed:
             return await in_thread(next, self._items, None)
 
 
+async def made(
+    asker: Asker, context: Any, *, schema: Any, total: Limits | None, max_concurrency: int, name: str | None
+) -> Batch:
+    """What answers questions; see `RLM.map`. Raises ConfigError."""
+    engine = asker.engine
+    if name is not None and asker.store is None:
+        raise ConfigError("a name is for the store to find the batch by: RLM(..., store=path)")
+    if pooled(total).max_cost is not None and engine.limits.max_cost is None:
+        check_prices(engine.routes.models, strict=engine.policy is not None and engine.policy.strict)
+    known = name or new_name()
+    ask_about_hosts(engine.policy)
+    engine = replace(engine, settings={**engine.settings, "batch": settings_of(known, total)})
+    values = {key: await in_thread(keep, value) for key, value in asker.values.items()}
+    return Batch(
+        replace(asker, engine=engine, values=values), total=total, schema=schema, name=known,
+        store=None if name is None else asker.store, max_concurrency=max_concurrency,
+        context=None if context is None else await in_thread(keep, context),
+    )  # fmt: skip
+
+
 async def collected(batch: Batch, questions: Iterable[str | Question], *, return_exceptions: bool) -> Results:
     """The result of each question, in their order.
 
@@ -307,27 +315,6 @@ async def streamed(
         run.cancel()
         await asyncio.wait([run])
     await run
-
-
-def pooled(total: Limits | None) -> Limits:
-    """The bounds of a whole batch. Raises ConfigError."""
-    if total is not None and not isinstance(total, Limits):
-        raise ConfigError(f"total must be a recursor.Limits, not {type(total).__name__}")
-    return Limits(**{name: getattr(total, name) for name in SHARED}) if total is not None else Limits()
-
-
-def raised(settings: Mapping[str, Any], before: Mapping[str, Any]) -> frozenset[str]:
-    """Bounds of a whole batch that are larger now than they were, by their stop reasons; from its runs' settings."""
-    now, was = settings.get("batch"), before.get("batch")
-    if now is None or not isinstance(was, Mapping):
-        return frozenset()
-    return Limits(**now["total"]).raised(was.get("total", {}))
-
-
-def settings_of(name: str, total: Limits | None) -> dict[str, Any]:
-    """What is recorded of a batch with each of its runs."""
-    bounds = pooled(total)
-    return {"name": name, "total": {each: getattr(bounds, each) for each in SHARED}}
 
 
 def new_name() -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 from recursor.calls import Occurrences, digest
 from recursor.errors import ConfigError, RLMError
+from recursor.limits import SHARED, Limits
 from recursor.schema import Shape, shape
 from recursor.task import ordered
 from recursor.types import Completion, Usage
@@ -144,3 +145,24 @@ def _mark(context: Any) -> bytes:
     if isinstance(context, str | bytes):
         return digest(type(context).__name__, context)
     return digest(type(context).__name__, ordered(context))
+
+
+def pooled(total: Limits | None) -> Limits:
+    """The bounds of a whole batch. Raises ConfigError."""
+    if total is not None and not isinstance(total, Limits):
+        raise ConfigError(f"total must be a recursor.Limits, not {type(total).__name__}")
+    return Limits(**{name: getattr(total, name) for name in SHARED}) if total is not None else Limits()
+
+
+def raised_for_all(settings: Mapping[str, Any], before: Mapping[str, Any]) -> frozenset[str]:
+    """Bounds of a whole batch that are larger now than they were, by their stop reasons; from its runs' settings."""
+    now, was = settings.get("batch"), before.get("batch")
+    if now is None or not isinstance(was, Mapping):
+        return frozenset()
+    return Limits(**now["total"]).raised(was.get("total", {}))
+
+
+def settings_of(name: str, total: Limits | None) -> dict[str, Any]:
+    """What is recorded of a batch with each of its runs."""
+    bounds = pooled(total)
+    return {"name": name, "total": {each: getattr(bounds, each) for each in SHARED}}

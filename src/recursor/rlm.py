@@ -9,23 +9,19 @@ from __future__ import annotations
 
 import copy
 import functools
-import uuid
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from recursor import assembly, background, batch, prompts, streaming
+from recursor import answers, assembly, background, batch, prompts, streaming
 from recursor.asker import Asker
-from recursor.batch import Batch
-from recursor.context.kept import keep
 from recursor.engine import Engine
 from recursor.errors import ConfigError
-from recursor.governance import ask_about_hosts, check_prices
-from recursor.inputs import checked_values, inputs, recorded_inputs
-from recursor.ledger import Ledger
+from recursor.governance import check_prices
+from recursor.inputs import checked_values
 from recursor.limits import Limits
 from recursor.models import Retries
 from recursor.offered import ToolSource, split
@@ -33,14 +29,11 @@ from recursor.policy import Policy
 from recursor.protocols import Model, Sandbox, Sink
 from recursor.questions import Outcome, Question
 from recursor.record import public_url
-from recursor.replay import Past
 from recursor.routing import Routes
-from recursor.run import Place, Strategy
-from recursor.schema import shape
+from recursor.run import Strategy
 from recursor.sinks import Fanout, QueueSink
-from recursor.threads import in_thread
-from recursor.tools import AnyTool, check_code, code_of, collect
-from recursor.types import Completion, Event, RunEnded, StopReason
+from recursor.tools import AnyTool, code_of, collect
+from recursor.types import Completion, Event
 
 if TYPE_CHECKING:
     from recursor.session import Session
@@ -221,7 +214,7 @@ class RLM:
             ModelError: the root LM failed for good.
             SandboxError: the sandbox failed, or the isolation cannot be had.
         """
-        return background.run(lambda: self._complete(question, context, messages, schema))
+        return background.run(lambda: answers.complete(self._asker, question, context, messages, schema))
 
     async def acompletion(
         self,
@@ -232,7 +225,9 @@ class RLM:
         schema: Any = None,
     ) -> Completion:
         """`completion` for `await`. Cancelling it stops the run and leaves nothing behind."""
-        return await background.arun(lambda: self._complete(question, context, messages, schema))
+        return await background.arun(
+            lambda: answers.complete(self._asker, question, context, messages, schema)
+        )
 
     def session(
         self,
@@ -286,13 +281,13 @@ class RLM:
             ConfigError: no store, other models than recorded, or another context.
             TrajectoryError: the store holds no such run, or it is at work.
         """
-        return background.run(lambda: self._resume(run_id, context, messages, schema))
+        return background.run(lambda: answers.resume(self._asker, run_id, context, messages, schema))
 
     async def aresume(
         self, run_id: str, context: Any = None, *, messages: Any = None, schema: Any = None
     ) -> Completion:
         """`resume` for `await`."""
-        return await background.arun(lambda: self._resume(run_id, context, messages, schema))
+        return await background.arun(lambda: answers.resume(self._asker, run_id, context, messages, schema))
 
     def map(
         self,
@@ -327,7 +322,9 @@ class RLM:
         """
 
         async def work() -> batch.Results:
-            made = await self._batch(context, schema, total, max_concurrency, name)
+            made = await batch.made(
+                self._asker, context, schema=schema, total=total, max_concurrency=max_concurrency, name=name
+            )
             return await batch.collected(made, questions, return_exceptions=return_exceptions)
 
         return background.run(work)
@@ -346,7 +343,15 @@ class RLM:
 
         `questions` may be any iterable; it is read as questions are asked. Closing the iterator stops all runs.
         """
-        make = functools.partial(self._batch, context, schema, total, max_concurrency, name)
+        make = functools.partial(
+            batch.made,
+            self._asker,
+            context,
+            schema=schema,
+            total=total,
+            max_concurrency=max_concurrency,
+            name=name,
+        )
         async with aclosing(batch.streamed(make, questions)) as outcomes:
             async for outcome in outcomes:
                 yield outcome
@@ -372,110 +377,9 @@ class RLM:
 
         def work(watcher: QueueSink) -> Coroutine[Any, Any, Completion]:
             if resume is not None:
-                return self._resume(resume, context, messages, schema, watcher)
-            return self._complete(question, context, messages, schema, watcher)
+                return answers.resume(self._asker, resume, context, messages, schema, watcher=watcher)
+            return answers.complete(self._asker, question, context, messages, schema, watcher=watcher)
 
         async with aclosing(streaming.events(work)) as events:
             async for event in events:
                 yield event
-
-    async def _batch(
-        self, context: Any, schema: Any, total: Limits | None, max_concurrency: int, name: str | None
-    ) -> Batch:
-        """Who answers many questions."""
-        asker = self._asker
-        if name is not None and asker.store is None:
-            raise ConfigError("a name is for the store to find the batch by: RLM(..., store=path)")
-        if batch.pooled(total).max_cost is not None and asker.engine.limits.max_cost is None:
-            policy = asker.engine.policy
-            check_prices(asker.engine.routes.models, strict=policy is not None and policy.strict)
-        known, answering = name or batch.new_name(), copy.copy(self)
-        settings = {**asker.engine.settings, "batch": batch.settings_of(known, total)}
-        ask_about_hosts(asker.engine.policy)
-        values = {key: await in_thread(keep, value) for key, value in asker.values.items()}
-        answering._asker = replace(asker, engine=replace(asker.engine, settings=settings), values=values)
-        return Batch(
-            _Answers(answering), limits=asker.engine.limits, total=total, schema=schema, name=known,
-            store=None if name is None else asker.store, max_concurrency=max_concurrency,
-            context=None if context is None else await in_thread(keep, context),
-        )  # fmt: skip
-
-    async def _complete(
-        self,
-        question: Any,
-        context: Any,
-        messages: Any,
-        schema: Any,
-        watcher: QueueSink | None = None,
-        *,
-        at: Place | None = None,
-    ) -> Completion:
-        asker, expected = self._asker, shape(schema)
-        ask_about_hosts(asker.engine.policy)
-        text, contexts = await in_thread(inputs, question, context, messages, asker.values)
-        place = at or Place(uuid.uuid4().hex)
-        task = asker.task(text, contexts, expected)
-        done = await asker.attended(place.run_id, lambda: asker.watched(watcher).complete(task, place))
-        return await asker.covered(done, contexts)
-
-    async def _resume(
-        self,
-        run_id: str,
-        context: Any,
-        messages: Any,
-        schema: Any,
-        watcher: QueueSink | None = None,
-        *,
-        ledger: Ledger | None = None,
-    ) -> Completion:
-        from recursor.trajectory.journal import StoreJournal  # noqa: PLC0415 - imports sqlite3
-
-        asker, engine = self._asker, self._asker.engine
-        if asker.store is None:
-            raise ConfigError("resume needs the store that recorded the run: RLM(..., store=path)")
-        journal = await in_thread(StoreJournal, asker.store, discard=StoreJournal.close)
-        try:
-            run = await in_thread(journal.root, run_id)
-            assembly.check_models(engine.routes, run.model, run.sub_model)
-            expected = shape(run.settings.get("schema") if schema is None else schema)
-            done = journal.ended(run.id)
-            if isinstance(done, Completion) and done.stop_reason is StopReason.ANSWERED:
-                done = replace(done, answer=expected.accept(done.answer))
-                if watcher is not None:
-                    watcher.emit(run.start())
-                    watcher.emit(RunEnded(run.id, done, None, run.ended or 0.0))
-                return done
-
-            if run.session is not None:
-                session, turn = run.session
-                raise ConfigError(
-                    f"run {run.id} is turn {turn} of session {session!r}: session({session!r}).resume() goes on with it"
-                )
-
-            async def go_on() -> Completion:
-                check_code(run.settings.get("code_tools", {}), engine.tools)
-                ask_about_hosts(engine.policy)
-                text, contexts = await in_thread(recorded_inputs, run, context, messages, asker.values)
-                task = asker.task(text, contexts, expected)
-                raised = engine.limits.raised(run.settings.get("limits", {}))
-                raised |= batch.raised(engine.settings, run.settings)
-                past = await in_thread(Past, journal, run.id, raised)
-                done = await asker.watched(watcher).complete(task, Place(run.id, past=past, ledger=ledger))
-                return await asker.covered(done, contexts)
-
-            return await asker.attended(run.id, go_on)
-        finally:
-            journal.close()
-
-
-@dataclass(frozen=True, slots=True)
-class _Answers:
-    """An RLM, as a batch sees it."""
-
-    rlm: RLM
-
-    async def begin(self, question: str, context: Any, schema: Any, at: Place) -> Completion:
-        return await self.rlm._complete(question, context, None, schema, at=at)
-
-    async def go_on(self, context: Any, schema: Any, at: Place) -> Completion:
-        return await self.rlm._resume(at.run_id, context, None, schema, ledger=at.ledger)

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from recursor import config, prompt, prompts
-from recursor.batch import pooled
 from recursor.cli import endpoints
 from recursor.cli.described import own_of
 from recursor.context import prepare
@@ -26,6 +25,7 @@ from recursor.limits import SHARED, Limits
 from recursor.lm import LM
 from recursor.models.presets import split
 from recursor.protocols import Model
+from recursor.questions import pooled
 from recursor.record import public_url
 from recursor.routing import Routes
 from recursor.sandboxes.folders import FolderSource
