@@ -370,9 +370,9 @@ class RLM:
         Closing the iterator stops the run. Raises what `completion` raises.
 
         Args:
-            resume: the id of a run to go on with, in place of a question; see `resume`.
+            resume: the id of a run to go on with, in place of a question; with its `messages`. See `resume`.
         """
-        if (resume is None) == (question is None and messages is None):
+        if question is not None if resume is not None else question is None and messages is None:
             raise ConfigError("pass a question, messages, or the id of a run to resume")
 
         def work(watcher: QueueSink) -> Coroutine[Any, Any, Completion]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from recursor.limits import Limits
 from recursor.server.failures import ApiError
-from recursor.server.keys import Client
+from recursor.server.keys import ANYBODY, Client
 from recursor.server.spending import Spending, until_tomorrow
 
 AGAIN = 5.0
@@ -76,6 +76,18 @@ class Accounts:
             )
             self._account(client).reserved += limits.max_cost or 0.0
         return Place(self, client, limits, limits.max_cost or 0.0 if left < math.inf else 0.0)
+
+    def check_own(self, client: Client, run_id: str) -> None:
+        """Raise ApiError unless a run is this client's. Without keys there is nobody else."""
+        if client is ANYBODY:
+            return
+        try:
+            owner = self.spending.owner(run_id)
+        except OSError as error:
+            log.error("whose runs are cannot be read: %s", error)
+            raise ApiError(503, "whose run that is cannot be read now", retry_after=AGAIN) from None
+        if owner != client.name:
+            raise ApiError(404, f"there is no run {run_id} of this key", "not_found")
 
     def enter(self, client: Client) -> None:
         """Count a run that is at work. Raises ApiError when there are too many."""
@@ -161,6 +173,15 @@ class Place:
         self._spent = max(self._spent, cost)
         if time.monotonic() >= self._next:
             self._write()
+
+    def began(self, run_id: str) -> None:
+        """Note whose run this is, where there are others."""
+        if self._client is ANYBODY:
+            return
+        try:
+            self._accounts.spending.began(run_id, self.name)
+        except OSError as error:  # it cannot be resumed then
+            log.error("whose run %s is cannot be written: %s", run_id, error)
 
     def rest(self) -> None:
         """The run waits for its client, and counts for none at work; its money stays reserved."""

@@ -302,7 +302,10 @@ class Server:
                     "input",
                 )
         limits, session = asked.bounded(rlm.limits), None
-        if asked.going is not None:
+        if asked.resume:
+            self._accounts.check_own(client, asked.resume)
+            session = await self._sessions.of_run(client.name, asked.model, rlm, asked.resume)
+        elif asked.going is not None:
             session = await self._sessions.take(client.name, asked.model, rlm, asked.going)
         try:
             place = self._accounts.place(client, limits)

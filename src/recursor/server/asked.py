@@ -50,6 +50,8 @@ class Asked:
     """Whether one reply may have several calls."""
     going: Going | None = None
     """The conversation that it is a part of; None when it stands alone."""
+    resume: str = ""
+    """The id of a run that was cut off, to go on with; empty for a new one."""
 
     @property
     def instruction(self) -> str:
@@ -159,6 +161,14 @@ def asks(messages: Sequence[Mapping[str, Any]]) -> bool:
 
 def is_text(part: Mapping[str, Any]) -> bool:
     return part.get("type") in ("text", "refusal")
+
+
+def resumed(headers: Headers) -> str:
+    """The run to go on with: `X-Recursor-Resume`. Raises ApiError."""
+    run_id = headers.get("X-Recursor-Resume") or ""
+    if run_id and not re.fullmatch("[0-9a-f]{32}", run_id):
+        raise ApiError(400, "X-Recursor-Resume takes the whole id of a run, as X-Recursor-Run told it")
+    return run_id
 
 
 def limits_of(metadata: Any, headers: Headers) -> dict[str, Any]:

@@ -37,6 +37,16 @@ class Form(Protocol):
         """The end of a stream that has begun, and cannot go on."""
 
 
+class StoredForm(Form, Protocol):
+    """A reply that can be looked at again."""
+
+    response: Mapping[str, Any]
+    """As it was told last; empty before anything was."""
+
+    def cancelled(self) -> Iterator[bytes]:
+        """The end of one that its client has stopped."""
+
+
 def text_of(outcome: Outcome) -> str:
     """The answer as content: a text as it is, any other value as JSON."""
     answer = None if outcome.completion is None else outcome.completion.answer

@@ -54,12 +54,7 @@ class Streamed:
     """
 
     def __init__(self, request: web.Request, work: Work, form: Form) -> None:
-        headers = {
-            "Content-Type": "text/event-stream",
-            "Cache-Control": "no-cache",
-            "X-Accel-Buffering": "no",
-        }
-        self.response = web.StreamResponse(headers=headers)
+        self.response = events_of()
         self._request = request
         self._work = work
         self._form = form
@@ -92,11 +87,22 @@ class Streamed:
             await self._send(self._form.opening(self._work.reply_id))
 
     async def _send(self, chunks: Iterable[bytes]) -> None:
-        try:
-            for chunk in chunks:
-                async with asyncio.timeout(STALLED):
-                    await self.response.write(chunk)
-        except (ConnectionError, TimeoutError) as error:
-            if self._request.transport is not None:
-                self._request.transport.abort()  # without waiting for what was to be sent
-            raise Gone from error
+        await send(self._request, self.response, chunks)
+
+
+def events_of(run_id: str = "") -> web.StreamResponse:
+    """A stream that is yet to begin."""
+    headers = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+    return web.StreamResponse(headers={**headers, "X-Recursor-Run": run_id} if run_id else headers)
+
+
+async def send(request: web.Request, response: web.StreamResponse, chunks: Iterable[bytes]) -> None:
+    """Send some of a stream. Raises Gone when nobody reads."""
+    try:
+        for chunk in chunks:
+            async with asyncio.timeout(STALLED):
+                await response.write(chunk)
+    except (ConnectionError, TimeoutError) as error:
+        if request.transport is not None:
+            request.transport.abort()  # without waiting for what was to be sent
+        raise Gone from error

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from recursor.server.asked import Asked, Headers, check_messages, decoded, expected_of, limits_of
+from recursor.server.asked import Asked, Headers, check_messages, decoded, expected_of, limits_of, resumed
 from recursor.server.choice import chosen
 from recursor.server.failures import ApiError
 from recursor.server.form import PIECE, encoded, text_of
@@ -77,6 +77,7 @@ def read(body: bytes, headers: Headers) -> tuple[Form, Asked]:
         choice,
         request.parallel_tool_calls is not False,
         going,
+        resume=resumed(headers),
     )
     return Form(request), asked
 

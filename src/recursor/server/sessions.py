@@ -95,6 +95,19 @@ class Sessions:
         except RLMError as error:
             raise of_error(error) from error
 
+    async def of_run(self, client: str, model: str, rlm: RLM, run_id: str) -> Session | None:
+        """The session whose last turn is a run; None where it is a turn of none. Raises ApiError."""
+        if rlm.store is None:
+            return None
+        try:
+            for session in await self._of(run_id, rlm):
+                turns = await asyncio.to_thread(SessionRecord(rlm.store, session).turns)
+                if session.startswith(_id(client, "")) and turns[-1].run_id == run_id:
+                    return await self._taken(model, session, rlm)
+        except RLMError as error:
+            raise of_error(error) from error
+        return None
+
     def give(self, model: str, session: Session, run_id: str = "") -> None:
         """Give a session back, to wait for the next question.
 

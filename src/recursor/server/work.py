@@ -41,6 +41,11 @@ class Outcome:
     calls: tuple[Call, ...] = ()
 
     @property
+    def waits(self) -> bool:
+        """Whether the run goes on when the client has done its calls."""
+        return self.completion is None and bool(self.calls)
+
+    @property
     def answered(self) -> bool:
         return self.completion is not None and self.completion.stop_reason is StopReason.ANSWERED
 
@@ -84,6 +89,7 @@ class Work:
         self.place = place
         self.choice = asked.choice
         self._parallel = asked.parallel
+        self._resumes = bool(asked.resume)
         self._replies = 0
         self._asked = asked
         self._metrics = metrics
@@ -138,7 +144,7 @@ class Work:
         reply_id = self.reply_id
         self._replies += 1
         done, calls = self._completion, self._calls
-        used = self._tally.usage if done is None else done.usage
+        used = self._tally.usage if done is None or self._resumes else done.usage
         since = less(used, self._told)
         self._told, self._calls = used, ()
         if done is not None:
@@ -175,13 +181,14 @@ class Work:
         began = time.monotonic()
         outcome = "stopped"
         try:
-            events = self._rlm.stream(messages=self._asked.messages, schema=self._asked.expected)
+            events = self._events()
             async with aclosing(events):
                 async for event in events:
                     self._follow(event)
             outcome = "failed" if self._completion is None else str(self._completion.stop_reason)
         except TrajectoryError as error:  # the answer is not lost with its record
-            self._error, outcome = error, "failed"
+            asked_for = self._resumes and not self.run_id
+            self._error, outcome = ConfigError(str(error)) if asked_for else error, "failed"
             self._completion = error.completion
         except RLMError as error:
             self._error, outcome = error, "failed"
@@ -199,9 +206,18 @@ class Work:
             self._queue.put_nowait(_Ended())
             del self._rlm, self._asked  # messages may be large, and tools refer back to here
 
+    def _events(self) -> AsyncGenerator[Event, None]:
+        asked, rlm = self._asked, self._rlm
+        if not asked.resume:
+            return rlm.stream(messages=asked.messages, schema=asked.expected)
+        if isinstance(rlm, Session):  # which has the messages, too
+            return rlm.stream(resume=True, schema=asked.expected)
+        return rlm.stream(resume=asked.resume, messages=asked.messages, schema=asked.expected)
+
     def _follow(self, event: Event) -> None:
         if isinstance(event, RunStarted) and not self.run_id:
             self.run_id = event.run_id
+            self.place.began(event.run_id)
         if isinstance(event, RunEnded) and event.run_id == self.run_id:
             self._completion = event.completion
         if isinstance(event, ModelCalled):
@@ -209,7 +225,8 @@ class Work:
         self._queue.put_nowait(event)
 
     def _cost(self) -> float:
-        done = self._completion
+        """US dollars; not those that a run had cost before it was resumed."""
+        done = None if self._resumes else self._completion
         return max(self._tally.cost, (done.cost if done is not None else None) or 0.0)
 
     async def _ask(self, function: Function, arguments: str) -> str:
