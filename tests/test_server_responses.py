@@ -96,7 +96,7 @@ async def test_a_stream_that_fails_says_so() -> None:
 @pytest.mark.parametrize(
     ("more", "param"),
     [
-        ({"background": True}, "background"),
+        ({"prompt": {"id": "pmpt_1"}}, "prompt"),
         ({"input": 7}, "input"),
         ({"input": []}, "input"),
         ({"input": [{"type": "item_reference", "id": "x"}]}, "input[0].type"),

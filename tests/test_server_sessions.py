@@ -223,7 +223,7 @@ async def test_repls_of_conversations_are_few_and_end_and_come_back(
                 {"model": "recursor", "input": f"x = {number}; FINAL('')"}, RESPONSES
             )
             ids.append(done["id"])
-        sessions = client.server._sessions
+        sessions = client.server._runs.sessions
         while len(sessions) > settings.max_sessions * (settings.session_idle > 1):
             await asyncio.sleep(0.01)
         for number, before in enumerate(ids):

@@ -3,11 +3,13 @@
 The messages of a request become data in a REPL, so that they may be of any length; what the root LM
 does meanwhile comes as reasoning, its answer as content, and the usage is that of the whole tree.
 
-    app          HTTP: who may ask, and which API
-    chat, responses   the two APIs: requests in, replies and events out
-    asked        what both ask for
-    functions    functions of the client, as tools for code
-    work, held   a run, and runs that wait for their client
-    keys, accounts, spending   who clients are, and what they may use and have used
+    app, responding           HTTP: who may ask, which API, and what is served beside questions
+    listening, body           connections, and bodies of requests: how slow, how large
+    chat, responses           the two APIs: requests in, replies and events out
+    asked, choice             what both ask for; whether a call of a function is the answer
+    functions                 functions of the client, as tools for code
+    runs, work, held          all runs, one of them, and those that wait for their client
+    reply, stored, sessions   how a reply is sent; what is kept of responses; conversations
+    keys, accounts, spending  who clients are, and what they may use and have used
     metrics, progress, failures   what is told: to operators, to readers of a stream, of errors
 """

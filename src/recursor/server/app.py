@@ -4,38 +4,36 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from aiohttp import web
 
-from recursor.errors import ConfigError, RLMError
+from recursor.errors import ConfigError
 from recursor.rlm import RLM
 from recursor.server import chat, metrics, responses
 from recursor.server.accounts import Accounts
-from recursor.server.asked import Asked, Headers, asks, decoded
+from recursor.server.asked import Asked, Headers
 from recursor.server.body import Bodies
-from recursor.server.failures import ApiError, of_error
+from recursor.server.failures import ApiError
 from recursor.server.form import Form
 from recursor.server.held import Held
 from recursor.server.keys import ANYBODY, Client, Keys
-from recursor.server.listening import check_version, error_response, go_on, listen
+from recursor.server.listening import CLIENT, check_version, error_response, go_on, listen
 from recursor.server.reply import Gone, Streamed, Whole
-from recursor.server.responses import Conversation
+from recursor.server.responding import Responding
+from recursor.server.runs import Runs
 from recursor.server.sessions import Sessions
 from recursor.server.spending import Spending
-from recursor.server.work import Work
-from recursor.session import Session
+from recursor.server.stored import Background
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 CLEANUP = 5.0
 """Seconds that connections have to end when the server does, beside those that runs have."""
-CLIENT = web.RequestKey("client", Client)
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Read: TypeAlias = Callable[[bytes, Headers], tuple[Form, Asked]]
 log = logging.getLogger(__name__)
@@ -104,12 +102,10 @@ class Server:
                 rlm.with_changes(limits=replace(rlm.limits, max_cost=rlm.limits.max_cost or 1.0))
         self._metrics = metrics.Metrics()
         self._bodies = Bodies(self.settings.max_body)
-        self._held = Held(self.settings.max_held, self.settings.hold)
-        self._sessions = Sessions(self.settings.max_sessions, self.settings.session_idle)
-        self._works: set[Work] = set()
         self._closing = False
         self._hurry = asyncio.Event()
         self._accounts: Accounts
+        self._runs: Runs
 
     @property
     def url(self) -> str:
@@ -120,21 +116,27 @@ class Server:
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[None]:
         """Listen meanwhile. Runs have some time at the end, and are stopped then. Raises ConfigError."""
+        settings = self.settings
+        self._accounts = Accounts(Spending(settings.spending), settings.max_runs)
+        held = Held(settings.max_held, settings.hold)
+        sessions = Sessions(settings.max_sessions, settings.session_idle)
+        self._runs = Runs(self._accounts, self._metrics, held, sessions)
+        first = next(iter(self._rlms.values()))
+        responding = Responding(self._runs, self._bodies, self._admitted, first)
         application = web.Application(middlewares=[self._guard])
         application.add_routes([
             web.post("/v1/chat/completions", partial(self._answer, read=chat.read), expect_handler=self._expected),
             web.post("/v1/responses", partial(self._answer, read=responses.read), expect_handler=self._expected),
-            web.post("/v1/conversations", self._begin, expect_handler=self._expected),
             web.get("/v1/models", self._models),
             web.get("/v1/models/{name:.+}", self._model),
             web.get("/metrics", self._counted),
             web.get("/healthz", self._healthy),
             web.get("/readyz", self._ready),
+            *responding.routes(),
         ])  # fmt: skip
         runner = web.AppRunner(
             application, handle_signals=False, handler_cancellation=True, shutdown_timeout=CLEANUP
         )
-        self._accounts = Accounts(Spending(self.settings.spending), self.settings.max_runs)
         async with AsyncExitStack() as ends:
             ends.callback(self._accounts.spending.close)
             ends.push_async_callback(runner.cleanup)
@@ -146,17 +148,9 @@ class Server:
             yield
 
     async def _end(self) -> None:
-        """Take no more; let runs end, or stop them, so that `resume` goes on with what they have recorded."""
+        """Take no more, and let runs end."""
         self._closing = True
-        await self._held.close()
-        hurry = asyncio.ensure_future(self._hurry.wait())
-        ends = asyncio.gather(*(work.wait() for work in self._works))
-        either: list[asyncio.Future[Any]] = [hurry, ends]
-        await asyncio.wait(either, timeout=self.settings.grace, return_when=asyncio.FIRST_COMPLETED)
-        hurry.cancel()
-        await asyncio.gather(*(work.close() for work in list(self._works)))
-        await ends
-        await self._sessions.close()
+        await self._runs.end(self.settings.grace, self._hurry)
 
     def hurry(self) -> None:
         """Have the end, when it comes, not wait for runs."""
@@ -229,7 +223,7 @@ class Server:
     async def _counted(self, request: web.Request) -> web.Response:
         if not request[CLIENT].metrics:
             raise ApiError(403, "this key may not read metrics: `metrics = true` in the key file lets it")
-        text = self._metrics.text(self._accounts.working, len(self._held))
+        text = self._metrics.text(self._accounts.working, len(self._runs.held))
         return web.Response(body=text.encode(), headers={"Content-Type": metrics.TYPE})
 
     async def _models(self, _: web.Request) -> web.Response:
@@ -255,23 +249,28 @@ class Server:
 
     # Answers ----------------------------------------------------------------------------------
 
+    def _admitted(self, request: web.Request) -> Client:
+        """Who asks, counted. Raises ApiError when they ask too often."""
+        self._accounts.request(request[CLIENT])
+        return request[CLIENT]
+
     async def _answer(self, request: web.Request, *, read: Read) -> web.StreamResponse:
-        client = request[CLIENT]
         self._check_open()
-        self._accounts.request(client)
+        client, runs = self._admitted(request), self._runs
         form, asked = await self._bodies.read(request, lambda body: read(body, request.headers))
         self._check_open()
-        work = await self._work(client, asked)
+        work = await runs.of(client, asked, self._rlm(asked.model))
+        if form.background:
+            return await self._later(request, await runs.stored.begin(client.name, work, form, runs.hold))
         reply = Streamed(request, work, form) if form.stream else Whole(work, form)
-        kept = said = False
+        held = said = False
         try:
             await reply.follow()
             outcome = work.outcome()
-            if outcome.calls and outcome.completion is None:
-                self._held.keep(work, outcome.calls)  # the client may be back before the reply has ended here
-                kept = True
+            held = runs.hold(work, outcome)  # the client may be back before the reply has ended here
             await reply.end(outcome)
             said = True
+            runs.stored.keep(client.name, form)
         except ApiError as error:
             if not reply.response.prepared:
                 raise
@@ -280,63 +279,17 @@ class Server:
         except Gone:
             log.debug("a client went away")
         finally:
-            if not kept:
+            if not held:
                 await asyncio.shield(work.close())
             elif not said:
-                self._held.drop(work)
+                runs.held.drop(work)
         return reply.response
 
-    async def _work(self, client: Client, asked: Asked) -> Work:
-        """The run that waits for what the request brings, or a new one. Raises ApiError."""
-        rlm = self._rlm(asked.model)
-        if results := asked.results:
-            work = self._held.take(client.name, asked, results)
-            if work is not None:
-                work.bring(results)
-                return work
-            if not asks(asked.messages):
-                raise ApiError(
-                    404,
-                    "the run that waited for these results is gone",
-                    "previous_response_not_found",
-                    "input",
-                )
-        limits, session = asked.bounded(rlm.limits), None
-        if asked.resume:
-            self._accounts.check_own(client, asked.resume)
-            session = await self._sessions.of_run(client.name, asked.model, rlm, asked.resume)
-        elif asked.going is not None:
-            session = await self._sessions.take(client.name, asked.model, rlm, asked.going)
+    async def _later(self, request: web.Request, made: Background) -> web.StreamResponse:
+        """What is known of a run that goes on by itself, or its events; nobody needs to wait for these."""
+        if not made.form.stream:
+            return web.json_response(made.document, headers={"X-Recursor-Run": made.run_id})
         try:
-            place = self._accounts.place(client, limits)
-            try:
-                work = Work(session or rlm, asked, place, self._metrics)
-            except RLMError as error:
-                place.close()
-                raise of_error(error) from error
-        except BaseException:
-            if session is not None:
-                self._sessions.give(asked.model, session)
-            raise
-        self._works.add(work)
-        work.ended(self._works.discard)
-        if session is not None:
-            work.ended(partial(self._give_back, session))
-        return work
-
-    def _give_back(self, session: Session, work: Work) -> None:
-        self._sessions.give(work.model, session, work.run_id)
-
-    async def _begin(self, request: web.Request) -> web.Response:
-        """Begin a conversation."""
-        client = request[CLIENT]
-        self._check_open()
-        self._accounts.request(client)
-        asked = await self._bodies.read(request, lambda body: decoded(body or b"{}", Conversation))
-        if asked.items:
-            raise ApiError(
-                400, "items are not served here: send them as input", "unsupported_parameter", "items"
-            )
-        named = await self._sessions.begin(client.name, next(iter(self._rlms.values())))
-        told = {"id": named, "object": "conversation", "created_at": int(time.time())}
-        return web.json_response({**told, "metadata": asked.metadata or {}})
+            return await made.follow(request, -1)
+        except Gone:
+            return web.Response()

@@ -61,6 +61,7 @@ def read(body: bytes, headers: Headers) -> tuple[Form, Asked]:
         named(request.metadata, headers.get("X-Recursor-Session")),
         resume=resumed(headers),
     )
+    request.messages = []  # a reply repeats none of them
     return Form(request), asked
 
 
@@ -69,6 +70,8 @@ class Form:
 
     def __init__(self, request: Request) -> None:
         self.stream = bool(request.stream)
+        self.background = self.stored = False
+        self.response: Mapping[str, Any] = {}
         self._request = request
         self._wants_usage = bool((request.stream_options or {}).get("include_usage"))
         self._created = int(time.time())
@@ -108,6 +111,10 @@ class Form:
         if self._wants_usage:
             yield event({**self._common(), "choices": [], "usage": usage_of(outcome.usage)})
         yield b"data: [DONE]\n\n"
+
+    def cancelled(self) -> Iterator[bytes]:
+        """Never asked for: nobody can stop one but by going away."""
+        yield from ()
 
     def failed(self, error: ApiError) -> Iterator[bytes]:
         yield event(error.body())

@@ -17,6 +17,12 @@ class Form(Protocol):
     """One reply: a document, or the events of a stream."""
 
     stream: bool
+    background: bool
+    """Whether the run goes on whoever waits."""
+    stored: bool
+    """Whether the reply may be looked at again."""
+    response: Mapping[str, Any]
+    """As it was told last; empty before anything was."""
 
     def document(self, outcome: Outcome) -> Mapping[str, Any]:
         """The whole reply."""
@@ -33,18 +39,11 @@ class Form(Protocol):
     def closing(self, outcome: Outcome) -> Iterator[bytes]:
         """The answer or the calls, and the end."""
 
-    def failed(self, error: ApiError) -> Iterator[bytes]:
-        """The end of a stream that has begun, and cannot go on."""
-
-
-class StoredForm(Form, Protocol):
-    """A reply that can be looked at again."""
-
-    response: Mapping[str, Any]
-    """As it was told last; empty before anything was."""
-
     def cancelled(self) -> Iterator[bytes]:
         """The end of one that its client has stopped."""
+
+    def failed(self, error: ApiError) -> Iterator[bytes]:
+        """The end of a stream that has begun, and cannot go on."""
 
 
 def text_of(outcome: Outcome) -> str:

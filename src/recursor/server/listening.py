@@ -16,10 +16,13 @@ from aiohttp.web_protocol import RequestHandler
 
 from recursor.errors import ConfigError
 from recursor.server.failures import ApiError
+from recursor.server.keys import Client
 
 IDLE = 75.0
 """Seconds that a connection may take to bring the head of a request, its first or the next one."""
 BACKLOG = 1024
+CLIENT = web.RequestKey("client", Client)
+"""Who sends a request."""
 NOTHING: Any = None
 """Is logged of requests. The library takes it, and its annotations do not."""
 

@@ -18,7 +18,7 @@ from recursor.server.sessions import Going, named
 from recursor.server.work import Outcome
 from recursor.types import Usage
 
-ELSEWHERE = ("background", "prompt")
+ELSEWHERE = ("prompt",)
 """Fields that need what is not kept or done here."""
 
 
@@ -37,15 +37,8 @@ class Request(msgspec.Struct):
     previous_response_id: str | None = None
     conversation: str | dict[str, Any] | None = None
     store: bool | None = None
-    background: Any = None
+    background: bool | None = None
     prompt: Any = None
-
-
-class Conversation(msgspec.Struct):
-    """A request for a conversation."""
-
-    items: list[Any] | None = None
-    metadata: dict[str, Any] | None = None
 
 
 def read(body: bytes, headers: Headers) -> tuple[Form, Asked]:
@@ -59,6 +52,8 @@ def read(body: bytes, headers: Headers) -> tuple[Form, Asked]:
                 "unsupported_parameter",
                 name,
             )
+    if request.background and request.store is False:
+        raise ApiError(400, "a response in the background must be stored", param="background")
     items = [{"role": "user", "content": request.input}] if isinstance(request.input, str) else request.input
     messages = [message for index, item in enumerate(items) for message in _messages(index, item)]
     if request.instructions:
@@ -79,6 +74,7 @@ def read(body: bytes, headers: Headers) -> tuple[Form, Asked]:
         going,
         resume=resumed(headers),
     )
+    request.input = ""  # which is in the messages
     return Form(request), asked
 
 
@@ -135,6 +131,9 @@ class Form:
 
     def __init__(self, request: Request) -> None:
         self.stream = bool(request.stream)
+        self.background = bool(request.background)
+        self.stored = request.store is not False
+        self.response: Mapping[str, Any] = {}
         self._request = request
         self._created = int(time.time())
         self._id = ""
@@ -145,11 +144,13 @@ class Form:
     def document(self, outcome: Outcome) -> Mapping[str, Any]:
         """The whole reply."""
         self._id = outcome.id
-        return self._response(outcome, self._items(outcome))
+        self.response = self._response(outcome, self._items(outcome))
+        return self.response
 
     def opening(self, reply_id: str) -> Iterator[bytes]:
         self._id = reply_id
-        yield self._event("response.created", response=self._response())
+        self.response = self._response()
+        yield self._event("response.created", response=self.response)
         yield self._event("response.in_progress", response=self._response())
 
     def reasoning(self, text: str) -> Iterator[bytes]:
@@ -172,14 +173,20 @@ class Form:
             place = len(self._output)
             yield from self._message(item, place) if item["type"] == "message" else self._call(item, place)
             self._output.append(item)
-        whole = self._response(outcome, self._output)
-        yield self._event(f"response.{whole['status']}", response=whole)
+        self.response = self._response(outcome, self._output)
+        yield self._event(f"response.{self.response['status']}", response=self.response)
 
     def failed(self, error: ApiError) -> Iterator[bytes]:
         yield from self._reasoned()
         told = {"code": error.code or error.body()["error"]["type"], "message": error.message}
-        response = {**self._response(), "status": "failed", "error": told, "output": self._output}
-        yield self._event("response.failed", response=response)
+        self.response = {**self._response(), "status": "failed", "error": told, "output": self._output}
+        yield self._event("response.failed", response=self.response)
+
+    def cancelled(self) -> Iterator[bytes]:
+        """The end of one that its client has stopped."""
+        yield from self._reasoned()
+        self.response = {**self._response(), "status": "cancelled", "output": self._output}
+        yield self._event("response.cancelled", response=self.response)
 
     def _reasoned(self) -> Iterator[bytes]:
         if not self._thought:
@@ -236,7 +243,8 @@ class Form:
             why = {"reason": "max_output_tokens"} if status == "incomplete" else None
         return {
             "id": f"resp_{self._id}", "object": "response", "created_at": self._created, "status": status,
-            "error": None, "incomplete_details": why, "instructions": request.instructions,
+            "background": self.background, "error": None,
+            "incomplete_details": why, "instructions": request.instructions,
             "metadata": request.metadata or {}, "model": request.model, "output": list(output),
             "parallel_tool_calls": request.parallel_tool_calls is not False,
             "tool_choice": request.tool_choice or "auto", "tools": request.tools or [],

@@ -1,0 +1,102 @@
+"""The runs of a server: which one a request goes on with, or a new one; and how they end."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import Any
+
+from recursor.errors import RLMError
+from recursor.rlm import RLM
+from recursor.server.accounts import Accounts
+from recursor.server.asked import Asked, asks
+from recursor.server.failures import ApiError, of_error
+from recursor.server.held import Held
+from recursor.server.keys import Client
+from recursor.server.metrics import Metrics
+from recursor.server.sessions import Sessions
+from recursor.server.stored import Stored
+from recursor.server.work import Outcome, Work
+from recursor.session import Session
+
+
+class Runs:
+    """All runs.
+
+    Attributes:
+        held: those that wait for functions of their clients.
+        sessions: the conversations that runs are turns of.
+        stored: responses that are kept, and their runs that go on by themselves.
+    """
+
+    def __init__(self, accounts: Accounts, metrics: Metrics, held: Held, sessions: Sessions) -> None:
+        self.held = held
+        self.sessions = sessions
+        self.stored = Stored()
+        self._accounts = accounts
+        self._metrics = metrics
+        self._works: set[Work] = set()
+
+    async def of(self, client: Client, asked: Asked, rlm: RLM) -> Work:
+        """The run that waits for what a request brings, or a new one. Raises ApiError."""
+        if results := asked.results:
+            work = self.held.take(client.name, asked, results)
+            if work is not None:
+                work.bring(results)
+                return work
+            if not asks(asked.messages):
+                raise ApiError(
+                    404,
+                    "the run that waited for these results is gone",
+                    "previous_response_not_found",
+                    "input",
+                )
+        limits, session = asked.bounded(rlm.limits), None
+        if asked.resume:
+            self._accounts.check_own(client, asked.resume)
+            session = await self.sessions.of_run(client.name, asked.model, rlm, asked.resume)
+        elif asked.going is not None:
+            session = await self.sessions.take(client.name, asked.model, rlm, asked.going)
+        try:
+            place = self._accounts.place(client, limits)
+            try:
+                work = Work(session or rlm, asked, place, self._metrics)
+            except RLMError as error:
+                place.close()
+                raise of_error(error) from error
+        except BaseException:
+            if session is not None:
+                self.sessions.give(asked.model, session)
+            raise
+        self._works.add(work)
+        work.ended(self._works.discard)
+        if session is not None:
+            work.ended(partial(self._give_back, session))
+        return work
+
+    def hold(self, work: Work, outcome: Outcome) -> bool:
+        """Have a run wait for what its client is to do; return whether it does."""
+        if outcome.waits:
+            self.held.keep(work, outcome.calls)
+        return outcome.waits
+
+    async def end(self, grace: float, hurry: asyncio.Event) -> None:
+        """Let runs end, or stop them, so that `resume` goes on with what they have recorded.
+
+        Args:
+            grace: seconds that they have.
+            hurry: ends that time when it is set.
+        """
+        await self.held.close()
+        hurried = asyncio.ensure_future(hurry.wait())
+        ends = asyncio.gather(*(work.wait() for work in self._works))
+        either: list[asyncio.Future[Any]] = [hurried, ends]
+        await asyncio.wait(either, timeout=grace, return_when=asyncio.FIRST_COMPLETED)
+        hurried.cancel()
+        await asyncio.gather(*(work.close() for work in list(self._works)))
+        await ends
+        await self.stored.close()
+        await self.sessions.close()
+
+    def _give_back(self, session: Session, work: Work) -> None:
+        self.sessions.give(work.model, session, work.run_id)
