@@ -112,6 +112,12 @@ def answer_to(context: Any, code: str = "FINAL(context)", **settings: Any) -> An
         ("/notes", "text/plain", b"plain", "plain"),
         ("/data.json?key=secret", "application/json", b"[1]", [1]),
         ("/empty", "text/plain", b"", ""),
+        ("/old.txt", "text/plain; charset=iso-8859-1", b"caf\xe9 " * 50_000, "café " * 50_000),
+        ("/jp.txt", "text/plain; charset=Shift_JIS", "日本".encode("shift_jis"), "日本"),
+        ("/lies.txt", "text/plain; charset=shift_jis", b"\xff\xfe\xfd", b"\xff\xfe\xfd"),
+        ("/none.txt", "text/plain; charset=nonsense", b"plain", "plain"),
+        ("/hex.txt", "text/plain; charset=hex", b"6161", "6161"),
+        ("/utf7.txt", "text/plain; charset=utf-7", b"a+AGI-c", "abc"),
     ],
 )
 def test_what_is_fetched_is_read_as_what_it_is(
@@ -256,7 +262,7 @@ def test_redirections_are_followed_counted_and_kept_in_their_scheme(site: Site) 
 
 @pytest.mark.parametrize(
     "url",
-    ["file:///etc/passwd", "ftp://example.com/a", "example.com", "http://", "http:///x", "http://a b/", "http://a/\r\nX: y",
+    ["http://me:pw@[::1/", "http://me:pw@a b/?pw", "file:///etc/passwd", "ftp://example.com/a", "example.com", "http://", "http:///x", "http://a b/", "http://a/\r\nX: y",
      "http://me@example.com/", "http://me:pw@example.com/", "http://example.com:99999/", "http://[::1/", "gopher://x/", ""],
 )  # fmt: skip
 def test_what_is_no_address_of_a_file_is_refused(url: str) -> None:

@@ -8,9 +8,11 @@ is bounded as a whole, size before and after unpacking. What comes is not looked
 
 from __future__ import annotations
 
+import codecs
 import http.client
 import io
 import ipaddress
+import re
 import socket
 import ssl
 import tempfile
@@ -33,6 +35,7 @@ _PIECE = 1 << 16
 _AGENT = "recursor"
 _OURS = frozenset({"168.63.129.16"})
 """Public addresses that mean a machine's own cloud."""
+_USER = re.compile(r"^([^/]*//)[^/]*@")
 _PORTS = {"http": 80, "https": 443}
 
 Resolve: TypeAlias = Callable[[str, int], Sequence[str]]
@@ -61,6 +64,8 @@ class Fetched(NamedTuple):
     """Where it was, after all redirections."""
     media_type: str
     """In small letters, without parameters; empty where the server said none."""
+    charset: str
+    """In small letters; empty where the server said none."""
     decisions: tuple[Any, ...]
     """What `permit` returned of the hosts that were asked."""
 
@@ -112,15 +117,17 @@ def fetch(url: str, bounds: Bounds, permit: Permit, resolve: Resolve | None = No
                 raise
             said = str(error) or type(error).__name__
             raise UnreadableFile(f"{shown(url)}: it cannot be fetched: {said[:300]}") from error
-        kind = (answer.getheader("Content-Type") or "").partition(";")[0].strip().lower()
+        kind, charset = answer.headers.get_content_type(), answer.headers.get_content_charset("")
+        kind = kind if answer.getheader("Content-Type") else ""
         found = tuple(each for each in decisions if each is not None)
-        return Fetched(file, size, target.url, kind, found)
+        return Fetched(file, size, target.url, kind, charset, found)
     raise UnreadableFile(f"{shown(url)}: more than {MOST_REDIRECTS} redirections")
 
 
 def shown(url: str) -> str:
-    """An address as it is told and recorded: what follows a question mark may be a secret."""
+    """An address as it is told and recorded: users, passwords and what follows a question mark may be secrets."""
     plain, mark, _ = url.partition("#")[0].partition("?")
+    plain = _USER.sub(r"\1", plain)
     return f"{plain}?…" if mark else plain
 
 
@@ -294,3 +301,26 @@ def path_of(file: BinaryIO) -> str:
     """A path at which a file without a name can be opened, as long as it is open here."""
     folder = "/proc/self/fd" if Path("/proc/self/fd").is_dir() else "/dev/fd"
     return f"{folder}/{file.fileno()}"
+
+
+def as_utf8(fetched: Fetched) -> Fetched:
+    """A text in UTF-8, whatever charset the server said it has; as it came where it has not that."""
+    try:
+        if not fetched.charset or codecs.lookup(fetched.charset).name in ("utf-8", "ascii"):
+            return fetched
+        decoder: Any = codecs.getincrementaldecoder(fetched.charset)()
+    except LookupError:
+        return fetched
+    written: Any = tempfile.TemporaryFile()  # noqa: SIM115 - it is returned
+    size = 0
+    try:
+        for piece in iter(lambda: fetched.file.read(_PIECE), b""):
+            size += written.write(decoder.decode(piece).encode("utf-8", "surrogatepass"))
+        size += written.write(decoder.decode(b"", final=True).encode("utf-8", "surrogatepass"))
+        written.flush()
+    except (UnicodeError, TypeError, AttributeError, ValueError):  # it has another; or this is none of texts
+        written.close()
+        fetched.file.seek(0)
+        return fetched
+    fetched.file.close()
+    return fetched._replace(file=written, size=size)

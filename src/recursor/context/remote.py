@@ -43,8 +43,9 @@ class FetchedSource(FileSource):
 
     def __init__(self, url: Url) -> None:
         """Fetch it. Raises ConfigError."""
-        self._fetched = fetched = _fetch(url)
+        fetched = _fetch(url)
         kind = _kind(url, fetched)
+        self._fetched = fetched = fetched if kind or url.raw else _as_utf8(fetched)
         super().__init__(Path(_path(fetched)), fetched.size, kind, text=is_text(kind))
         self.origin = _shown(url.url)
         self.decisions = fetched.decisions
@@ -73,6 +74,12 @@ def _fetch(url: Url) -> Fetched:
         raise ConfigError(f"Url takes an address, not {type(url.url).__name__}")
     bounds = fetching.Bounds(url.max_bytes, url.max_time, url.allow_private)
     return fetching.fetch(url.url, bounds, PERMIT.get())
+
+
+def _as_utf8(fetched: Fetched) -> Fetched:
+    from recursor.context import fetching  # noqa: PLC0415 - as above
+
+    return fetching.as_utf8(fetched)
 
 
 def _path(fetched: Fetched) -> str:

@@ -6,6 +6,7 @@ a file holds, that ends soon, with a size or with a ValueError.
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterator
 from typing import Any
@@ -17,6 +18,7 @@ _MAGIC = (
     (b"GIF87a", "image/gif"),
     (b"GIF89a", "image/gif"),
 )
+_FILL = re.compile(b"\xff*")
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 """Markers of JPEG after which the size stands."""
 _ALONE = frozenset({0x01, *range(0xD0, 0xD8)})
@@ -122,10 +124,9 @@ def _segments(data: bytes) -> Iterator[tuple[int, int]]:
     for _ in range(MOST_SEGMENTS):
         if data[position] != 0xFF:
             return
-        while data[position] == 0xFF:  # it may be filled up
-            position += 1
-            if position - 2 > len(data):
-                return
+        filled = _FILL.match(data, position)
+        assert filled is not None, "it matches nothing, too"
+        position = filled.end()
         marker = data[position]
         position += 1
         if marker in (0xD9, 0xDA):  # the pixels begin
