@@ -318,7 +318,13 @@ def as_utf8(fetched: Fetched) -> Fetched:
             size += written.write(decoder.decode(piece).encode("utf-8", "surrogatepass"))
         size += written.write(decoder.decode(b"", final=True).encode("utf-8", "surrogatepass"))
         written.flush()
-    except (UnicodeError, TypeError, AttributeError, ValueError):  # it has another; or this is none of texts
+    except (
+        OSError,
+        UnicodeError,
+        TypeError,
+        AttributeError,
+        ValueError,
+    ):  # it has another; or this is none of texts
         written.close()
         fetched.file.seek(0)
         return fetched
