@@ -16,7 +16,7 @@ import json
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -28,6 +28,7 @@ from recursor.protocols import Cache, Model, Sink
 from recursor.replay import Replay
 from recursor.threads import in_thread
 from recursor.types import (
+    IMAGE_SIZE,
     CallRefused,
     CallRetried,
     Message,
@@ -145,12 +146,11 @@ class Metered:
         on_text: Callable[[str], None] | None = None,
     ) -> Reply:
         caller, turn = self.caller, self.caller.ledger.turns
-        pictures = sum(len(image) for message in messages for image in message.images)
-        content = (
-            await in_thread(_content, messages, schema) if pictures > ASIDE else _content(messages, schema)
-        )
+        images = [image for message in messages for image in message.images]
+        large = images and sum(map(len, images)) > ASIDE
+        content = await in_thread(_content, messages, schema) if large else _content(messages, schema)
         request = digest(getattr(self.model, "identity", None) or self.name, content)
-        size = sum(message.size for message in messages)
+        size = sum(len(message.content) for message in messages) + IMAGE_SIZE * len(images)
         call = Call(self.name, self.purpose, caller.ledger.depth, size, getattr(self.model, "price", None))
         block = caller.ledger.blocks if self.purpose == "sub" else 0
         place = caller.place(digest(self.name, content))
@@ -244,15 +244,12 @@ class Metered:
 def _content(messages: Sequence[Message], schema: Schema | None) -> bytes:
     """A digest of all that a model is asked: what a reply depends on beside the model."""
     wanted = "" if schema is None else json.dumps(schema, sort_keys=True, default=repr)
-    return digest(wanted, *(part for message in messages for part in _parts(message)))
-
-
-def _parts(message: Message) -> Iterator[str | bytes]:
-    yield message.role
-    yield message.content
-    for image in message.images:
-        yield b"image"  # no role, so that no other prompt has the same parts
-        yield digest(image)
+    parts: list[str | bytes] = [wanted]
+    for message in messages:
+        parts += (message.role, message.content)
+        for image in message.images:  # what begins so is no role: no other prompt has the same parts
+            parts += (b"image", digest(image))
+    return digest(*parts)
 
 
 def _sound(reply: Reply) -> Reply:
