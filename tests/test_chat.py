@@ -40,6 +40,7 @@ def test_a_session_goes_on_from_command_to_command(cli: Cli, server: ModelServer
     assert (first.returncode, first.stdout) == (0, "9\n"), first.stderr
     second = cli("ask", "--session", "s", "FINAL([n, context])", *at(server))
     assert json.loads(second.stdout) == [9, "some text"]
+    assert "session s, question 2\n" in second.stderr
     listed = cli("runs", "list")
     assert [line.partition("[")[2][:3] for line in listed.stdout.splitlines()] == ["s 2", "s 1"]
     of_session = json.loads(cli("runs", "list", "--session", "s", "--json").stdout)

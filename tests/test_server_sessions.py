@@ -230,3 +230,26 @@ async def test_repls_of_conversations_are_few_and_end_and_come_back(
             body = {"model": "recursor", "input": "FINAL(str(x))", "previous_response_id": before}
             _, done, _ = await client.post(body, RESPONSES)
             assert done["output"][0]["content"][0]["text"] == str(number)
+
+
+async def test_a_request_that_is_given_up_is_undone() -> None:
+    async with serving(code_of) as client:
+        _, made, _ = await client.post({}, "/v1/conversations")
+        body = {"model": "recursor", "conversation": made["id"]}
+        await client.post({**body, "input": "x = [1]; FINAL('')"}, RESPONSES)
+        sleeps = {**body, "input": "x.append(2); import time; time.sleep(60)", "stream": True}
+        async with client.session.post(client.root + RESPONSES, json=sleeps) as response:
+            await response.content.readuntil(b"response.reasoning_summary_text.delta")
+        status = 409
+        while status == 409:
+            status, done, _ = await client.post({**body, "input": "FINAL(str(x))"}, RESPONSES)
+        assert done["output"][0]["content"][0]["text"] == "[1]"
+
+
+async def test_conversations_begin_empty(tmp_path: Path) -> None:
+    async with serving(code_of) as client:
+        status, made, _ = await client.post({"metadata": {"a": "b"}}, "/v1/conversations")
+        assert (status, made["object"], made["metadata"]) == (200, "conversation", {"a": "b"})
+        items = [{"type": "message", "role": "user", "content": "x"}]
+        status, refused, _ = await client.post({"items": items}, "/v1/conversations")
+        assert (status, refused["error"]["param"]) == (400, "items")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import subprocess
 import sys
@@ -316,6 +317,88 @@ def test_a_repl_that_is_killed_goes_back_to_the_block_before() -> None:
         chat.completion("a")
         assert chat.completion("die").answer == 2
         assert chat.completion("then").answer == 2
+
+
+def died(chat: Session) -> bool:
+    """Whether the process of its REPL is gone, which nobody else has noticed yet."""
+    live = chat._keeper._held.live
+    assert live is not None
+    repl: Any = live.repl
+    return bool(repl._link.lost.done())
+
+
+DIES_LATER = "import os, threading\nx = 5\nthreading.Timer(0.05, os._exit, [1]).start()\nFINAL(x)"
+
+
+@pytest.mark.parametrize("sandbox", ["process", "conftest:PlainSandbox"])
+def test_a_repl_that_died_between_questions_is_made_again_from_the_record(
+    tmp_path: Path, sandbox: str
+) -> None:
+    rlm, book, _ = made(
+        {"a": "y = 4\nFINAL(y)", "die": DIES_LATER, "then": "FINAL([x, y])"},
+        tmp_path / "r.db",
+        sandbox=sandbox,
+    )
+    with rlm.session() as chat:
+        chat.completion("a")
+        chat.completion("die")
+        wait_until(lambda: died(chat))
+        assert chat.completion("then").answer == [5, 4]
+        assert "lost" not in book.told
+
+
+def test_without_a_record_a_repl_that_died_between_questions_is_told() -> None:
+    rlm, book, _ = made(
+        {"die": DIES_LATER, "then": "FINAL(['x' in globals(), context])"}, sandbox="conftest:PlainSandbox"
+    )
+    with rlm.session() as chat:
+        chat.completion("die", "text")
+        wait_until(lambda: died(chat))
+        assert chat.completion("then").answer == [False, "text"]
+        assert "your variables are lost" in book.told
+
+
+@pytest.mark.parametrize("sandbox", ["process", "conftest:PlainSandbox"])
+def test_what_a_repl_that_was_killed_had_is_the_same_when_it_is_made_again(
+    tmp_path: Path, sandbox: str
+) -> None:
+    pages = {
+        "a": "x = 1\nFINAL(x)",
+        "die": ["x = 2\nz = 3", "import os; os._exit(1)", "y = globals().get('x')", "FINAL(y)"],
+        "all": "FINAL({n: globals().get(n) for n in 'xyz'})",
+    }
+    store = tmp_path / "r.db"
+    rlm, _, _ = made(pages, store, sandbox=sandbox)
+    with rlm.session("s") as chat:
+        chat.completion("a", "text")
+        chat.completion("die")
+        before = chat.completion("all").answer
+    assert before == ({"x": 2, "y": 2, "z": 3} if sandbox == "process" else {"x": None, "y": None, "z": None})
+    with rlm.session("s") as chat:
+        assert chat.completion("all").answer == before
+
+
+def test_code_that_ran_away_does_not_hold_up_the_way_back(tmp_path: Path) -> None:
+    limits = Limits(max_cell_time=1.0, max_turns=4)
+    pages = {"a": ["x = 0\nwhile True: x += 1", "x = 7\nFINAL(x)"], "b": "FINAL(x)"}
+    rlm, _, _ = made(pages, tmp_path / "r.db", limits=limits)
+    with rlm.session("s") as chat:
+        chat.completion("a")
+    with rlm.session("s") as chat:
+        assert chat.with_changes(limits=Limits()).completion("b").answer == 7
+
+
+def test_a_session_that_nobody_holds_leaves_no_process() -> None:
+    rlm, _, _ = made({"a": "FINAL(1)"})
+    chat: Session | None = rlm.session()
+    assert chat is not None
+    chat.completion("a")
+    live = chat._keeper._held.live
+    assert live is not None
+    repl: Any = live.repl
+    del chat, live
+    gc.collect()
+    wait_until(lambda: repl._closed)
 
 
 # One after the other ----------------------------------------------------------------------------

@@ -265,9 +265,14 @@ class Keeper:
         """
         recall, live = self._recall, self._held.live
         turns = [] if recall is None else await in_thread(recall.record.turns)
-        if live is not None and recall is not None and not live.holds(size):
+        if live is not None and (died := await live.died()):
+            if recall is None:
+                live.conversation = live.conversation.noted(f"Since the question before: {died}.")
+            else:
+                await self._drop()
+        elif live is not None and recall is not None and not live.holds(size):
             await self._drop()
-            live = None
+        live = self._held.live
         if live is None:
             past = self.known if recall is None else Conversation()
             live = await opened(asker, size, self._given, past)

@@ -10,14 +10,16 @@ from recursor import conversation, governance
 from recursor.asker import Asker
 from recursor.context import AliasSource, Source, prepare
 from recursor.conversation import Conversation, Exchange
-from recursor.errors import SandboxError
+from recursor.errors import SandboxError, SubcallError
+from recursor.loop import LOOK
 from recursor.protocols import CopyableRepl
+from recursor.sandboxes.repl import DIED_SINCE
 from recursor.schema import ANYTHING, Shape
 from recursor.task import Start, Task
 from recursor.threads import in_thread
-from recursor.types import ContextInfo, Output
+from recursor.types import ContextInfo, Output, Subcall
 
-ROOM = 1 << 28
+ROOM = 1 << 26
 """Bytes of contexts that the memory of a REPL leaves room for, at least."""
 
 
@@ -64,6 +66,12 @@ class Live:
     def grow(self, exchange: Exchange) -> None:
         self.conversation = self.conversation.grown(exchange)
         self.altered = 0
+
+    async def died(self) -> str:
+        """How it has died since the last turn, and what of it is left; empty while it lives."""
+        seen = await self.repl.execute("pass", _Nobody(), max_time=LOOK)
+        notes = seen.notes if seen.notes and seen.notes[0].startswith(DIED_SINCE) else ()
+        return "; ".join(notes) or seen.error or ""
 
     async def copy(self) -> Live | None:
         """A copy as it is now, to go back to; None where there is none, or nothing to lose."""
@@ -124,6 +132,13 @@ class Live:
         start = Start(self.repl, {**own, **self.infos}, told, stays=True, digests=digests)
         contexts = {**{name: asked.sources[name] for name in own}, **self.sources}
         return replace(asker.task(asked.text, contexts, asked.expected), start=start), record
+
+
+class _Nobody:
+    """Answers no sub-call: of a look at a REPL."""
+
+    async def answer(self, subcall: Subcall) -> Any:
+        raise SubcallError(f"nothing is to be asked now, not even {type(subcall).__name__}")
 
 
 async def opened(asker: Asker, size: int, given: Sequence[Source], known: Conversation) -> Live:

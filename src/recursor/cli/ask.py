@@ -77,6 +77,8 @@ def command(
     also = coverage.told(settings, output, context) if evidence else None
     if session is not None:
         chat = rlm.session(session)
+        if not output.quiet:
+            click.echo(f"session {clean(session)}, question {len(chat.history) + 1}", err=True)
         carry_out(settings, output, again, lambda: chat.stream(question, context), also)
     carry_out(settings, output, again, lambda: rlm.stream(question, context), also)
 

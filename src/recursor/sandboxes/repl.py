@@ -35,6 +35,7 @@ MAX_ERROR = 8_000
 MAX_NOTES = 20
 CLOSED = "the REPL is closed"
 DIED = "The REPL died in this block: "
+DIED_SINCE = "the REPL died after the block before: "
 INTERRUPTED = "the block was interrupted: "
 LOST = "the REPL is started anew: your variables are lost, the given ones are loaded again"
 BACK = (
@@ -289,7 +290,7 @@ class WireRepl:
             raise SandboxError(CLOSED)
         if self._link is not None and self._link.lost.done():
             how = await self._bury(self._link, None)
-            self._told = (f"the REPL died after the block before: {how}", self._fall_back())
+            self._told = (f"{DIED_SINCE}{how}", self._fall_back())
         if self._link is None:
             await self.start()
         assert self._link is not None
