@@ -31,7 +31,7 @@ def unpack(data: bytes | None) -> str:
         if data is not None and data[:1] == b"i":
             return _told(data)
         return "" if data is None else stretched(data).decode("utf-8", "surrogatepass")
-    except (UnicodeDecodeError, AttributeError) as error:
+    except (UnicodeDecodeError, AttributeError, TypeError) as error:
         raise TrajectoryError(f"a recorded text is damaged: {error}") from error
 
 
