@@ -129,6 +129,28 @@ def test_questions_at_once_do_not_overshoot_what_all_may_cost() -> None:
     )
 
 
+def test_subcalls_of_questions_at_once_do_not_overshoot_either() -> None:
+    paid = 0
+
+    def sub(messages: Sequence[Message]) -> Reply:
+        nonlocal paid
+        paid += 1
+        return Reply("yes", Usage(50, 5, calls=1), 0.004)
+
+    root = Root(answer="FINAL(len(llm_query_batched(['is it?'] * 15, return_exceptions=True)))")
+    model = RLM(ScriptedModel(root, name="root"), sub_model=ScriptedModel(sub, name="sub"))
+    done = model.map(
+        [f"q{n}" for n in range(30)],
+        "text",
+        total=Limits(max_cost=0.60),
+        max_concurrency=8,
+        return_exceptions=True,
+    )
+    spent = 0.01 * len(root.asked) + 0.004 * paid
+    assert 0.40 < spent < 0.60 + 1e-9
+    assert sum(each.cost or 0.0 for each in done if isinstance(each, Completion)) == pytest.approx(spent)
+
+
 def test_a_bound_of_each_question_is_not_one_of_all() -> None:
     root = Root()
     done = rlm(root, limits=Limits(max_cost=0.05)).map([f"q{n}" for n in range(10)], "text")

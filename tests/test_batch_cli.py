@@ -272,6 +272,15 @@ def test_results_of_something_else_are_left_alone(batches: Batches, server: Mode
     assert not server.requests
 
 
+def test_events_and_results_do_not_share_stdout(batches: Batches, server: ModelServer) -> None:
+    batches.questions("q")
+    refused = batches.run(server, "--batch", "q.jsonl", "text", "--jsonl", "-")
+    assert (refused.returncode, "both want stdout" in refused.stderr) == (2, True)
+    done = batches.run(server, "--batch", "q.jsonl", "text", "--jsonl", "-", "--output", "o")
+    assert {json.loads(line)["event"] for line in done.stdout.splitlines()} >= {"run_started", "run_ended"}
+    assert batches.rows("o")[1]["answer"] == ["q", 100]
+
+
 def test_flags_of_a_batch_need_one(batches: Batches) -> None:
     for words in (
         ("q", "--output", "o"),

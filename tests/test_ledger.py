@@ -254,3 +254,43 @@ def test_changed_limits_name_what_is_unknown() -> None:
     assert Limits(max_turns=5).with_changes({"max_cost": 0.5}) == Limits(max_turns=5, max_cost=0.5)
     with pytest.raises(ConfigError, match="there is no limit 'max_money', only max_turns"):
         Limits().with_changes({"max_money": 1})
+
+
+@given(STEPS)
+@settings(max_examples=100, deadline=None)
+def test_a_pool_holds_all_trees_that_share_it_and_each_tree_counts_its_own(steps: list[Any]) -> None:
+    pool = ledger(max_cost=3.0)
+    trees = [Ledger(Limits(max_tokens=20_000), lambda: 0.0, pool=pool) for _ in range(3)]
+    children = [tree.child(Limits()) for tree in trees]
+    for (model, purpose, depth), size, answered, where in steps:
+        by = (children if depth else trees)[where % 3]
+        try:
+            found = by.admit(Call(model, purpose, depth, size))
+        except LimitExceeded:
+            continue
+        if isinstance(found, Reservation):
+            found.settle(answered)
+    assert pool.calls == sum(tree.calls for tree in trees)
+    assert pool.usage.total_tokens == sum(tree.usage.total_tokens for tree in trees)
+    assert all(child.top is tree for child, tree in zip(children, trees, strict=True))
+    assert pool.in_flight == 0
+
+
+def test_what_was_paid_before_counts_in_the_tree_and_not_in_the_pool() -> None:
+    pool = ledger(max_cost=1.0)
+    tree = Ledger(Limits(max_cost=1.0), lambda: 0.0, pool=pool)
+    tree.count(call(), reply(cost=0.4))
+    tree.child(Limits()).count_run(Usage(5, 5, calls=2), 0.3)
+    assert tree.cost == pytest.approx(0.7)
+    assert pool.cost == 0.0
+
+
+def test_calls_of_other_trees_that_are_out_do_not_tell_a_root_lm_to_finish() -> None:
+    pool = ledger(max_cost=1.0)
+    one, two = (Ledger(Limits(), lambda: 0.0, pool=pool) for _ in range(2))
+    spend(one, call(purpose="root"), reply(cost=0.01))
+    one.admit(call(purpose="root"))  # which stands for a hundred times as much
+    two.begin_turn()
+    assert two.last_reply is None
+    pool.count_run(Usage(calls=1), 0.97)
+    assert one.last_reply is StopReason.MAX_COST

@@ -101,6 +101,8 @@ def carry_out(
 ) -> NoReturn:
     """Answer all questions, write what came of each, and exit with the code that says how it ended."""
     _check(wanted, paths)
+    if output.jsonl == "-" and wanted.output is None:
+        raise click.UsageError("--jsonl - and the results both want stdout: give one of them a file")
     settings = options.load(given)
     recorded = settings.settings.record
     if wanted.name is not None and not recorded:
