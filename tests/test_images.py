@@ -35,6 +35,7 @@ from recursor.trajectory import garbage, importing
 from recursor.trajectory.jsonl import JsonlSink
 from recursor.trajectory.view import open as opened
 from recursor.types import LlmQuery, Message, ModelCalled
+from serving import serving
 
 
 def png(width: int = 3, height: int = 2) -> bytes:
@@ -406,3 +407,26 @@ def test_pictures_reach_a_server_over_each_wire(provider: str) -> None:
         done = RLM(root, sub_model=model).completion("?", context=[Image(small), Image(large)])
     assert done.answer == [f"[{len(small)}]", f"[{len(small)}, {len(large)}]"]
     assert [request[-1].images for request in seen.requests] == [(small,), (small, large)]
+
+
+async def test_pictures_in_requests_to_the_server_are_seen_by_models() -> None:
+    url = f"data:image/png;base64,{base64.b64encode(png()).decode()}"
+    chat = {
+        "role": "user",
+        "content": [{"type": "text", "text": "what?"}, {"type": "image_url", "image_url": {"url": url}}],
+    }
+    item = {
+        "role": "user",
+        "content": [{"type": "input_text", "text": "what?"}, {"type": "input_image", "image_url": url}],
+    }
+    code = "FINAL(llm_query('look', images=messages[-1]['content'][1]['image']))"
+    root = ScriptedModel(lambda _: f"```python\n{code}\n```")
+    sub = ScriptedModel(lambda messages: f"{len(messages[-1].images[0])} bytes", name="sub")
+    async with serving(root, sub_model=sub) as client:
+        status, reply, _ = await client.post({"model": "recursor", "messages": [chat]})
+        assert (status, reply["choices"][0]["message"]["content"]) == (200, f"{len(png())} bytes")
+        status, reply, _ = await client.post({"model": "recursor", "input": [item]}, "/v1/responses")
+        assert (status, reply["output"][-1]["content"][0]["text"]) == (200, f"{len(png())} bytes")
+        chat["content"][1]["image_url"]["url"] = "http://169.254.169.254/a.png"  # type: ignore[index]
+        status, reply, _ = await client.post({"model": "recursor", "messages": [chat]})
+        assert (status, reply["error"]["param"]) == (400, "messages[0].content")

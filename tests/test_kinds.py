@@ -397,6 +397,19 @@ async def test_members_of_an_archive_are_unpacked_when_they_are_taken(tmp_path: 
     assert child["part"]["x.csv"] == [{"k": "a", "v": "1"}]
 
 
+async def test_more_large_archives_are_held_than_files_may_be_open(tmp_path: Path, bench: Bench) -> None:
+    for number in range(300):
+        with zipfile.ZipFile(tmp_path / f"{number:03}.zip", "w", zipfile.ZIP_STORED) as archive:
+            archive.writestr("pad", bytes(1 << 20))
+            archive.writestr("n.txt", str(number))
+    await bench.repl.load("context", prepare(tmp_path))
+    code = (
+        "import resource\nsoft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]\n"
+        "held = [context[name] for name in context]\nprint(soft < 300, sum(int(each['n.txt']) for each in held))"
+    )
+    assert await bench.shown(code) == "True 44850\n"
+
+
 @pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz"])
 async def test_a_tar_is_read_whether_it_is_packed_or_not(tmp_path: Path, bench: Bench, mode: str) -> None:
     path = tmp_path / "a.tar"

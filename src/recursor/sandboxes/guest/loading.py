@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import io
 import os
+from contextlib import suppress
 from typing import Any, BinaryIO, NamedTuple
 
 from . import kinds
@@ -101,7 +102,8 @@ def kept(file: BinaryIO) -> BinaryIO:
     if isinstance(file, io.BytesIO):
         return io.BytesIO(file.getvalue())
     if isinstance(file, io.BufferedReader) and isinstance(file.raw, At):
-        return io.BufferedReader(file.raw.again())
+        with suppress(OSError):  # as many are open as may be
+            return io.BufferedReader(file.raw.again())
     file.seek(0)
     return io.BytesIO(file.read())
 
