@@ -215,13 +215,28 @@ def test_garbage_does_not_end_it(silent: ModelServer, tmp_path: Path) -> None:
     hello = {"jsonrpc": "2.0", "id": 7, "method": "initialize", "params": {"protocolVersion": 1}}
     lines = [b"", b"{", b"3", b"[1]", b"[" * 50_000, b"\xff\xfe", b'{"id": {}}', b'{"id": 1, "method": 3}',
              b'{"id": 1, "method": "session/prompt", "params": 3}', b'{"method": "none"}', json.dumps(hello).encode(), b""]  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, "-m", "recursor", "acp", "--model", "m", "--base-url", silent.url, "--no-store"],
-        input=b"\n".join(lines), capture_output=True, timeout=60, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    replies = [json.loads(line) for line in done.stdout.splitlines()]
-    assert any(each.get("id") == 7 and "result" in each for each in replies)
+    command = [
+        sys.executable,
+        "-m",
+        "recursor",
+        "acp",
+        "--model",
+        "m",
+        "--base-url",
+        silent.url,
+        "--no-store",
+    ]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(b"\n".join(lines))
+        process.stdin.flush()
+        replies = iter(json.loads(line) for line in process.stdout)
+        assert any(each.get("id") == 7 and "result" in each for each in replies)
+        process.stdin.close()
+    assert process.returncode == 0
 
 
 def test_without_the_package_it_says_what_to_install() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from typing import Any
 
 import click
@@ -28,4 +29,8 @@ def command(**flags: Any) -> None:
             raise
         raise ConfigError("the package of the protocol is missing: pip install 'recursor[acp]'") from error
     rlm = make_rlm(loaded, options.Output(as_json=False, jsonl=None, display="none"))
+    if sys.stdin.isatty():
+        click.echo(
+            "waiting for an editor on stdin; editors start this command themselves, see --help", err=True
+        )
     asyncio.run(acp.serve(rlm, recorded=loaded.settings.record))

@@ -9,11 +9,9 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import sys
 from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -36,8 +34,6 @@ from recursor.types import (
     StopReason,
 )
 
-MAX_LINE = 64 << 20
-"""Bytes of a message."""
 IDLE = 900.0
 """Seconds after which the REPL of a conversation that nobody goes on with is ended, where it can be made again."""
 STOPS: dict[StopReason, schema.StopReason] = {
@@ -202,15 +198,10 @@ async def serve(rlm: RLM, *, recorded: bool) -> None:
     Args:
         recorded: whether there is a store, from which conversations can be gone on with.
     """
-    loop = asyncio.get_running_loop()
-    reader = asyncio.StreamReader(limit=MAX_LINE)
-    await loop.connect_read_pipe(partial(asyncio.StreamReaderProtocol, reader), sys.stdin)
-    wire = os.fdopen(os.dup(1), "wb", buffering=0)
+    wire = os.dup(1)
     os.dup2(2, 1)
-    transport, protocol = await loop.connect_write_pipe(asyncio.streams.FlowControlMixin, wire)
-    agent = Agent(rlm, recorded=recorded)
+    agent, lines = Agent(rlm, recorded=recorded), Lines(0, wire)
     try:
-        lines: Any = Lines(reader, asyncio.StreamWriter(transport, protocol, None, loop))
         await acp.run_agent(agent, lines, use_unstable_protocol=True)  # type: ignore[arg-type]
     finally:
         await agent.close()

@@ -1,25 +1,36 @@
-"""Messages as lines of JSON over pipes: a transport for the package of ACP that no line ends."""
+"""Messages as lines of JSON over two descriptors: a transport for the package of ACP that no line ends."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 from typing import Any
+
+from recursor.threads import in_thread
+
+PIECE = 1 << 16
+MAX_LINE = 64 << 20
+"""Bytes of a message; a longer one is left out."""
 
 
 class Lines:
-    """Sends and receives; what is no message is left out."""
+    """Sends and receives; what is no message is left out. The descriptors may be pipes, files or a terminal."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
-        self._writer = writer
+    def __init__(self, reading: int, writing: int) -> None:
+        self._reading = reading
+        self._writing = writing
+        self._data = bytearray()
+        self._order = asyncio.Lock()
 
     async def send(self, message: dict[str, Any]) -> None:
-        self._writer.write(json.dumps(message, separators=(",", ":")).encode("ascii") + b"\n")
-        await self._writer.drain()
+        data = json.dumps(message, separators=(",", ":")).encode("ascii") + b"\n"
+        async with self._order:
+            await in_thread(_write, self._writing, data)
 
     async def receive(self) -> dict[str, Any] | None:
-        while line := await self._line():
+        """The next message; None at the end."""
+        while (line := await self._line()) is not None:
             try:
                 message = json.loads(line)
             except (ValueError, RecursionError):
@@ -30,15 +41,29 @@ class Lines:
         return None
 
     async def close(self) -> None:
-        self._writer.close()
+        """They are not ours to close."""
 
-    async def _line(self) -> bytes:
-        """The next line; empty at the end."""
-        while True:
-            try:
-                return await self._reader.readline()
-            except ValueError:  # it is too long
-                continue
+    async def _line(self) -> bytes | None:
+        """The next line; None at the end."""
+        looked = 0
+        while (end := self._data.find(b"\n", looked)) < 0:
+            looked = len(self._data)
+            if looked > MAX_LINE:
+                self._data.clear()  # its end is no message either
+                looked = 0
+            piece = await in_thread(os.read, self._reading, PIECE)
+            if not piece:
+                return None
+            self._data += piece
+        line = bytes(self._data[:end])
+        del self._data[: end + 1]
+        return line
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
 
 
 def _is_message(value: Any) -> bool:
