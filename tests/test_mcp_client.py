@@ -6,6 +6,7 @@ import asyncio
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recursor import RLM, ConfigError, Policy, SubcallError, tool
-from recursor.mcp import McpServer
+from recursor.mcp import McpServer, connection
 from recursor.mcp.arguments import Arguments
 from recursor.offered import MAX_TOLD, ToolSource
 from recursor.testing import ModelServer, ScriptedModel
@@ -184,6 +185,20 @@ def test_a_server_that_cannot_be_had_is_said_before_anything_is_paid(command: li
         RLM(model, tools=[McpServer("own", command=command)]).completion("?")
     assert why in str(caught.value)
     assert not model.requests
+
+
+def test_a_server_that_says_nothing_is_given_up_and_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "STARTING", 0.7)
+    note = tmp_path / "pid"
+    code = f"import os, time; open({str(note)!r}, 'w').write(str(os.getpid())); time.sleep(1000)"
+    with pytest.raises(ConfigError, match="did not answer within"):
+        RLM(
+            ScriptedModel([]), tools=[McpServer("own", command=[sys.executable, "-S", "-c", code])]
+        ).completion("?")
+    while Path(f"/proc/{note.read_text()}").exists():
+        threading.Event().wait(0.05)
 
 
 def test_a_process_that_ends_ends_its_servers(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from recursor.asker import Asker
 from recursor.errors import ConfigError
 from recursor.keeper import Keeper, Wanted
 from recursor.limits import SHARED, Limits
+from recursor.offered import ToolSource
 from recursor.protocols import Sink
 from recursor.recall import Recall
 from recursor.tools import AnyTool
@@ -88,7 +89,7 @@ class Session:
         *,
         limits: Limits | None = None,
         instruction: str | None = None,
-        tools: Iterable[Callable[..., Any] | AnyTool] = (),
+        tools: Iterable[Callable[..., Any] | AnyTool | ToolSource] = (),
         sinks: Sequence[Sink] = (),
     ) -> Session:
         """The same session, to be asked with other limits and the like; see `RLM.with_changes`."""
