@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -331,16 +332,13 @@ def test_every_example_of_the_first_file_is_right(tmp_path: Path) -> None:
     lines = []
     for line in changing.starting({}).splitlines():
         off = line.removeprefix("# ")
-        is_setting = (
-            off != line
-            and (off.startswith("[") or " = " in off)
-            and not off.startswith(("base_url, ", "price = "))
-        )
+        is_setting = off != line and re.match(r"\[|[a-z_.]+ = ", off) and not off.startswith("price = ")
         lines.append(off if is_setting else line)
     path = tmp_path / "on.toml"
     path.write_text("\n".join(lines).replace("allow = []", ""))
     loaded = config.load(path)
     assert loaded.settings.profile == "cheap"
+    assert loaded.settings.mcp["files"].command == ("mcp-server-git",)
     assert loaded.settings.models["openai/gpt-5"].max_concurrency == 20
     assert loaded.settings.limits.max_cost == 0.20
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import os
 import sys
 from typing import Any
 
@@ -16,10 +17,12 @@ COMMANDS = {
     "acp": "An agent in editors such as Zed: questions over the folder that is open.",
     "ask": "Answer a question over files, folders or standard input.",
     "chat": "Ask question after question over files and folders, in one REPL.",
+    "completion": "Print what makes bash, zsh or fish complete.",
     "config": "Show the settings in force and where they come from; change them.",
     "demo": "Three questions over 47 MB of text, offline and without a key.",
     "doctor": "Check this machine: sandbox, endpoints, keys, store.",
     "keys": "Keep keys of providers, list their names, remove them.",
+    "man": "Show the manual page of a command.",
     "mcp": "Tools for MCP hosts: questions over files for Claude, Cursor, Zed.",
     "models": "List the models that can be had: local servers, providers, their prices.",
     "resume": "Go on with a run that was cut off, or that a limit ended.",
@@ -42,6 +45,15 @@ class LazyGroup(click.Group):
         module = importlib.import_module(f"recursor.cli.{cmd_name}")
         command: click.Command = module.command
         return command
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[Any]:
+        """Complete from the table, without importing the commands."""
+        from click.shell_completion import CompletionItem  # noqa: PLC0415 - only for a shell
+
+        named = [
+            CompletionItem(name, help=said) for name, said in COMMANDS.items() if name.startswith(incomplete)
+        ]
+        return [*named, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         with formatter.section("Commands"):
@@ -81,4 +93,6 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line and exit."""
+    if "_RECURSOR_COMPLETE" in os.environ:  # set by the script of `recursor completion` alone
+        importlib.import_module("recursor.cli.complete")
     cli(prog_name="recursor")

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import click
 
 from recursor import config
-from recursor.cli import batch, contexts, coverage, dry, exits, options, progress
+from recursor.cli import batch, complete, contexts, coverage, dry, exits, options, progress
 from recursor.cli.making import make_rlm
 from recursor.cli.text import as_text, clean, money, seconds, to_json
 from recursor.errors import RLMError
@@ -24,7 +24,7 @@ from recursor.types import Completion, Event, RunEnded, StopReason
 
 @click.command("ask")
 @click.argument("question", required=False)
-@click.argument("paths", nargs=-1, metavar="[PATH|-]...")
+@click.argument("paths", nargs=-1, metavar="[PATH|-]...", shell_complete=complete.files)
 @options.settings
 @options.output
 @coverage.EVIDENCE

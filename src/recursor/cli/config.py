@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from recursor import config
-from recursor.cli import init, options
+from recursor.cli import complete, init, options
 from recursor.cli.text import as_text, clean, to_json
 from recursor.config import changing, tree
 
@@ -42,7 +42,7 @@ def show(origin: bool, as_json: bool, file: Path | None) -> None:
 
 
 @command.command("get")
-@click.argument("key")
+@click.argument("key", shell_complete=complete.settings)
 @options.FILE
 def get(key: str, file: Path | None) -> None:
     """Print the value of KEY that is in force: a text as it is, all else as JSON; of a table, one object.
@@ -61,7 +61,7 @@ def get(key: str, file: Path | None) -> None:
 
 
 @command.command("set")
-@click.argument("key")
+@click.argument("key", shell_complete=complete.settings)
 @click.argument("value")
 @options.FILE
 def put(key: str, value: str, file: Path | None) -> None:
@@ -75,7 +75,7 @@ def put(key: str, value: str, file: Path | None) -> None:
 
 
 @command.command("unset")
-@click.argument("key")
+@click.argument("key", shell_complete=complete.settings)
 @options.FILE
 def take(key: str, file: Path | None) -> None:
     """Take KEY, or a whole table, out of the settings file; with --profile NAME, out of that profile."""

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from recursor import config
-from recursor.cli import options
+from recursor.cli import complete, options
 from recursor.cli.text import clean, count, preview, to_json
 from recursor.coverage import Coverage, Document, DocumentCoverage, Evidence, Part, cover
 from recursor.errors import RLMError
@@ -38,7 +38,12 @@ def _of_run(function: F) -> F:
     context = click.option(
         "--context", "paths", multiple=True, metavar="PATH|-", help="What RUN was given, where it is not there now."
     )  # fmt: skip
-    for part in (options.FILE, options.STORE, context, click.argument("run_id", metavar="RUN")):
+    for part in (
+        options.FILE,
+        options.STORE,
+        context,
+        click.argument("run_id", metavar="RUN", shell_complete=complete.runs),
+    ):
         function = part(function)
     return function
 

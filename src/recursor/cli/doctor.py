@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from recursor import config
-from recursor.cli import checkup, endpoints, exits, options
+from recursor.cli import checkup, complete, endpoints, exits, options
 from recursor.cli.text import clean, preview, to_json
 from recursor.errors import ConfigError, SandboxError
 from recursor.sandboxes.process import tried_tiers
@@ -51,7 +51,11 @@ class Report:
 @click.command("doctor")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option(
-    "--model", "-m", metavar="SPEC", help="Try instead whether this model's server cuts long prompts."
+    "--model",
+    "-m",
+    metavar="SPEC",
+    help="Try instead whether this model's server cuts long prompts.",
+    shell_complete=complete.models,
 )
 @click.option("--base-url", metavar="URL", help="With --model: its endpoint.")
 @click.option(

@@ -50,7 +50,7 @@ def detect_endpoints() -> tuple[Endpoint, ...]:
     """Return the local model servers that answer now. Takes a third of a second when there is none."""
     local = [preset for preset in PRESETS.values() if preset.local]
     with ThreadPoolExecutor(len(local)) as pool:
-        return tuple(found for found in pool.map(_probe, local) if found)
+        return tuple(found for found in pool.map(probe, local) if found)
 
 
 def detect_keys() -> dict[str, str]:
@@ -95,7 +95,8 @@ def choose() -> Choice | None:
     return None
 
 
-def _probe(preset: Preset) -> Endpoint | None:
+def probe(preset: Preset) -> Endpoint | None:
+    """Return what answers at a provider's usual address; None when nothing does, or nothing that we know."""
     base = preset.base_url or ""
     try:
         listed = fetch(f"{base}/models", connect=CONNECT_SECONDS, reply=REPLY_SECONDS)

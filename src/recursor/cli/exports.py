@@ -11,7 +11,7 @@ from typing import Any, TextIO, TypeVar
 
 import click
 
-from recursor.cli import options
+from recursor.cli import complete, options
 from recursor.cli.text import count
 from recursor.trajectory import view
 
@@ -30,7 +30,7 @@ def store_path(store: str | None, file: Path | None) -> Path:
 
 
 @click.command("export")
-@click.argument("run_id", metavar="RUN")
+@click.argument("run_id", metavar="RUN", shell_complete=complete.runs)
 @of_store
 @click.option(
     "--format", "form", type=click.Choice(["jsonl", "html", "chrome", "otel", "parquet"]), default="jsonl",

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from recursor import config, models
-from recursor.cli import endpoints, options
+from recursor.cli import complete, endpoints, options
 from recursor.cli.text import clean
 from recursor.config import changing
 from recursor.config.tree import Key
@@ -21,8 +21,14 @@ MOST_LISTED = 20
 
 
 @click.command("init")
-@click.option("--model", "-m", metavar="SPEC", help="The root LM; with it, nothing is asked.")
-@click.option("--sub-model", metavar="SPEC", help="Answers sub-calls.")
+@click.option(
+    "--model",
+    "-m",
+    metavar="SPEC",
+    help="The root LM; with it, nothing is asked.",
+    shell_complete=complete.models,
+)
+@click.option("--sub-model", metavar="SPEC", help="Answers sub-calls.", shell_complete=complete.models)
 @click.option("--base-url", metavar="URL", help="Endpoint of both models.")
 @click.option("--max-cost", type=float, metavar="USD", help="Bound of each run.")
 @click.option("--sandbox", metavar="NAME", help="Where code runs.")

@@ -8,7 +8,7 @@ from getpass import getpass
 import click
 
 from recursor import config
-from recursor.cli import endpoints
+from recursor.cli import complete, endpoints
 from recursor.cli.text import clean, to_json
 from recursor.config import keys
 from recursor.errors import ConfigError
@@ -20,7 +20,7 @@ def command() -> None:
 
 
 @command.command("set")
-@click.argument("name", metavar="PROVIDER")
+@click.argument("name", metavar="PROVIDER", shell_complete=complete.key_names)
 @click.argument("shown", nargs=-1, metavar="")
 @click.option("--command", "program", metavar="COMMAND", help="What prints the key, in place of it.")
 def put(name: str, shown: tuple[str, ...], program: str | None) -> None:
@@ -64,7 +64,7 @@ def show(as_json: bool) -> None:
 
 
 @command.command("remove")
-@click.argument("name", metavar="PROVIDER")
+@click.argument("name", metavar="PROVIDER", shell_complete=complete.stored_keys)
 def drop(name: str) -> None:
     """Take a key out of the file."""
     keys.drop(name)

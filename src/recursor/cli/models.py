@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from recursor import config
-from recursor.cli import offers, options
+from recursor.cli import complete, offers, options
 from recursor.cli.offers import Listing, Offer
 from recursor.cli.text import clean, to_json
 from recursor.errors import ConfigError
@@ -19,7 +19,7 @@ from recursor.plugins import nearest
 
 
 @click.command("models")
-@click.argument("provider", required=False)
+@click.argument("provider", required=False, shell_complete=complete.providers)
 @click.option(
     "--offline", is_flag=True, help="Ask nobody: what the price list has of providers whose key is set."
 )
@@ -62,9 +62,9 @@ def _every(file: Path | None) -> dict[str, config.Settings]:
 def _uses(settings: dict[str, config.Settings]) -> dict[str, list[str]]:
     """Spec -> what names it. What a profile leaves as it is counts once."""
     found: dict[str, list[str]] = {}
-    base = offers.used_by(settings[""])
+    base = settings[""].uses
     for name, each in settings.items():
-        for spec, key in offers.used_by(each).items():
+        for spec, key in each.uses.items():
             if not name or base.get(spec) != key:
                 found.setdefault(spec, []).append(f"profile {name}: {key}" if name else key)
     return found

@@ -124,21 +124,12 @@ def _addresses(settings: Iterable[config.Settings]) -> dict[str, list[tuple[str,
     """Base URL -> specs that the settings send there, and the names of keys of theirs."""
     found: dict[str, list[tuple[str, str | None]]] = {}
     for each in settings:
-        for spec in used_by(each):
+        for spec in each.uses:
             own = own_of(spec, each)
             base_url = own.base_url or each.base_url
             if base_url:
                 found.setdefault(base_url, []).append((spec, own.key))
     return found
-
-
-def used_by(settings: config.Settings) -> dict[str, str]:
-    """Spec -> the setting that names it."""
-    found = dict.fromkeys(settings.models, "models")
-    found |= dict.fromkeys(settings.allow, "allow")
-    found |= {str(route["model"]): "routes" for route in settings.routes}
-    found |= {settings.sub_model: "sub_model"} if settings.sub_model else {}
-    return found | ({settings.model: "model"} if settings.model else {})
 
 
 def _listing(place: Place) -> Listing:

@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeAlias, TypeVar
 import click
 
 from recursor import config
+from recursor.cli import complete
 from recursor.errors import ConfigError
 
 Display: TypeAlias = Literal["auto", "tree", "plain", "none"]
@@ -28,12 +29,15 @@ def FILE(function: F) -> F:  # noqa: N802 - beside the options
     )
     profile = click.option(
         "--profile", metavar="NAME", help="Settings of [profiles.NAME] in that file.", expose_value=False,
+        shell_complete=complete.profiles,
         callback=lambda context, _, name: context.meta.update({_PROFILE: name}),
     )  # fmt: skip
     return file(profile(function))
 
 
-STORE = click.option("--store", metavar="PATH", help="Where runs are recorded.")
+STORE = click.option(
+    "--store", metavar="PATH", help="Where runs are recorded.", shell_complete=complete.files
+)
 DISPLAY = click.option(
     "--display",
     type=click.Choice(["auto", "tree", "plain", "none"]),
@@ -41,8 +45,19 @@ DISPLAY = click.option(
     help="Progress on stderr; auto: the tree on a terminal, plain lines elsewhere and in CI.",
 )
 SETTINGS = (
-    click.option("--model", "-m", metavar="SPEC", help="The root LM: openai/gpt-5, ollama/qwen3:8b, ..."),
-    click.option("--sub-model", metavar="SPEC", help="Answers sub-calls; without it the root LM does."),
+    click.option(
+        "--model",
+        "-m",
+        metavar="SPEC",
+        help="The root LM: openai/gpt-5, ollama/qwen3:8b, ...",
+        shell_complete=complete.models,
+    ),
+    click.option(
+        "--sub-model",
+        metavar="SPEC",
+        help="Answers sub-calls; without it the root LM does.",
+        shell_complete=complete.models,
+    ),
     click.option("--base-url", metavar="URL", help="Endpoint of both models."),
     click.option("--max-cost", type=float, metavar="USD", help="Stop before more money is spent."),
     click.option("--max-turns", type=int, metavar="N", help="Replies of the root LM."),
@@ -53,11 +68,29 @@ SETTINGS = (
     click.option("--max-subcalls-in-flight", type=int, metavar="N", help="Sub-calls that are out at once."),
     click.option("--max-depth", type=int, metavar="N", help="Levels of recursion; 2 gives sub-RLMs a REPL."),
     click.option(
-        "--dialect", metavar="NAME", help="Prompt and answer form: default, reference, paper, async."
+        "--dialect",
+        metavar="NAME",
+        help="Prompt and answer form: default, reference, paper, async.",
+        shell_complete=complete.dialects,
     ),
-    click.option("--strategy", metavar="NAME", help="rlm (default); direct, one plain call; auto, by size."),
-    click.option("--cache", metavar="workspace", help="Take replies that recorded runs paid for."),
-    click.option("--sandbox", metavar="NAME", help="process (default), or a plugin's name."),
+    click.option(
+        "--strategy",
+        metavar="NAME",
+        help="rlm (default); direct, one plain call; auto, by size.",
+        shell_complete=complete.strategies,
+    ),
+    click.option(
+        "--cache",
+        metavar="workspace",
+        help="Take replies that recorded runs paid for.",
+        shell_complete=complete.caches,
+    ),
+    click.option(
+        "--sandbox",
+        metavar="NAME",
+        help="process (default), or a plugin's name.",
+        shell_complete=complete.sandboxes,
+    ),
     STORE,
     click.option("--no-store", is_flag=True, help="Do not record the run."),
     FILE,
@@ -68,7 +101,12 @@ OUTPUT = (
     click.option(
         "--json", "as_json", is_flag=True, help="Print one JSON object: answer, reason, usage, cost."
     ),
-    click.option("--jsonl", metavar="FILE|-", help="Write every event as a line of JSON while it happens."),
+    click.option(
+        "--jsonl",
+        metavar="FILE|-",
+        help="Write every event as a line of JSON while it happens.",
+        shell_complete=complete.files,
+    ),
     DISPLAY,
     click.option("--quiet", "-q", is_flag=True, help="No progress: --display none."),
 )

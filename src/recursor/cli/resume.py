@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from recursor.cli import ask, contexts, options
+from recursor.cli import ask, complete, contexts, options
 from recursor.cli.making import make_rlm
 from recursor.errors import ConfigError
 from recursor.record import public_url
@@ -15,8 +15,8 @@ from recursor.types import StopReason
 
 
 @click.command("resume")
-@click.argument("run_id", metavar="RUN")
-@click.argument("paths", nargs=-1, metavar="[PATH|-]...")
+@click.argument("run_id", metavar="RUN", shell_complete=complete.runs)
+@click.argument("paths", nargs=-1, metavar="[PATH|-]...", shell_complete=complete.files)
 @options.settings
 @options.output
 def command(run_id: str, paths: tuple[str, ...], **flags: Any) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from recursor.cli import coverage, exports
+from recursor.cli import complete, coverage, exports
 from recursor.cli.text import as_text, clean, count, first_lines, money, preview, seconds, to_json
 from recursor.errors import ConfigError
 from recursor.trajectory import view
@@ -63,7 +63,7 @@ def list_runs(
 
 
 @command.command("show")
-@click.argument("run_id", metavar="RUN")
+@click.argument("run_id", metavar="RUN", shell_complete=complete.runs)
 @exports.of_store
 @click.option("--full", is_flag=True, help="All of every output and reply.")
 def show(run_id: str, store: str | None, file: Path | None, full: bool) -> None:

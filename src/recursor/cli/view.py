@@ -8,12 +8,12 @@ from pathlib import Path
 
 import click
 
-from recursor.cli import options
+from recursor.cli import complete, options
 from recursor.trajectory import view
 
 
 @click.command("view")
-@click.argument("run_id", metavar="[RUN]", default="")
+@click.argument("run_id", metavar="[RUN]", default="", shell_complete=complete.runs)
 @options.STORE
 @options.FILE
 @click.option("--port", type=click.IntRange(0, 65535), default=0, metavar="N", help="Default: a free one.")

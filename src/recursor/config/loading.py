@@ -72,7 +72,7 @@ def merged(
         settings: Settings = tree.built(values)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
-    told = dict.fromkeys((tree.written(key) for key, _ in tree.rows(Settings())), "default")
+    told = dict.fromkeys((tree.written(key) for key, _ in tree.rows(settings)), "default")
     told |= {tree.written(key): origin for key, origin in origins.items()}
     tree.check_routes(settings, told)
     return Config(settings, told, tuple(profiles))

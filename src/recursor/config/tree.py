@@ -105,6 +105,15 @@ class Settings:
     mcp: Mapping[str, McpSettings] = field(default_factory=dict)
     """Name -> a server whose tools code may call."""
 
+    @property
+    def uses(self) -> dict[str, str]:
+        """Spec -> the setting that names it."""
+        found = dict.fromkeys(self.models, "models")
+        found |= dict.fromkeys(self.allow, "allow")
+        found |= {str(route["model"]): "routes" for route in self.routes}
+        found |= {self.sub_model: "sub_model"} if self.sub_model else {}
+        return found | ({self.model: "model"} if self.model else {})
+
 
 def parsed(text: str) -> Key:
     """Return the key that a person wrote. The name of a model may stand without quotation marks.
