@@ -272,6 +272,28 @@ def test_results_of_something_else_are_left_alone(batches: Batches, server: Mode
     assert not server.requests
 
 
+def test_all_answers_follow_the_schema_of_a_file(batches: Batches) -> None:
+    turns = ["```repl\nFINAL('text')\n```", "```repl\nFINAL({'n': len(context)})\n```"]
+
+    def model(messages: Sequence[Message]) -> str:
+        return turns[sum(message.role == "assistant" for message in messages)]
+
+    batches.questions("one", {"question": "two", "schema": {"type": "string"}})
+    (batches.folder / "form.json").write_text('{"type": "object", "required": ["n"]}')
+    with ModelServer(model) as server:
+        done = batches.run(server, "--batch", "q.jsonl", "text", "--schema", "form.json", "--output", "o")
+        assert done.returncode == 0, done.stderr
+        assert [batches.rows("o")[line]["answer"] for line in (1, 2)] == [{"n": 100}, "text"]
+        again = batches.run(
+            server, "--batch", "q.jsonl", "text", "--schema", "form.json", "--output", "o", "--resume"
+        )
+        assert "2 of them before" in again.stderr
+        one = batches.run(server, "one", "text", "--schema", "form.json", "-q")
+    assert json.loads(one.stdout) == {"n": 100}
+    (batches.folder / "form.json").write_text("[]")
+    assert batches.run(None, "one", "text", "--schema", "form.json").returncode == 2
+
+
 def test_events_and_results_do_not_share_stdout(batches: Batches, server: ModelServer) -> None:
     batches.questions("q")
     refused = batches.run(server, "--batch", "q.jsonl", "text", "--jsonl", "-")

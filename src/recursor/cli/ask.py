@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, NoReturn
 
 import click
@@ -29,6 +29,7 @@ from recursor.types import Completion, Event, RunEnded, StopReason
 @options.output
 @coverage.EVIDENCE
 @click.option("--session", metavar="NAME", help="Begin, or go on with, a session: its variables are there.")
+@click.option("--schema", "form", metavar="FILE", help="The JSON Schema that an answer must follow.")
 @click.option("--raw", is_flag=True, help="Give files as they stand: tables, PDFs, archives are not read.")
 @click.option("--dry-run", is_flag=True, help="Say what would be asked, and what it may cost; send nothing.")
 @batch.flags
@@ -38,6 +39,7 @@ def command(
     *,
     evidence: bool,
     session: str | None,
+    form: str | None,
     raw: bool,
     dry_run: bool,
     **flags: Any,
@@ -58,6 +60,7 @@ def command(
     if many is not None:
         if evidence or session is not None:
             raise click.UsageError("--evidence and --session go with one question")
+        many = replace(many, schema=contexts.schema(form))
         carry = batch.dry_run if dry_run else batch.carry_out
         carry(many, (question, *paths) if question else paths, output, flags, raw=raw)
     if question is None:
@@ -65,6 +68,7 @@ def command(
     if not question.strip():
         raise click.UsageError("the question is empty")
     contexts.check(paths)
+    schema = contexts.schema(form)
     again = options.Again.of(flags, paths)
     settings = options.load(flags)
     if dry_run:
@@ -79,8 +83,8 @@ def command(
         chat = rlm.session(session)
         if not output.quiet:
             click.echo(f"session {clean(session)}, question {len(chat.history) + 1}", err=True)
-        carry_out(settings, output, again, lambda: chat.stream(question, context), also)
-    carry_out(settings, output, again, lambda: rlm.stream(question, context), also)
+        carry_out(settings, output, again, lambda: chat.stream(question, context, schema=schema), also)
+    carry_out(settings, output, again, lambda: rlm.stream(question, context, schema=schema), also)
 
 
 def carry_out(

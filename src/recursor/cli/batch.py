@@ -68,6 +68,8 @@ class Asked:
     name: str | None
     max_concurrency: int
     total: Limits
+    schema: dict[str, Any] | None = None
+    """Of all answers."""
 
 
 def flags(function: F) -> F:
@@ -185,7 +187,14 @@ class _Batch:
         at_once = self.wanted.max_concurrency
         try:
             async with aclosing(
-                rlm.amap(questions, context, total=total, max_concurrency=at_once, name=self.name)
+                rlm.amap(
+                    questions,
+                    context,
+                    schema=self.wanted.schema,
+                    total=total,
+                    max_concurrency=at_once,
+                    name=self.name,
+                )
             ) as outcomes:
                 async for outcome in outcomes:
                     self.display.end(outcome)
@@ -211,7 +220,7 @@ def _name(wanted: Asked, settings: config.Config, questions: Questions, results:
     if wanted.name is not None or not wanted.resume:
         return wanted.name or new_name()
     path = settings.store_path
-    found = _latest(path, questions, results.run_id) if path.is_file() else None
+    found = _latest(path, questions, results.run_id, wanted.schema) if path.is_file() else None
     if found is None:
         raise ConfigError(
             f"no batch with questions of {questions.name} is recorded in {path}; --name NAME names one, "
@@ -220,7 +229,7 @@ def _name(wanted: Asked, settings: config.Config, questions: Questions, results:
     return found
 
 
-def _latest(store: Path, questions: Questions, run_id: str) -> str | None:
+def _latest(store: Path, questions: Questions, run_id: str, schema: dict[str, Any] | None) -> str | None:
     """The name of the batch that has a run; where none is known, of the latest that has runs of these questions."""
     with view.open(store) as recorded:
         if run_id and (of := _batch_of(recorded.run(run_id))):
@@ -231,7 +240,7 @@ def _latest(store: Path, questions: Questions, run_id: str) -> str | None:
             if name is None or name in tried:
                 continue
             tried.add(name)
-            for each in islice(asked(questions, Shapes(None), name), TRIED):
+            for each in islice(asked(questions, Shapes(schema), name), TRIED):
                 if recorded.row("SELECT 1 FROM run WHERE id = ?", each.run_id) is not None:
                     return name
     return None

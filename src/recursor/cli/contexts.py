@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -42,6 +43,21 @@ def read(paths: tuple[str, ...], *, raw: bool = False) -> Any:
         return found[0] if len(found) == 1 else found
     given: Any = found[0] if len(found) == 1 else found
     return Raw(given) if raw else given
+
+
+def schema(path: str | None) -> dict[str, Any] | None:
+    """Read a JSON Schema; None when there is none to read."""
+    if path is None:
+        return None
+    try:
+        found = json.loads(Path(path).read_bytes())
+    except OSError as error:
+        raise click.UsageError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise click.UsageError(f"{path} is no JSON: {str(error)[:200]}") from error
+    if not isinstance(found, dict):
+        raise click.UsageError(f"{path} is no JSON Schema, which is an object")
+    return found
 
 
 def is_address(path: str) -> bool:
