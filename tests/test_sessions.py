@@ -7,8 +7,11 @@ import gc
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import CancelledError
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +19,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from recursor import RLM, CodeTool, ConfigError, Limits, ModelError, tool
-from recursor.errors import LimitExceeded, TrajectoryError
+from recursor import RLM, CodeTool, ConfigError, Limits, ModelError, background, tool
+from recursor.errors import LimitExceeded, RLMError, TrajectoryError
 from recursor.session import Session
 from recursor.testing import ScriptedModel
 from recursor.trajectory import view
@@ -404,6 +407,21 @@ def test_a_session_that_nobody_holds_leaves_no_process() -> None:
 # One after the other ----------------------------------------------------------------------------
 
 
+def test_a_context_that_cannot_be_read_is_no_turn(tmp_path: Path) -> None:
+    broken = tmp_path / "a.zip"
+    broken.write_bytes(b"PK\x03\x04 nothing")
+    rlm, book, _ = made({"a": "x = 1\nFINAL(x)", "b": "FINAL([x, context, history])"}, tmp_path / "r.db")
+    for _ in range(2):
+        with rlm.session("s") as chat:
+            chat.completion("a", "text")
+            with pytest.raises(RLMError, match=r"a\.zip"):
+                chat.completion("a", broken)
+            answer = chat.completion("b").answer
+            assert answer[:2] == [1, "text"]
+            assert "undone" not in book.told
+    assert [each["question"] for each in answer[2]] == ["a", "b", "a"]
+
+
 def test_questions_asked_at_once_are_answered_one_after_the_other() -> None:
     rlm, _, _ = made({"begin": "n = 0\nFINAL(n)", "count": "n += 1\nFINAL(n)"})
     with rlm.session() as chat:
@@ -472,6 +490,8 @@ def test_a_session_has_a_budget_beside_those_of_its_turns(tmp_path: Path) -> Non
         ({"limits": Limits(max_turns=3)}, "only max_time, max_tokens, max_cost, max_calls"),
         ({"idle": 5.0}, "idle needs a store"),
         ({"id": "a\nb"}, "printable"),
+        ({"limits": {"max_cost": 1}}, "must be a recursor.Limits, not dict"),
+        ({"contexts": ["text"]}, "a dict of numbers of turns"),
     ],
 )
 def test_wrong_settings_of_a_session_are_refused(options: dict[str, Any], told: str) -> None:
@@ -803,3 +823,65 @@ def test_a_turn_is_resumed_in_its_session(tmp_path: Path) -> None:
         done = chat.completion("a")
     with pytest.raises(ConfigError, match=r"is turn 1 of session 's': session\('s'\)\.resume\(\) goes on"):
         rlm.resume(done.run_id)
+
+
+# All of it at random ----------------------------------------------------------------------------
+
+STEPS: dict[str, Callable[[int], list[Any]]] = {
+    "add": lambda n: [f"xs.append({n})\nFINAL(len(xs))"],
+    "luck": lambda n: [f"import random\nxs.append({n})\nFINAL(random.random())"],
+    "child": lambda n: [f"xs.append(rlm_query('small', {n - 1}))\nFINAL(xs)"],
+    "limit": lambda n: [f"xs.append({n})", *["pass"] * 4],
+    "fail": lambda n: [f"xs.append({n})", ModelError("down")],
+    "cancel": lambda n: [f"xs.append({n})", stopped],
+    "die": lambda n: [f"xs.append({n})", "xs.append(-1)\nimport os; os._exit(1)", "FINAL(xs)"],
+    "context": lambda n: [f"xs.append({n})\nFINAL(context)"],
+    "again": lambda n: [f"xs.append({n})\nFINAL(xs)"],
+    "idle": lambda n: [f"xs.append({n})\nFINAL(xs)"],
+}
+"""What the root LM replies in a turn of a kind, whose number is added to `xs`."""
+
+
+def stopped() -> Any:
+    raise asyncio.CancelledError
+
+
+def one_by_one(replies: list[Any]) -> Callable[[], Any]:
+    def reply() -> Any:
+        found = replies.pop(0)
+        return found() if callable(found) else found
+
+    return reply
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(st.sampled_from(list(STEPS)), min_size=3, max_size=12))
+def test_whatever_happens_the_repl_is_what_the_turns_that_count_have_made(steps: list[str]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        rlm, book, _ = made({}, Path(folder, "r.db"), children=True)
+        book.pages = {
+            "first": "import random\nxs = []\nFINAL(random.random())",
+            "small": "FINAL(context + 1)",
+        }
+        chat = rlm.session("s")
+        luck = chat.completion("first").answer
+        for number, step in enumerate(steps):
+            if step == "again":
+                chat.close()
+                chat = rlm.session("s")
+            elif step == "idle":
+                background.run(chat._keeper.expire)
+                assert not chat.open
+            book.pages[f"q{number}"] = one_by_one(STEPS[step](number))
+            with suppress(ModelError, CancelledError):
+                chat.completion(f"q{number}", f"text {number}" if step == "context" else None)
+        xs = [number for number, step in enumerate(steps) if step != "cancel"]
+        given = [f"text {number}" for number, step in enumerate(steps) if step == "context"]
+        names = ", ".join(f"context_{index}" for index in range(len(given)))
+        book.pages["end"] = f"FINAL([xs, len(history), [{names}], globals().get('context')])"
+        for before in (1, 2):
+            assert chat.completion("end").answer == [xs, len(xs) + before, given, [None, *given][-1]]
+            assert chat.history[0]["answer"] == luck
+            chat.close()
+            chat = rlm.session("s")
+        chat.close()

@@ -21,24 +21,24 @@ from recursor import assembly, background, conversation
 from recursor.asker import Asker
 from recursor.context import Source
 from recursor.conversation import Conversation, Exchange
-from recursor.errors import ConfigError, LimitExceeded, RLMError, TrajectoryError
+from recursor.errors import ConfigError, RLMError, TrajectoryError
 from recursor.governance import ask_about_hosts
 from recursor.inputs import inputs
-from recursor.limits import SHARED, Limits
+from recursor.limits import Limits
 from recursor.live import Live, Question, opened
 from recursor.protocols import Sink
-from recursor.recall import STOPPED, Found, Recall
+from recursor.recall import STOPPED, Found, Recall, plain
 from recursor.replay import Past
 from recursor.run import Place
 from recursor.schema import shape
-from recursor.sinks import Fanout
+from recursor.sinks import Digests, Fanout
+from recursor.spent import Spent
 from recursor.threads import in_thread
 from recursor.tools import check_code
 from recursor.trajectory.claim import claim
 from recursor.trajectory.journal import StoreJournal
-from recursor.trajectory.packing import pack_value, unpack_value
 from recursor.trajectory.sessions import State
-from recursor.types import Completion, ContextHashed, Event, RunEnded, StopReason, Usage
+from recursor.types import Completion, RunEnded, StopReason
 
 _inside: ContextVar[frozenset[str]] = ContextVar("sessions", default=frozenset())
 """The sessions of whose turns what runs here is a part."""
@@ -65,9 +65,7 @@ class Keeper:
 
     Attributes:
         known: of the conversation, as of the last turn.
-        usage: of all turns, those that were undone included.
-        cost: US dollars; None when a price is unknown.
-        seconds: that turns took.
+        spent: by all turns, those that were undone included.
         last: the run of the last turn that began; empty before the first.
     """
 
@@ -76,9 +74,7 @@ class Keeper:
         self.id = session
         self.limits = limits
         self.known = found.known
-        self.usage = found.usage
-        self.cost = found.cost
-        self.seconds = found.seconds
+        self.spent = found.spent
         self.last = found.last
         self._newest = found.newest
         self._recall = recall
@@ -203,10 +199,12 @@ class Keeper:
     ) -> Completion:
         """Do a turn; leave the REPL as it left it, or as it was where the turn was stopped."""
         before = await live.copy()
-        seen = _Digests(asked.run_id)
+        seen = Digests(asked.run_id)
         outcome: BaseException | Completion | None = None
+        began = False
         try:
             task, told = await live.task(asker, asked)
+            began = True
             told |= {"id": self.id, "turn": asked.number}
             engine = asker.watched(watcher)
             settings = {**engine.settings, "session": told}
@@ -219,22 +217,24 @@ class Keeper:
             raise
         finally:
             live.digests.update(seen.found)
-            await asyncio.shield(asyncio.ensure_future(self._end(live, before, asked, outcome)))
+            await asyncio.shield(
+                asyncio.ensure_future(self._end(live, before, asked, outcome if began else None))
+            )
 
     async def _end(self, live: Live, before: Live | None, asked: Question, outcome: Any) -> None:
-        """Take up what came of a turn."""
+        """Take up what came of a turn; None of one that did not begin, since it could not be given its context."""
         done = outcome if isinstance(outcome, Completion) else getattr(outcome, "completion", None)
         if isinstance(done, Completion):
-            self._count(done.usage, done.cost, done.duration)
-            answer, ended = await in_thread(_plain, done.answer), str(done.stop_reason)
+            self.spent += Spent(done.usage, done.cost, done.duration)
+            answer, ended = await in_thread(plain, done.answer), str(done.stop_reason)
         else:
             answer, ended = None, f"{type(outcome).__name__}: {outcome}"
         known = isinstance(done, Completion) or isinstance(outcome, RLMError)
         state: State = "kept" if known and ended.partition(":")[0] not in STOPPED else "undone"
         if self._recall is not None:
             with suppress(TrajectoryError):  # the answer is not lost with its record
-                if done is None:
-                    self._count(*await in_thread(self._recall.spent, asked.run_id), 0.0)
+                if done is None and outcome is not None:
+                    self.spent += await in_thread(self._recall.spent, asked.run_id)
                 await in_thread(self._recall.record.end, asked.number, state)
         left: Live | None
         stays: Live | None
@@ -243,6 +243,8 @@ class Keeper:
             if self._recall is None and "context" in asked.sources:
                 self._given.append(asked.sources["context"])
             left, stays = before, live
+        elif outcome is None:
+            left, stays = (live, before) if before is not None else (None, live)
         else:
             left, stays = live, before
             if stays is not None:
@@ -311,60 +313,11 @@ class Keeper:
             async with self._lock:
                 await self._drop()
 
-    # Money --------------------------------------------------------------------------------------
-
-    def _bounded(self, asker: Asker) -> Asker:
-        """With what is left of the limits of the session. Raises LimitExceeded when nothing is."""
-        used = {
-            "max_time": self.seconds, "max_tokens": self.usage.total_tokens, "max_cost": self.cost or 0.0,
-            "max_calls": self.usage.calls,
-        }  # fmt: skip
-        left = {}
-        for name in SHARED:
-            bound = getattr(self.limits, name)
-            if bound is None:
-                continue
-            if used[name] >= bound:
-                raise LimitExceeded(f"the {name} of session {self.id!r}, {bound:g}, is used up", name)
-            left[name] = bound - used[name]
-        limits = asker.engine.limits
-        return asker.with_changes(limits.with_changes(left).within(limits), None, (), ()) if left else asker
-
-    def _count(self, usage: Usage, cost: float | None, seconds: float) -> None:
-        self.usage += usage
-        self.cost = None if self.cost is None or cost is None else self.cost + cost
-        self.seconds += seconds
-
 
 class _Held:
     """What is freed with a session that nobody closes."""
 
     live: Live | None = None
-
-
-class _Digests:
-    """A sink that keeps the digests of a run's contexts."""
-
-    def __init__(self, run_id: str) -> None:
-        self.found: dict[str, str] = {}
-        self._run_id = run_id
-
-    def emit(self, event: Event) -> None:
-        if isinstance(event, ContextHashed) and event.run_id == self._run_id:
-            self.found[event.name] = event.digest
-
-    async def flush(self) -> None:
-        """They wait in memory."""
-
-
-def _plain(answer: Any) -> Any:
-    """An answer as it is recorded: plain, and nobody else's to change."""
-    if answer is None or isinstance(answer, str | int | float | bool | bytes):
-        return answer
-    try:
-        return unpack_value(*pack_value(answer))
-    except TrajectoryError:
-        return answer
 
 
 def _expire(keeper: weakref.ref[Keeper]) -> None:

@@ -16,13 +16,14 @@ from recursor.errors import ConfigError, TrajectoryError
 from recursor.governance import ask_about_hosts
 from recursor.inputs import inputs
 from recursor.live import Live, Question
+from recursor.spent import Spent
 from recursor.threads import in_thread
 from recursor.trajectory.journal import StoreJournal
+from recursor.trajectory.packing import pack_value, unpack_value
 from recursor.trajectory.recorded import RecordedRun
 from recursor.trajectory.sessions import MISSING, SessionRecord, SessionTurn, State
 from recursor.trajectory.view import Trajectories
 from recursor.trajectory.view import open as open_view
-from recursor.types import Usage
 
 STOPPED = ("CancelledError", "RunStopped", "SandboxError")
 """Errors of a turn after which the REPL is what it was before it."""
@@ -37,9 +38,7 @@ class Found:
     """The number of the last turn that has begun."""
     last: str = ""
     """The run of that."""
-    usage: Usage = field(default_factory=Usage)
-    cost: float | None = 0.0
-    seconds: float = 0.0
+    spent: Spent = field(default_factory=Spent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,34 +64,34 @@ class Recall:
         turns = self.record.turns()
         if not turns:
             return Found()
-        usage, cost, seconds, known = Usage(), 0.0, 0.0, Conversation()
-        priced = True
+        spent, known = Spent(), Conversation()
         with open_view(self.store) as view, StoreJournal(self.store) as journal:
             for turn in turns:
-                used, paid = journal.spent(turn.run_id)
-                usage, cost, priced = usage + used, cost + (paid or 0.0), priced and paid is not None
                 run = _run_of(view, turn)
-                seconds += (run.duration or 0.0) if run is not None else 0.0
+                seconds = (run.duration or 0.0) if run is not None else 0.0
+                spent += Spent(*journal.spent(turn.run_id), seconds)
                 if run is not None and _state(turn, run) == "kept":
                     known = known.grown(_exchange(turn.number, run))
-        return Found(known, turns[-1].number, turns[-1].run_id, usage, cost if priced else None, seconds)
+        return Found(known, turns[-1].number, turns[-1].run_id, spent)
 
     def give(self, run_id: str, given: Mapping[str, Any]) -> None:
         """Keep what a turn is given. Blocks."""
         with suppress(TrajectoryError):  # it has to be handed in again, should it come to that
             self.record.give(run_id, given, whole=self.whole)
 
-    def spent(self, run_id: str) -> tuple[Usage, float | None]:
+    def spent(self, run_id: str) -> Spent:
         """What a run that did not end took. Blocks."""
         with StoreJournal(self.store) as journal:
-            return journal.spent(run_id)
+            return Spent(*journal.spent(run_id))
 
     async def apply(self, asker: Asker, live: Live, turn: SessionTurn) -> Live:
         """Make in a REPL what a recorded turn made; return the REPL, which may be another."""
         with StoreJournal(self.store) as journal, open_view(self.store) as view:
             run = await in_thread(_run_of, view, turn)
             live.applied = turn.number
-            if run is None or _state(turn, run) == "undone":
+            if run is None:  # it could not be given its context
+                return live
+            if _state(turn, run) == "undone":
                 live.conversation = live.conversation.noted(conversation.UNDONE)
                 return live
             sources = await self.sources(asker, turn, run)
@@ -167,3 +166,13 @@ def _state(turn: SessionTurn, run: RecordedRun) -> State:
 def _exchange(number: int, run: RecordedRun) -> Exchange:
     ended = run.error if run.error is not None else str(run.stop_reason)
     return Exchange(number, run.id, run.question, run.answer, ended)
+
+
+def plain(answer: Any) -> Any:
+    """An answer as it is recorded: plain, and nobody else's to change."""
+    if answer is None or isinstance(answer, str | int | float | bool | bytes):
+        return answer
+    try:
+        return unpack_value(*pack_value(answer))
+    except TrajectoryError:
+        return answer

@@ -62,12 +62,12 @@ class Session:
     @property
     def usage(self) -> Usage:
         """Of all turns, those that were undone included."""
-        return self._keeper.usage
+        return self._keeper.spent.usage
 
     @property
     def cost(self) -> float | None:
         """US dollars, of all turns; None when the price of a call is unknown."""
-        return self._keeper.cost
+        return self._keeper.spent.cost
 
     @property
     def open(self) -> bool:
@@ -231,11 +231,17 @@ def made(
 ) -> Session:
     """Begin a session, or go on with one; see `RLM.session`."""
     bounds = Limits() if limits is None else limits
+    if not isinstance(bounds, Limits):
+        raise ConfigError(f"limits must be a recursor.Limits, not {type(limits).__name__}")
+    if contexts is not None and not isinstance(contexts, Mapping):
+        raise ConfigError(
+            f"contexts must be a dict of numbers of turns and data, not {type(contexts).__name__}"
+        )
     if any(
         getattr(bounds, name) != getattr(Limits(), name) for name in Limits.__slots__ if name not in SHARED
     ):
         raise ConfigError(f"limits of a session: only {', '.join(SHARED)} count over several turns")
-    if idle is not None and (not isinstance(idle, int | float) or idle <= 0):
+    if idle is not None and (not isinstance(idle, int | float) or isinstance(idle, bool) or idle <= 0):
         raise ConfigError(f"idle must be a number of seconds above 0, or None, not {idle!r}")
     if idle is not None and asker.store is None:
         raise ConfigError("idle needs a store, from which the REPL is made again: RLM(..., store=path)")

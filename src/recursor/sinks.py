@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 
 from recursor.protocols import Sink
-from recursor.types import Event
+from recursor.types import ContextHashed, Event
 
 
 class Fanout:
@@ -49,3 +49,18 @@ class QueueSink:
     async def __aiter__(self) -> AsyncIterator[Event]:
         while (event := await self._queue.get()) is not None:
             yield event
+
+
+class Digests:
+    """A sink that keeps the digests of a run's contexts."""
+
+    def __init__(self, run_id: str) -> None:
+        self.found: dict[str, str] = {}
+        self._run_id = run_id
+
+    def emit(self, event: Event) -> None:
+        if isinstance(event, ContextHashed) and event.run_id == self._run_id:
+            self.found[event.name] = event.digest
+
+    async def flush(self) -> None:
+        """They wait in memory."""
