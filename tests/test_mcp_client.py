@@ -393,6 +393,7 @@ def test_servers_of_the_settings_are_there_for_the_command_line(ask: Callable[..
     assert done.returncode == 0, done.stderr
     assert done.stdout == '["secret-value"]\n'
     assert "a server starts" not in done.stderr
+    assert "Traceback" not in done.stderr
     missing = ask("1", config)
     assert missing.returncode == 2
     assert "mcp.own needs MY_KEY" in missing.stderr

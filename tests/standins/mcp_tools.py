@@ -140,6 +140,7 @@ async def serve_many(number: int) -> None:
 
 if __name__ == "__main__":
     print("a server starts", file=sys.stderr)
+    print("this is no message", flush=True)  # as careless servers do
     note("started")
     if "--many" in sys.argv:
         asyncio.run(serve_many(int(sys.argv[-1])))

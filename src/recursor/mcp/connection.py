@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import logging
 import os
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from mcp import Client
     from mcp.client._transport import Transport
 
+_log = logging.getLogger("mcp")
 T = TypeVar("T")
 STARTING = 60.0
 """Seconds that a server has to start and shake hands: it may have to be fetched first."""
@@ -172,6 +174,8 @@ class Connection:
 
     async def _client(self, stack: AsyncExitStack) -> Client:
         await in_thread(importlib.import_module, "mcp")  # a second, in which other runs go on
+        if not _log.handlers:  # else what a server says wrong would come to the terminal, with tracebacks
+            _log.addHandler(logging.NullHandler())
         from mcp import Client  # noqa: PLC0415 - of the extra
         from mcp_types import Implementation  # noqa: PLC0415
 
@@ -189,8 +193,9 @@ class Connection:
 
             command, *arguments = self._address.command
             started = StdioServerParameters(
-                command=command, args=arguments, env=dict(self._address.env), cwd=self._address.cwd
-            )
+                command=command, args=arguments, env=dict(self._address.env), cwd=self._address.cwd,
+                encoding_error_handler="replace",
+            )  # fmt: skip
             return stdio_client(started, errlog=self._stderr.file)
         import httpx2  # noqa: PLC0415 - of the extra
         from mcp.client.streamable_http import streamable_http_client  # noqa: PLC0415
