@@ -105,7 +105,8 @@ class Keeper:
         ask_about_hosts(asker.engine.policy)
         text, sources = await in_thread(inputs, wanted.question, wanted.context, wanted.messages)
         async with self._turn():
-            asker = self._bounded(replace(asker, engine=await asker.engine.ready([*sources, *asker.values])))
+            asker = replace(asker, engine=await asker.engine.ready([*sources, *asker.values]))
+            asker = self.spent.bounded(asker, self.limits, self.id)
             live = await self._ready(asker, sum(source.size for source in sources.values()))
             self._newest += 1
             self.last = uuid.uuid4().hex
@@ -132,7 +133,8 @@ class Keeper:
             if not turns:
                 raise ConfigError(f"session {self.id!r} has no turn to go on with")
             turn = turns[-1]
-            asker = self._bounded(replace(asker, engine=await asker.engine.ready(asker.values)))
+            asker = replace(asker, engine=await asker.engine.ready(asker.values))
+            asker = self.spent.bounded(asker, self.limits, self.id)
             journal = await in_thread(StoreJournal, recall.store, discard=StoreJournal.close)
             with journal:
                 run = await in_thread(journal.root, turn.run_id)
