@@ -214,7 +214,9 @@ def test_set_is_checked_against_the_tree_and_changes_the_users_file(cli: Cli, fi
     file.write_text('# mine\nmodel = "a/b"\n')
     assert cli("set", "limits.max_cost", "2.50").returncode == 0
     assert cli("set", "models.openai/gpt-4.1.temperature", "0").returncode == 0
-    assert cli("set", "models.gpt-4.1.price", "{input = 1, output = 2}").returncode == 2, "one key at a time"
+    assert cli("set", "models.gpt-4.1.price", "{input = 1, output = 2}").returncode == 0
+    assert cli("get", "models.gpt-4.1.price.output").stdout == "2.0\n"
+    assert cli("unset", "models.gpt-4.1").returncode == 0
     assert cli("set", "--profile", "cheap", "sub_model", "x/y").returncode == 0
     assert cli("set", "record", "false").returncode == 0
     assert file.read_text() == (
@@ -239,6 +241,10 @@ def test_set_is_checked_against_the_tree_and_changes_the_users_file(cli: Cli, fi
         (["set", "profiles.a", "x"], "is a table of settings"),
         (["set", "profiles.a.profile", "x"], "a profile names no other one"),
         (["set", "limits", "3"], "limits is a table: name one of its keys"),
+        (["set", "limits", "{}"], "limits is a table: name one of its keys"),
+        (["set", "limits", "{max_turn = 3}"], "unknown key 'limits.max_turn'"),
+        (["set", "models.a/b", "{price = {input = 1}}"], "needs output"),
+        (["set", "models.a/gpt-5.temprature", "1"], "did you mean 'temperature'?"),
         (["set", "limits.max_turns", "many"], "limits.max_turns: expected a whole number, not 'many'"),
         (["set", "limits.max_turns", "0"], "max_turns must be"),
         (["set", "limits.max_turns", "1\nmodel = 'x'"], "expected a whole number"),
@@ -260,6 +266,13 @@ def test_what_is_wrong_is_named_and_the_file_stays(
     assert said in done.stderr
     assert "Traceback" not in done.stderr
     assert file.read_text() == 'model = "a/b"\n'
+
+
+def test_show_leaves_out_of_an_address_what_a_key_may_be_in(cli: Cli) -> None:
+    assert cli("set", "base_url", "http://user:secret@host/v1?api-version=1&key=secret").returncode == 0
+    done = cli("show", "--origin")
+    assert 'base_url = "http://host/v1?api-version=1"' in done.stdout
+    assert "secret" not in done.stdout + cli("show", "--json").stdout
 
 
 def test_a_file_that_is_wrong_can_be_put_right_key_by_key(cli: Cli, file: Path) -> None:

@@ -12,6 +12,7 @@ from recursor import config
 from recursor.cli import complete, init, options
 from recursor.cli.text import as_text, clean, to_json
 from recursor.config import changing, tree
+from recursor.record import public_url
 
 
 @click.group("config")
@@ -29,7 +30,7 @@ command.add_command(init.command)
 def show(origin: bool, as_json: bool, file: Path | None) -> None:
     """Print every setting. Keys of providers are no settings and are never shown."""
     loaded = options.in_force(file)
-    values = _values(loaded)
+    values = {key: _shown(key, value) for key, value in _values(loaded).items()}
     if as_json:
         rows = {key: {"value": value, "origin": loaded.origins[key]} for key, value in values.items()}
         click.echo(to_json(rows if origin else values, indent=2))
@@ -92,6 +93,11 @@ def path(keys: bool) -> None:
 def _values(loaded: config.Config) -> dict[str, Any]:
     values = {config.written(key): value for key, value in config.rows(loaded.settings)}
     return values | {"store": str(loaded.store_path)}
+
+
+def _shown(key: str, value: Any) -> Any:
+    """A value as it may be printed: an address without what a key may be in."""
+    return public_url(value) if key.endswith(("base_url", ".url")) else value
 
 
 def _of_profile(key: tree.Key) -> tree.Key:

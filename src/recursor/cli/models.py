@@ -35,7 +35,7 @@ def command(provider: str | None, *, offline: bool, as_json: bool, file: Path | 
     settings = _every(file)
     found = offers.places(settings.values(), provider)
     listings = (
-        [offers.known(place) for place in found]
+        [each for each in map(offers.known, found) if each.offers or provider]
         if offline
         else offers.offered(found, every=provider is not None)
     )

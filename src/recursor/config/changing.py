@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.resources
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -17,7 +17,8 @@ def put(path: Path, key: Key, text: str) -> str:
     """Set a key of a settings file, which is made where there is none.
 
     Args:
-        text: the value as a person writes it; that of a string needs no quotation marks.
+        text: the value as a person writes it; that of a string needs no quotation marks. Of a table, what is to
+            be set in it: {input = 1, output = 2}.
 
     Returns:
         What is wrong with the file all the same, as it was before; empty when nothing is.
@@ -25,9 +26,14 @@ def put(path: Path, key: Key, text: str) -> str:
     Raises:
         ConfigError: the key is unknown, the value is wrong, or does not go with the rest of the file.
     """
-    value = _value(key, text)
-    tree.checked(tree.in_profile(key), value, "config set")
-    return _change(path, lambda before: edit.put(before, key, value))
+    pairs = list(_pairs(key, text))
+
+    def change(text: str) -> str:
+        for each, value in pairs:
+            text = edit.put(text, each, value)
+        return text
+
+    return _change(path, change)
 
 
 def take(path: Path, key: Key) -> str:
@@ -70,6 +76,34 @@ def starting(values: Mapping[Key, Any]) -> str:
     for key, value in values.items():
         text = edit.put(text, key, value)
     return text
+
+
+def _pairs(key: Key, text: str) -> Iterator[tuple[Key, Any]]:
+    if not tree.is_table(tree.in_profile(key)):
+        yield _checked(key, _value(key, text))
+        return
+    try:
+        found = tomllib.loads(f"v = {text}")
+    except tomllib.TOMLDecodeError:
+        found = {}
+    table = found.get("v") if len(found) == 1 else None
+    if not isinstance(table, dict) or not table:
+        tree.kind_of(tree.in_profile(key), "config set")  # raises: it is a table
+    yield from _inside(key, table or {})
+
+
+def _inside(key: Key, table: Mapping[str, Any]) -> Iterator[tuple[Key, Any]]:
+    for name, value in table.items():
+        inner = (*key, name)
+        if tree.is_table(tree.in_profile(inner)) and isinstance(value, dict):
+            yield from _inside(inner, value)
+        else:
+            yield _checked(inner, value)
+
+
+def _checked(key: Key, value: Any) -> tuple[Key, Any]:
+    tree.checked(tree.in_profile(key), value, "config set")
+    return key, value
 
 
 def _value(key: Key, text: str) -> Any:

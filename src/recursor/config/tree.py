@@ -137,7 +137,8 @@ def _of_model(text: str) -> Key:
     head, _, last = text.rpartition(".")
     if head.endswith(".price") and last in _types(Price):
         return (_unquoted(head.removesuffix(".price")), "price", last)
-    return (_unquoted(head), last) if head and last in _types(ModelSettings) else (_unquoted(text),)
+    # No field has a digit in its name, and what follows the last dot of a model's nearly always has.
+    return (_unquoted(head), last) if head and re.fullmatch("[a-z_]+", last) else (_unquoted(text),)
 
 
 def _unquoted(text: str) -> str:
@@ -239,22 +240,17 @@ def kind_of(key: Key, origin: str = "") -> tuple[Any, Any]:
         ConfigError: the key is unknown, or a table.
     """
     said = f"{origin}: " if origin else ""
-    kind: Any = Settings
-    at = 0
-    while True:
-        types = _types(kind)
-        if at >= len(key) or (at == 0 and not key):
-            known = ", ".join(types)
-            raise ConfigError(f"{said}{written(key)} is a table: name one of its keys ({known})")
-        if key[at] not in types:
-            raise ConfigError(said + _unknown(key[: at + 1], kind))
-        inner, named = _table(types[key[at]])
-        if inner is None:
-            if at + 1 < len(key):
-                raise ConfigError(f"{said}{written(key[: at + 1])} is no table: it has no {key[at + 1]!r}")
-            return kind, types[key[at]]
-        at += 2 if named else 1
-        kind = inner
+    kind, expected = _found(key, said)
+    if expected is None:
+        raise ConfigError(
+            f"{said}{written(key)} is a table: name one of its keys ({', '.join(_types(kind))})"
+        )
+    return kind, expected
+
+
+def is_table(key: Key) -> bool:
+    """Whether a key stands for a table, and not for a value. Raises ConfigError where it is unknown."""
+    return _found(key, "")[1] is None
 
 
 def built(values: Mapping[Key, Any], kind: Any = Settings, prefix: Key = ()) -> Any:
@@ -307,6 +303,24 @@ def every_key(kind: Any = Settings, prefix: Key = ()) -> Iterator[Key]:
             yield (*prefix, name)
         else:
             yield from every_key(inner, (*prefix, name, *(["*"] if named else [])))
+
+
+def _found(key: Key, said: str) -> tuple[Any, Any]:
+    """As `kind_of`; of a table, its dataclass and None."""
+    kind: Any = Settings
+    at = 0
+    while at < len(key):
+        types = _types(kind)
+        if key[at] not in types:
+            raise ConfigError(said + _unknown(key[: at + 1], kind))
+        inner, named = _table(types[key[at]])
+        if inner is None:
+            if at + 1 < len(key):
+                raise ConfigError(f"{said}{written(key[: at + 1])} is no table: it has no {key[at + 1]!r}")
+            return kind, types[key[at]]
+        at += 2 if named else 1
+        kind = inner
+    return kind, None
 
 
 def _as_toml(text: str) -> Key | None:
