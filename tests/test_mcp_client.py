@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import keyword
 import os
 import subprocess
 import sys
@@ -15,11 +16,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recursor import RLM, ConfigError, Policy, SubcallError, tool
+from recursor import RLM, CodeTool, ConfigError, Policy, SubcallError, tool
 from recursor.mcp import McpServer, connection
 from recursor.mcp.arguments import Arguments
-from recursor.offered import MAX_TOLD, ToolSource
+from recursor.offered import MAX_TOLD, Offer, ToolSource, offered, told
 from recursor.testing import ModelServer, ScriptedModel
+from recursor.tools import RESERVED
 from recursor.types import Message
 
 SERVER = Path(__file__).parent / "standins" / "mcp_tools.py"
@@ -359,6 +361,40 @@ def test_whatever_a_schema_says_arguments_fit_or_are_refused(
     except SubcallError:
         return
     assert isinstance(sent, dict)
+
+
+class Source:
+    """What a server may say."""
+
+    def __init__(self, name: str, said: list[tuple[str, str, str]]) -> None:
+        self.name = name
+        self._said = said
+
+    async def offers(self) -> list[Offer]:
+        async def call() -> None:
+            """Never called."""
+
+        return [Offer(name, arguments, about, about, call) for name, arguments, about in self._said]
+
+
+SAID = st.lists(st.tuples(st.text(max_size=100), st.text(max_size=300), st.text(max_size=300)), max_size=30)
+
+
+@settings(max_examples=100, deadline=None)
+@given(one=SAID, two=SAID, repeated=st.integers(1, 40))
+def test_whatever_servers_say_names_are_names_and_what_is_told_is_bounded(
+    one: Any, two: Any, repeated: int
+) -> None:
+    tools = asyncio.run(offered([Source("one", one * repeated), Source("two", two)], {"mine": CodeTool("mine", "def mine(): 1")}, ["context", "it"]))  # fmt: skip
+    assert len(tools) == 1 + len(one) * repeated + len(two) + bool(one or two)
+    for name in tools.keys() - {"mine", "tool_help"}:
+        assert name.isidentifier()
+        assert not keyword.iskeyword(name)
+        assert name not in RESERVED | {"context", "it", "list", "json"}
+        assert not name.startswith("_")
+    lines = told(tools.values())
+    assert sum(map(len, lines)) < MAX_TOLD + 600
+    assert all(line.isprintable() for line in lines)
 
 
 # Elsewhere ------------------------------------------------------------------------------------
