@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from recursor import RLM, ConfigError, Limits, ModelError, Question, StopReason
+from recursor import RLM, ConfigError, Limits, ModelError, Question, Retries, StopReason
 from recursor.errors import AuthenticationError, LimitExceeded
 from recursor.testing import ListSink, ScriptedModel
 from recursor.types import Completion, ContextHashed, Message, Reply, Usage
@@ -172,6 +172,21 @@ def test_a_wrong_key_ends_the_batch() -> None:
     assert calls <= 4
 
 
+def test_a_provider_that_is_down_ends_the_batch_and_single_failures_do_not() -> None:
+    asked: list[int] = []
+
+    def down(messages: Sequence[Message]) -> BaseException | str:
+        asked.append(1)
+        up = len(asked) in (5, 10)
+        return "fine" if up else ModelError("no connection", retryable=True)
+
+    model = RLM(ScriptedModel(down), strategy="direct", retries=Retries(attempts=1))
+    done = model.map([f"q{n}" for n in range(90)], max_concurrency=2, return_exceptions=True)
+    assert answers(done).count("fine") == 2
+    assert answers(done).count("ModelError") == 88
+    assert 16 <= len(asked) <= 18
+
+
 async def test_outcomes_come_as_questions_end_and_questions_are_read_as_they_are_asked() -> None:
     taken: list[int] = []
 
@@ -263,9 +278,15 @@ def test_a_run_of_a_batch_is_a_run_like_any_other(tmp_path: Path) -> None:
     assert model.resume(done.run_id).answer == "a: 4"
 
 
-def test_a_name_needs_a_store() -> None:
+def test_a_name_needs_a_store_and_bounds_of_all_are_those_that_runs_share(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="store"):
         rlm(Root()).map(["a"], "text", name="n")
+    with pytest.raises(ConfigError, match="not empty"):
+        rlm(Root(), store=tmp_path / "runs.db").map(["a"], "text", name=" ")
+    with pytest.raises(ConfigError, match="max_turns is a bound of each run"):
+        rlm(Root()).map(["a"], "text", total=Limits(max_turns=3))
+    with pytest.raises(ConfigError, match="max_concurrency"):
+        rlm(Root()).map(["a"], "text", max_concurrency=0)
 
 
 def test_many_questions_do_not_hold_threads() -> None:

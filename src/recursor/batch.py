@@ -29,6 +29,7 @@ from recursor.errors import (
     ConfigError,
     IsolationUnavailable,
     LimitExceeded,
+    ModelError,
     RLMError,
     TrajectoryError,
 )
@@ -49,6 +50,8 @@ UNREAD = 64
 """Outcomes that wait for their reader before more questions are asked."""
 TOGETHER = 256
 """Questions that are looked up at once in what is recorded."""
+DOWN = 3
+"""A provider is down when so many questions in a row, times those at once, failed of it after all retries."""
 _FUTILE = (AuthenticationError, IsolationUnavailable)
 """What every other question would fail of, too."""
 _BOUNDS = {
@@ -107,6 +110,8 @@ class Batch:
         self._sources: WeakValueDictionary[str, Any] = WeakValueDictionary()
         self._over: RLMError | None = None
         """Why nothing more is asked."""
+        self._in_a_row = 0
+        """Questions that failed of the provider, since one did not."""
 
     async def work(self, questions: Iterable[str | Question], tell: Tell) -> None:
         """Answer all questions, and tell how each ended.
@@ -148,11 +153,14 @@ class Batch:
                 at = Place(run_id, ledger=ledger)
                 done = await answers.complete(self._asker, question.text, context, None, expected, at=at)
             self._note(done)
+            self._in_a_row = 0
         except RLMError as error:
             failed = _bare(error)
             if isinstance(error, TrajectoryError) and error.completion is not None:  # nothing can be recorded
                 done, self._over = error.completion, failed
-            if isinstance(error, _FUTILE):
+            down = isinstance(error, ModelError) and error.retryable
+            self._in_a_row = self._in_a_row + 1 if down else 0
+            if isinstance(error, _FUTILE) or self._in_a_row >= DOWN * self._max_concurrency:
                 self._over = failed
         return Outcome(index, question, run_id, done, failed, ledger.usage, ledger.cost)
 
@@ -258,6 +266,8 @@ async def made(
 ) -> Batch:
     """What answers questions; see `RLM.map`. Raises ConfigError."""
     engine = asker.engine
+    if name is not None and not (isinstance(name, str) and name.strip()):
+        raise ConfigError(f"the name of a batch must be a text that is not empty, not {name!r}")
     if name is not None and asker.store is None:
         raise ConfigError("a name is for the store to find the batch by: RLM(..., store=path)")
     if pooled(total).max_cost is not None and engine.limits.max_cost is None:

@@ -7,7 +7,7 @@ So a batch finds its runs again, also when questions were added, taken out or pu
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from recursor.calls import Occurrences, digest
@@ -151,6 +151,12 @@ def pooled(total: Limits | None) -> Limits:
     """The bounds of a whole batch. Raises ConfigError."""
     if total is not None and not isinstance(total, Limits):
         raise ConfigError(f"total must be a recursor.Limits, not {type(total).__name__}")
+    default = Limits()
+    for name in (each.name for each in fields(Limits) if each.name not in SHARED):
+        if total is not None and getattr(total, name) != getattr(default, name):
+            raise ConfigError(
+                f"total bounds {', '.join(SHARED)}; {name} is a bound of each run: RLM(limits=...)"
+            )
     return Limits(**{name: getattr(total, name) for name in SHARED}) if total is not None else Limits()
 
 

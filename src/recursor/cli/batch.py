@@ -131,7 +131,8 @@ def carry_out(
     except (RLMError, KeyboardInterrupt) as error:
         display.close()
         code = exits.report(error)
-        _say(many, again, quiet=output.quiet)
+        if not isinstance(error, ConfigError):  # of which nothing was asked
+            _say(many, again, quiet=output.quiet)
         sys.exit(code)
     finally:
         display.close()

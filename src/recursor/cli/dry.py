@@ -51,6 +51,8 @@ def _lines(found: Plan) -> Iterator[str]:
         yield f"{model.purpose:<9}  {model.name} at {model.endpoint}, {model.reachable}; key: {model.key}{price}"
     if not found.models:
         yield "models     none is named: a run looks for a server on this machine, then for a key; not tried"
+    if found.servers:
+        yield f"tools      of the MCP servers {', '.join(found.servers)}, not started"
     yield from _cost_lines(found)
     yield from _sandbox_lines(found)
     yield "limits     " + ", ".join(

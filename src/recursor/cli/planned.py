@@ -116,6 +116,8 @@ class Plan:
     total: dict[str, Any]
     """Of all together."""
     store: str | None
+    servers: tuple[str, ...]
+    """Of MCP, whose tools code would have; not started."""
 
 
 def plan(
@@ -137,7 +139,7 @@ def plan(
         cost=_Costs(models, questions, context).of(settings, strategy, question, pooled(total)),
         sandbox=settings.sandbox, isolation=isolation, problem=problem, limits=bounds,
         total={name: getattr(pooled(total), name) for name in SHARED} if total else {},
-        store=str(loaded.store_path) if settings.record else None,
+        store=str(loaded.store_path) if settings.record else None, servers=tuple(settings.mcp),
     )  # fmt: skip
 
 
