@@ -17,7 +17,8 @@ from recursor.config.paths import (
     redrawing_allowed,
 )
 from recursor.config.servers import McpSettings
-from recursor.config.tree import ModelSettings, Settings, rows, written
+from recursor.config.settings import ModelSettings, Settings
+from recursor.config.tree import rows, written
 
 __all__ = [
     "Config", "McpSettings", "ModelSettings", "Settings", "api_key", "color_allowed", "config_file", "default_store",

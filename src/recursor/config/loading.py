@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from recursor.config import paths, tree
-from recursor.config.tree import Key, Settings
+from recursor.config.settings import Settings, check_routes
+from recursor.config.tree import Key
 from recursor.errors import ConfigError
 from recursor.plugins import nearest
 
@@ -74,7 +75,7 @@ def merged(
         raise ConfigError(f"{path}: {error}") from error
     told = dict.fromkeys((tree.written(key) for key, _ in tree.rows(settings)), "default")
     told |= {tree.written(key): origin for key, origin in origins.items()}
-    tree.check_routes(settings, told)
+    check_routes(settings, told)
     return Config(settings, told, tuple(profiles))
 
 
