@@ -13,7 +13,8 @@ from recursor import direct, governance, loop, offered, prompt
 from recursor.context import prepare
 from recursor.errors import ConfigError
 from recursor.protocols import CopyableRepl, Repl
-from recursor.run import Place, Run, Shared
+from recursor.run import Place, Run
+from recursor.shared import Shared
 from recursor.task import Task
 from recursor.threads import in_thread
 from recursor.tools import CodeTool

@@ -30,7 +30,7 @@ from recursor.protocols import Model, Sandbox, Sink
 from recursor.questions import Outcome, Question
 from recursor.record import public_url
 from recursor.routing import Routes
-from recursor.run import Strategy
+from recursor.shared import Strategy
 from recursor.sinks import Fanout, QueueSink
 from recursor.tools import AnyTool, code_of, collect
 from recursor.types import Completion, Event

@@ -9,21 +9,19 @@ import itertools
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 from recursor import direct, governance, loop, offered, prompt, record
 from recursor.calls import Caller, Memory, Metered, digest
 from recursor.errors import LimitExceeded, RLMError, SubcallError
 from recursor.estimates import Call
 from recursor.ledger import Ledger
-from recursor.limits import Limits
-from recursor.models.retry import Retries, RetryBudget
-from recursor.offered import ToolSource
-from recursor.policy import Kind, Policy, Request
-from recursor.protocols import Cache, Model, Repl, Sandbox, Sink
+from recursor.models.retry import RetryBudget
+from recursor.policy import Kind, Request
+from recursor.protocols import Model, Repl
 from recursor.replay import Past, Replay, ReplayedRepl
-from recursor.routing import Routes
 from recursor.schema import shape
+from recursor.shared import Shared
 from recursor.slots import Own, Slots
 from recursor.task import Task, flattened, limits_of_child, of_child, ordered
 from recursor.threads import in_thread
@@ -49,45 +47,6 @@ from recursor.types import (
 
 MAX_CHILDREN = 64
 """Child runs of one tree that are at work at once, beside one of each run: each has a process of its own."""
-
-Strategy: TypeAlias = Literal["rlm", "direct", "auto"]
-
-
-@dataclass(frozen=True, slots=True)
-class Shared:
-    """What the completions of one `RLM` share."""
-
-    routes: Routes[Model]
-    sandbox: Sandbox
-    limits: Limits
-    dialect: prompt.Dialect
-    tools: Mapping[str, AnyTool]
-    sink: Sink
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    """How it was asked for, for the record."""
-    sources: Sequence[ToolSource] = ()
-    """Of further tools, which are asked what they have when a root run begins."""
-    policy: Policy | None = None
-    """What code may have the host do; None lets it do all that it is offered."""
-    cache: Cache | None = None
-    """Replies of other runs that may be taken; None asks for each."""
-    stream: bool = False
-    """Whether the root LM's replies are asked for and emitted piece by piece."""
-    strategy: Strategy = "rlm"
-    """"direct" answers by one plain call with the input in it, "auto" does so where that is small."""
-    retries: Retries = field(default_factory=Retries)
-    compact_at: int | None = None
-    """Tokens of a prompt of the root LM beyond which its old turns give way to a summary; None goes by its window."""
-
-    async def complete(self, task: Task, at: Place) -> Completion:
-        """Answer one question: what `Engine` does. Sub-calls that are runs of their own come back to it."""
-        raise NotImplementedError
-
-    @property
-    def mounts(self) -> Mapping[str, str]:
-        """Folders that code may read, by the paths at which it sees them."""
-        found: Mapping[str, str] = getattr(self.sandbox, "mounts", {})
-        return found
 
 
 @dataclass(frozen=True, slots=True)
