@@ -19,7 +19,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from recursor import RLM, CodeTool, ConfigError, Limits, ModelError, background, tool
+from recursor import RLM, CodeTool, ConfigError, Limits, ModelError, background, review, tool
 from recursor.errors import LimitExceeded, RLMError, TrajectoryError
 from recursor.session import Session
 from recursor.testing import ScriptedModel
@@ -203,6 +203,23 @@ def test_coverage_counts_what_a_turn_read_of_an_earlier_context(tmp_path: Path) 
     assert first.coverage is not None
     assert second.coverage is not None
     assert first.coverage.read < 1000 <= second.coverage.read
+
+
+def test_what_a_turn_read_of_contexts_that_are_kept_is_said_afterwards(tmp_path: Path) -> None:
+    rlm, _, _ = made({"load": "FINAL(0)", "read": "FINAL(llm_query(context[:100]))"}, tmp_path / "r.db")
+    text = "".join(f"line {n} of many\n" for n in range(100))
+    with rlm.session() as chat:
+        runs = [chat.completion("load", "another text").run_id, chat.completion("load", text).run_id]
+        runs.append(chat.completion("read").run_id)
+        rows = [{"role": "user", "content": "load"}]
+        runs.append(chat.completion(messages=rows).run_id)
+    assert [review.coverage(tmp_path / "r.db", run).length for run in runs[:3]] == [
+        len("another text"),
+        len(text),
+        len(text),
+    ]
+    assert review.coverage(tmp_path / "r.db", runs[2]).read >= 100
+    assert review.coverage(tmp_path / "r.db", runs[3]).length > len(text)
 
 
 async def test_sessions_stream_and_await() -> None:

@@ -21,6 +21,7 @@ from recursor.sandboxes.folders import FolderSource
 from recursor.sandboxes.guest.text import Text
 from recursor.trajectory import view
 from recursor.trajectory.packing import unpack
+from recursor.trajectory.sessions import kept_of
 from recursor.trajectory.view import RecordedRun, Trajectories
 from recursor.types import Execution, Subcall
 
@@ -58,7 +59,7 @@ def coverage(
     """
     with _opened(store) as recorded:
         run = recorded.run(run_id)
-        return cover(given(run, context, messages=messages), readings(recorded, run.id))
+        return cover(given(recorded, run, context, messages=messages), readings(recorded, run.id))
 
 
 def coverage_of(store: str | Path | Trajectories, run_id: str, sources: Mapping[str, Source]) -> Coverage:
@@ -81,7 +82,7 @@ def evidence(
     with _opened(store) as recorded:
         run = recorded.run(run_id)
         try:
-            found = given(run, context, messages=messages)
+            found = given(recorded, run, context, messages=messages)
         except ConfigError as missing:
             if context is not None or messages is not None:
                 raise
@@ -101,8 +102,16 @@ def _opened(store: str | Path | Trajectories) -> Iterator[Trajectories]:
         yield recorded
 
 
-def given(run: RecordedRun, context: Any = None, *, messages: Any = None) -> list[Document]:
-    """The texts that a run was given, if they are at hand and what they were. Raises ConfigError if not."""
+def given(
+    recorded: Trajectories, run: RecordedRun, context: Any = None, *, messages: Any = None
+) -> list[Document]:
+    """The texts that a run was given, if they are at hand and what they were. Raises ConfigError if not.
+
+    What a session has kept for its turns is at hand.
+    """
+    if run.session is not None and context is None and messages is None:
+        kept = kept_of(recorded.path, run.id)
+        context, messages = kept.get("context"), kept.get("messages")
     return documents(recorded_inputs(run, context, messages)[1])
 
 

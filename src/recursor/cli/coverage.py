@@ -75,7 +75,7 @@ def command(
     context = _context(paths)
     with view.open(_path(store, file)) as recorded:
         run = recorded.run(run_id)
-        documents = review.given(run, context)
+        documents = review.given(recorded, run, context)
         found = cover(documents, review.readings(recorded, run.id))
     if as_json:
         click.echo(to_json({"run_id": run.id, "share": found.share} | found.to_json(strip)))

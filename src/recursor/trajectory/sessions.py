@@ -181,6 +181,21 @@ def session_of(path: Path, run_id: str) -> list[tuple[str, int]]:
         return found
 
 
+def kept_of(path: Path, run_id: str) -> dict[str, Any]:
+    """What of the contexts of a turn is kept: its messages, and the newest `context` up to it."""
+    query = """SELECT kept.name, kept.kind, kept.data FROM session_context AS kept
+    JOIN session_turn AS given ON given.run_id = kept.run_id
+    JOIN session_turn AS asked ON asked.session = given.session AND asked.number >= given.number
+    WHERE asked.run_id = ?1 AND (kept.run_id = ?1 OR (kept.name = 'context' AND given.state = 'kept'))
+    ORDER BY given.number"""
+    with opened(path) as connection:
+        found = {
+            name: _unpacked(connection, kind, data)
+            for name, kind, data in connection.execute(query, (run_id,)).fetchall()
+        }
+    return {name: value for name, value in found.items() if value is not MISSING}
+
+
 def packed(context: Any) -> tuple[str, bytes | None]:
     """How a context is kept, and its bytes; None where it cannot be."""
     raw = isinstance(context, Raw)

@@ -55,6 +55,11 @@ class Trajectories:
         """Free the file."""
         self._connection.close()
 
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self._path
+
     def _repr_html_(self) -> str:
         found = self.runs(20)
         return display.table(

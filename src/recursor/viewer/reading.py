@@ -41,7 +41,7 @@ def read(recorded: Trajectories, run_id: str) -> Reading:
     texts = {path: text for path, text in strings(run.answer) if text is not None}
     said = review.said(recorded, run.id)
     try:
-        documents = review.given(run)
+        documents = review.given(recorded, run)
     except ConfigError as missing:
         return Reading((), trace(run.answer, said, unknown=str(missing)), texts)
     matcher = matcher_of(documents)
