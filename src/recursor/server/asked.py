@@ -13,6 +13,7 @@ import msgspec
 
 from recursor.context.pictures import is_picture, of_part
 from recursor.errors import ConfigError
+from recursor.files import Content
 from recursor.limits import Limits
 from recursor.schema import ANYTHING, Shape, shape
 from recursor.server.choice import Choice
@@ -40,6 +41,8 @@ class Asked:
     model: str
     messages: Sequence[Mapping[str, Any]]
     """As chat completions have them, of whichever API they came."""
+    context: Content | None = None
+    """The files in them."""
     expected: Shape = ANYTHING
     """What the answer must follow."""
     limits: Mapping[str, Any] = field(default_factory=dict)
@@ -68,7 +71,7 @@ class Asked:
         for message in reversed(self.messages):
             if message.get("role") != "tool":
                 break
-            found[str(message.get("tool_call_id"))] = text_of(message)
+            found[str(message.get("tool_call_id"))] = text_of(message) + _unseen(message)
         return found
 
     def bounded(self, own: Limits) -> Limits:
@@ -138,7 +141,7 @@ def check_messages(messages: Sequence[Mapping[str, Any]], param: str, *, goes_on
             if not isinstance(text, str):
                 raise ApiError(
                     400,
-                    f"{where}.content must be a text, or a list of parts of type text or image_url",
+                    f"{where}.content must be a text, or a list of parts of type text, image_url or file",
                     param=f"{where}.content",
                 )
     if goes_on and messages and messages[-1]["role"] == "tool":
@@ -157,6 +160,13 @@ def _check_picture(part: Mapping[str, Any], where: str) -> None:
 def asks(messages: Sequence[Mapping[str, Any]]) -> bool:
     """Whether there is a question in messages."""
     return any(message["role"] == "user" and text_of(message).strip() for message in messages)
+
+
+def _unseen(message: Mapping[str, Any]) -> str:
+    """What is told of the parts of a result that are no text: it is a text to code."""
+    content = message.get("content")
+    pictures = sum(is_picture(part) for part in content) if isinstance(content, list) else 0
+    return f"\n[and {pictures} pictures, which cannot be shown here]" if pictures else ""
 
 
 def is_text(part: Mapping[str, Any]) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from recursor.server.asked import Asked, Headers, check_messages, decoded, expected_of, limits_of, resumed
+from recursor.server.attached import taken_out
 from recursor.server.choice import chosen
 from recursor.server.failures import ApiError
 from recursor.server.form import PIECE, event, text_of
@@ -48,12 +49,14 @@ def read(body: bytes, headers: Headers) -> tuple[Form, Asked]:
     for name in ELSEWHERE:
         if getattr(request, name) not in (None, [], ["text"], "none"):
             raise ApiError(400, f"{name} is not served here", "unsupported_parameter", name)
-    check_messages(request.messages, "messages")
+    messages, context = taken_out(request.messages, "messages")
+    check_messages(messages, "messages")
     expected = expected_of(request.response_format, "response_format")
     choice = chosen(functions_of(request.tools, nested=True), request.tool_choice)
     asked = Asked(
         request.model,
-        request.messages,
+        messages,
+        context,
         choice.expected if choice.forced else expected,
         limits_of(request.metadata, headers),
         choice,

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from recursor.server.asked import Asked, Headers, check_messages, decoded, expected_of, limits_of, resumed
+from recursor.server.attached import taken_out
 from recursor.server.choice import chosen
 from recursor.server.failures import ApiError
 from recursor.server.form import PIECE, encoded, text_of
@@ -55,9 +56,10 @@ def read(body: bytes, headers: Headers) -> tuple[Form, Asked]:
     if request.background and request.store is False:
         raise ApiError(400, "a response in the background must be stored", param="background")
     items = [{"role": "user", "content": request.input}] if isinstance(request.input, str) else request.input
-    messages = [message for index, item in enumerate(items) for message in _messages(index, item)]
+    said = [message for index, item in enumerate(items) for message in _messages(index, item)]
     if request.instructions:
-        messages.insert(0, {"role": "system", "content": request.instructions})
+        said.insert(0, {"role": "system", "content": request.instructions})
+    messages, context = taken_out(said, "input")
     going = _going(request, headers)
     check_messages(
         messages, "input", goes_on=going is not None and going.kind in ("response", "conversation")
@@ -67,6 +69,7 @@ def read(body: bytes, headers: Headers) -> tuple[Form, Asked]:
     asked = Asked(
         request.model,
         messages,
+        context,
         choice.expected if choice.forced else expected,
         limits_of(request.metadata, headers),
         choice,
@@ -116,14 +119,17 @@ def _messages(index: int, item: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _content(content: Any) -> Any:
-    if not isinstance(content, list):
-        return content
-    return [
-        {"type": "text", "text": part.get("text")}
-        if isinstance(part, dict) and part.get("type") in ("input_text", "output_text", "text")
-        else part
-        for part in content
-    ]
+    return [_part(part) for part in content] if isinstance(content, list) else content
+
+
+def _part(part: Any) -> Any:
+    """A part, as chat completions have it."""
+    match part.get("type") if isinstance(part, dict) else None:
+        case "input_text" | "output_text" | "text":
+            return {"type": "text", "text": part.get("text")}
+        case "input_file":
+            return {"type": "file", "file": part}
+    return part
 
 
 class Form:

@@ -208,11 +208,12 @@ class Work:
 
     def _events(self) -> AsyncGenerator[Event, None]:
         asked, rlm = self._asked, self._rlm
+        messages, expected = asked.messages, asked.expected
         if not asked.resume:
-            return rlm.stream(messages=asked.messages, schema=asked.expected)
-        if isinstance(rlm, Session):  # which has the messages, too
-            return rlm.stream(resume=True, schema=asked.expected)
-        return rlm.stream(resume=asked.resume, messages=asked.messages, schema=asked.expected)
+            return rlm.stream(None, asked.context, messages=messages, schema=expected)
+        if isinstance(rlm, Session):  # which has what it was given, too
+            return rlm.stream(resume=True, schema=expected)
+        return rlm.stream(None, asked.context, messages=messages, schema=expected, resume=asked.resume)
 
     def _follow(self, event: Event) -> None:
         if isinstance(event, RunStarted) and not self.run_id:
