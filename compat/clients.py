@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,6 +13,8 @@ from typing import TypeAlias
 from commands import run
 from root import ANSWER
 
+DOT = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+"""A picture."""
 PROGRAMS = Path(__file__).resolve().parent / "programs"
 
 
@@ -108,7 +111,7 @@ def llm(place: Place, *arguments: str) -> str:
     folder = place.home / "llm"
     folder.mkdir(exist_ok=True)
     models = [
-        {"model_id": "recursor", "model_name": "recursor", "api_base": place.url, "supports_tools": True, "supports_schema": True}
+        {"model_id": "recursor", "model_name": "recursor", "api_base": place.url, "supports_tools": True, "supports_schema": True, "vision": True}
     ]  # fmt: skip
     (folder / "extra-openai-models.yaml").write_text(json.dumps(models))
     environment = {**place.environment, "LLM_USER_PATH": str(folder)}
@@ -134,6 +137,12 @@ def llm_calls_tools(place: Place) -> None:
     same(llm(place, "-m", "recursor", "--functions", code, "[both] How?"), "warm in Oslo and warm in Rome")
 
 
+def llm_sees(place: Place) -> None:
+    (place.home / "dot.png").write_bytes(base64.b64decode(DOT))
+    said = llm(place, "-m", "recursor", "-a", "dot.png", "[look] What is it?")
+    assert "Image: image/png" in said, said
+
+
 LLM = each(
     {
         "answer in a stream": lambda place: same(llm(place, "-m", "recursor", "[plain] What?"), ANSWER),
@@ -143,6 +152,7 @@ LLM = each(
         "conversation": llm_converses,
         "schema": llm_follows_a_schema,
         "tools": llm_calls_tools,
+        "a picture": llm_sees,
     }
 )
 
@@ -295,11 +305,27 @@ def codex_follows_a_schema(place: Place) -> None:
     )
 
 
+def codex_sees(place: Place) -> None:
+    folder = place.project("codex-picture")
+    (folder / "dot.png").write_bytes(base64.b64decode(DOT))
+    said = codex(place, folder, "--image", "dot.png", "--", "[look] What is it?")
+    assert "Image: image/png" in said, said
+    said = codex(place, folder, f"[view in {folder}] What is it?")
+    assert "pictures that cannot be shown here" in said, said
+
+
+def codex_has_agents(place: Place) -> None:
+    said = codex(place, place.project("codex-agents"), "[agent] Ask somebody.")
+    assert ANSWER in said, said
+
+
 CODEX = each(
     {
         "answer": codex_answers,
         "runs commands, edits a file, is continued": codex_edits,
         "answer by a schema": codex_follows_a_schema,
+        "a picture in the prompt, and one that a tool returns": codex_sees,
+        "sub-agents": codex_has_agents,
     }
 )
 

@@ -49,6 +49,11 @@ exec_command("sed -i s/hello/'good morning'/ greet.py")
 ```""",
     "```python\nFINAL(exec_command('cat greet.py'))\n```",
 )
+AGENT = """```python
+import json
+named = json.loads(spawn_agent(message='[plain] What is it?'))
+FINAL(wait_agent(targets=[named['agent_id']]))
+```"""
 INSPECT = "```python\nFINAL('Default answer: ' + str(addition(2, 3)))\n```"
 SUBMIT = "```python\nseen = bash(command='echo 5')\nsubmit(seen.strip())\n```"
 FOREVER = "```python\nwhile True: pass\n```"
@@ -69,6 +74,13 @@ SCRIPTS: dict[str, Sequence[str]] = {
     "submit": [SUBMIT],
     "patch": ["```python\nFINAL(apply_patch('*** Begin Patch'))\n```"],
     "forever": [FOREVER],
+    "history": ["```python\nFINAL(str(history))\n```"],
+    "degrees": ["```python\nFINAL(context[0]['degrees'])\n```"],
+    "look": [
+        "```python\nFINAL(str([part for each in messages for part in each['content'] or '' if isinstance(part, dict)]))\n```"
+    ],
+    "agent": [AGENT],
+    "view": ["```python\nFINAL(view_image(FOLDER + '/dot.png'))\n```"],
     "count": ["```python\nFINAL(str(len(messages[0]['content'])))\n```"],
 }
 
@@ -79,7 +91,8 @@ def says(messages: Sequence[Message]) -> str:
         return "yes"
     turns = [index for index, message in enumerate(messages) if message.role == "assistant"]
     opening = "\n".join(message.content for message in messages[: turns[0] if turns else None])
-    marks = [mark for mark in re.finditer(r"\[([a-z-]+)(?: in ([^\]]+))?\]", opening) if mark[1] in SCRIPTS]
+    asked = opening.rpartition("Question:")[2]
+    marks = [mark for mark in re.finditer(r"\[([a-z-]+)(?: in ([^\]]+))?\]", asked) if mark[1] in SCRIPTS]
     if not marks:
         return "```python\nFINAL('A title')\n```"
     replies = SCRIPTS[marks[0][1]]

@@ -95,4 +95,4 @@ async def test_a_result_that_is_a_picture_is_said_to_be_one() -> None:
         output = [{"type": "input_text", "text": "Here."}, {"type": "input_image", "image_url": DOT}]
         result = {"type": "function_call_output", "call_id": call["call_id"], "output": output}
         _, second, _ = await client.post({**body, "input": [*body["input"], call, result]}, "/v1/responses")
-    assert said("responses", second) == "Here.\n[and 1 pictures, which cannot be shown here]"
+    assert said("responses", second) == "Here.\n[pictures that cannot be shown here: 1]"

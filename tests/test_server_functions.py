@@ -103,6 +103,17 @@ async def test_functions_work_in_streams() -> None:
     assert rest[0]["choices"][0]["delta"]["role"] == "assistant"
 
 
+async def test_what_the_client_says_after_results_goes_to_the_code_with_them() -> None:
+    async with serving(by_turn(ONE)) as client:
+        _, first, _ = await client.post(ASKING)
+        body = with_results(ASKING, called(first), "warm")
+        body["messages"] += [{"role": "system", "content": "Hurry."}, {"role": "user", "content": "Really?"}]
+        _, second, headers = await client.post(body)
+    assert headers["X-Recursor-Run"] in first["id"]
+    said = "warm\n\n[the asker says beside it: Hurry.]\n\n[the asker says beside it: Really?] 7"
+    assert second["choices"][0]["message"]["content"] == said
+
+
 async def test_the_responses_api_has_them_too() -> None:
     asking = {"model": "recursor", "input": "Is it warm?", "tools": [{"type": "function", **WEATHER}]}
     async with serving(by_turn(ONE)) as client:

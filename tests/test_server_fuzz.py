@@ -8,10 +8,12 @@ import copy
 import json
 import logging
 import time
+import urllib.parse
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import yarl
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -35,7 +37,7 @@ CHAT = {
     "model": "recursor", "stream": False, "stream_options": {"include_usage": True},
     "messages": [
         {"role": "developer", "content": "Be short.", "name": "me"},
-        {"role": "user", "content": [{"type": "text", "text": "How is it?"}, {"type": "image_url", "image_url": {"url": PICTURE}}]},
+        {"role": "user", "content": [{"type": "text", "text": "How is it?"}, {"type": "image_url", "image_url": {"url": PICTURE}}, {"type": "file", "file": {"filename": "a.txt", "file_data": "YQ=="}}]},
         {"role": "assistant", "content": None, "refusal": None, "tool_calls": [CALL], "audio": None},
         {"role": "tool", "tool_call_id": "call_1", "content": [{"type": "text", "text": "warm"}]},
         {"role": "user", "content": "And now?"},
@@ -50,7 +52,7 @@ RESPONSES = {
     "model": "recursor", "stream": False, "instructions": "Be short.", "store": True, "include": ["reasoning.encrypted_content"],
     "input": [
         {"type": "message", "role": "developer", "content": [{"type": "input_text", "text": "Be short."}]},
-        {"role": "user", "content": [{"type": "input_text", "text": "How is it?"}]},
+        {"role": "user", "content": [{"type": "input_text", "text": "How is it?"}, {"type": "input_file", "filename": "a.txt", "file_data": "YQ=="}, {"type": "input_image", "image_url": PICTURE, "detail": "auto"}]},
         {"type": "reasoning", "id": "rs_1", "summary": [{"type": "summary_text", "text": "x"}], "encrypted_content": None},
         {"type": "function_call", "id": "fc_1", "call_id": "call_1", "name": "get_weather", "arguments": "{}"},
         {"type": "function_call_output", "call_id": "call_1", "output": "warm"},
@@ -66,7 +68,12 @@ RESPONSES = {
     "metadata": {"max_turns": "2"}, "reasoning": {"effort": "low", "summary": "auto"}, "parallel_tool_calls": True,
     "previous_response_id": None, "conversation": None, "background": False, "prompt": None, "max_output_tokens": 100,
 }  # fmt: skip
-WHOLE = {"/v1/chat/completions": CHAT, "/v1/responses": RESPONSES}
+CONVERSATION = {"items": None, "metadata": {"a": "b"}}
+WHOLE: dict[str, dict[str, Any]] = {
+    "/v1/chat/completions": CHAT,
+    "/v1/responses": RESPONSES,
+    "/v1/conversations": CONVERSATION,
+}
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -135,7 +142,7 @@ async def test_a_request_with_anything_anywhere_is_answered_or_refused(path: str
         @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
         @given(st.lists(change, min_size=1, max_size=2))
         def holds(changes: list[tuple[Any, Any, str]]) -> None:
-            whole = WHOLE[path]
+            whole: Any = WHOLE[path]
             for place, value, how in changes:
                 try:
                     whole = changed(whole, place, value, how)
@@ -146,8 +153,37 @@ async def test_a_request_with_anything_anywhere_is_answered_or_refused(path: str
             ).encode()
             refused(*asyncio.run_coroutine_threadsafe(ask(body), loop).result(30))
 
+        assert (await ask(json.dumps(WHOLE[path]).encode()))[0] == 200
         await asyncio.to_thread(holds)
         await client.until("recursor_runs_in_flight 0")
+
+
+NAMES = st.text(max_size=40) | st.sampled_from(
+    ["resp_" + "0" * 32, "resp_", "..", "%00", "resp_0/input_items", "x" * 9_000]
+)
+QUERY = st.dictionaries(
+    st.sampled_from(["stream", "starting_after", "include"]),
+    st.sampled_from(["true", "-1", "1", "9" * 99, "\u0663", "x", ""]),
+)
+
+
+async def test_any_response_that_is_asked_for_is_there_or_not() -> None:
+    loop = asyncio.get_running_loop()
+    async with serving(ScriptedModel([])) as client:
+
+        async def ask(method: str, name: str, query: dict[str, str]) -> tuple[int, str, str]:
+            url = yarl.URL(f"{client.root}/v1/responses/{urllib.parse.quote(name, safe='')}", encoded=True)
+            async with client.session.request(method, url, params=query) as response:
+                return response.status, response.content_type, await response.text()
+
+        @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+        @given(st.sampled_from(["GET", "DELETE", "POST", "PUT"]), NAMES, QUERY)
+        def holds(method: str, name: str, query: dict[str, str]) -> None:
+            found = asyncio.run_coroutine_threadsafe(ask(method, name, query), loop).result(30)
+            assert 400 <= found[0] < 500
+            refused(*found)
+
+        await asyncio.to_thread(holds)
 
 
 # What is hardly HTTP ----------------------------------------------------------------------------

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
+import time
+import urllib.request
 from typing import Any
 
 import openai
@@ -14,6 +17,9 @@ client = openai.OpenAI(max_retries=0, timeout=60)
 MODEL = "recursor"
 TOOL: Any = {"type": "function", "function": WEATHER}
 RESPONSE_TOOL: Any = {"type": "function", "strict": True, **WEATHER}
+
+
+DOT = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 
 
 class Person(pydantic.BaseModel):
@@ -245,6 +251,71 @@ def _() -> None:
     )
     [call] = [each for each in done.output if each.type == "function_call"]
     same(call.arguments, '{"city": "Oslo"}')
+
+
+@check("responses: in the background, polled, followed, cancelled, deleted")
+def _() -> None:
+    done = client.responses.create(model=MODEL, input="[plain] What is it?", background=True)
+    while done.status in ("queued", "in_progress"):
+        done = client.responses.retrieve(done.id)
+    same(done.output_text, ANSWER)
+    kinds = [event.type for event in client.responses.retrieve(done.id, stream=True, starting_after=1)]
+    same(kinds[-1], "response.completed")
+    endless = client.responses.create(model=MODEL, input="[forever] What is it?", background=True)
+    same(client.responses.cancel(endless.id).status, "cancelled")
+    client.responses.delete(done.id)
+    try:
+        client.responses.retrieve(done.id)
+    except openai.NotFoundError:
+        return
+    raise AssertionError("it is still there")
+
+
+@check("responses: going on from an earlier one, and in a conversation")
+def _() -> None:
+    first = client.responses.create(model=MODEL, input="[plain] First.")
+    second = client.responses.create(model=MODEL, input="[history] Second.", previous_response_id=first.id)
+    assert "First." in second.output_text, second.output_text
+    conversation = client.conversations.create()
+    for text in ("[plain] Third.", "[history] Fourth."):
+        last = client.responses.create(model=MODEL, input=text, conversation=conversation.id)
+    assert "Third." in last.output_text, last.output_text
+    assert "First." not in last.output_text, last.output_text
+
+
+@check("files and pictures, in both APIs")
+def _() -> None:
+    table = "data:text/csv;base64," + base64.b64encode(b"city,degrees\nOslo,7\n").decode()
+    parts: Any = [
+        {"type": "text", "text": "[degrees] How warm?"},
+        {"type": "file", "file": {"filename": "t.csv", "file_data": table}},
+        {"type": "image_url", "image_url": {"url": DOT}},
+    ]
+    done = client.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": parts}])
+    same(done.choices[0].message.content, "7")
+    items: Any = [
+        {"type": "input_text", "text": "[degrees] How warm?"},
+        {"type": "input_file", "filename": "t.csv", "file_data": table},
+        {"type": "input_image", "image_url": DOT, "detail": "auto"},
+    ]
+    same(client.responses.create(model=MODEL, input=[{"role": "user", "content": items}]).output_text, "7")
+
+
+@check("a stream that is closed ends its run")
+def _() -> None:
+    for _ in range(3):
+        stream = client.chat.completions.create(model=MODEL, messages=user("[forever] ?"), stream=True)
+        next(iter(stream))
+        stream.close()
+        with client.responses.stream(model=MODEL, input="[forever] ?") as other:
+            next(iter(other))
+    base = str(client.base_url).removesuffix("/v1/")
+    until = time.monotonic() + 5
+    while (
+        "recursor_runs_in_flight 0"
+        not in urllib.request.urlopen(base + "/metrics").read().decode().splitlines()
+    ):
+        assert time.monotonic() < until, "runs go on"
 
 
 @check("models: list and retrieve")

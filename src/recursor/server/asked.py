@@ -66,12 +66,21 @@ class Asked:
 
     @property
     def results(self) -> dict[str, str]:
-        """What the client's functions returned to the calls of its last turn, by the ids of these."""
+        """What the client's functions returned to the calls of its last turn, by the ids of these.
+
+        What the client says after that goes to the last of them: its code has gone on meanwhile.
+        """
         found: dict[str, str] = {}
+        said: list[str] = []
         for message in reversed(self.messages):
-            if message.get("role") != "tool":
+            if message.get("role") == "assistant":
                 break
-            found[str(message.get("tool_call_id"))] = text_of(message) + _unseen(message)
+            if message.get("role") == "tool":
+                more = "".join(f"\n\n[the asker says beside it: {text}]" for text in reversed(said))
+                found[str(message.get("tool_call_id"))] = text_of(message) + _unseen(message) + more
+                said = []
+            elif text := text_of(message).strip():
+                said.append(text)
         return found
 
     def bounded(self, own: Limits) -> Limits:
@@ -166,7 +175,7 @@ def _unseen(message: Mapping[str, Any]) -> str:
     """What is told of the parts of a result that are no text: it is a text to code."""
     content = message.get("content")
     pictures = sum(is_picture(part) for part in content) if isinstance(content, list) else 0
-    return f"\n[and {pictures} pictures, which cannot be shown here]" if pictures else ""
+    return f"\n[pictures that cannot be shown here: {pictures}]" if pictures else ""
 
 
 def is_text(part: Mapping[str, Any]) -> bool:
