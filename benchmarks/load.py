@@ -1,4 +1,4 @@
-"""The server under load: streams at once, slow readers, clients that go away, large bodies, wrong keys.
+"""The server under load: streams at once, slow readers, clients that go away, large bodies, wrong keys, junk.
 
     python benchmarks/load.py [--clients 200] [--out benchmarks/results/load.json]
 
@@ -98,6 +98,19 @@ class Load:
             await asyncio.sleep(after)
             response.close()
 
+    async def broken(self, number: int) -> None:
+        """What is no request: JSON that is none, of another shape, or no HTTP."""
+        if number % 3 == 2:
+            host, _, port = self.url.removeprefix("http://").removesuffix("/v1").partition(":")
+            reader, writer = await asyncio.open_connection(host, int(port))
+            writer.write(b"\x16\x03\x01 no HTTP\r\n\r\n")
+            assert b" 400 " in await reader.readline()
+            writer.close()
+            return
+        data = b'{"model": "recursor", "messages": [' * 50_000 if number % 3 else b'{"model": 1}'
+        async with self.session.post(f"{self.url}/responses", data=data, headers=self.headers) as response:
+            assert response.status == 400
+
     async def wrong(self) -> None:
         async with self.post(1_000, headers={"Authorization": "Bearer rk-wrong"}) as response:
             assert response.status == 401
@@ -166,16 +179,20 @@ async def measure(load: Load, clients: int) -> dict[str, Any]:
 
 
 async def one_round(load: Load, clients: int) -> dict[str, Any]:
-    """All stream; then a quarter each streams, reads slowly, goes away, has a wrong key; 20 MB come four times."""
+    """All stream; then a quarter each streams, reads slowly, goes away, has a wrong key, or sends no request.
+
+    Beside those, 20 MB come four times.
+    """
     began, quarter = time.perf_counter(), clients // 4
     streams = told(await asyncio.gather(*(load.one() for _ in range(clients))))
     streams["all_s"] = round(time.perf_counter() - began, 2)
-    readers, slow, large, _, _ = await asyncio.gather(
+    readers, slow, large, _, _, _ = await asyncio.gather(
         asyncio.gather(*(load.one() for _ in range(quarter))),
         asyncio.gather(*(load.one(slowly=0.02) for _ in range(quarter))),
         asyncio.gather(*(load.one(20_000_000) for _ in range(4))),
         asyncio.gather(*(load.goes_away(0.002 * number) for number in range(quarter))),
         asyncio.gather(*(load.wrong() for _ in range(quarter))),
+        asyncio.gather(*(load.broken(number) for number in range(quarter))),
     )
     return {"streams": streams, "mixed": {"readers": told(readers), "slow": told(slow), "20_mb": told(large)}}
 

@@ -20,7 +20,7 @@ from recursor.server.work import Outcome, Work
 
 MOST = 1_000
 """Responses that are kept; one more forgets the oldest that has ended."""
-SIZE = 128 << 20
+SIZE = 64 << 20
 """Bytes of all, above which the oldest that have ended are forgotten."""
 Hold = Callable[[Work, Outcome], bool]
 """Has a run wait for what its client is to do."""
