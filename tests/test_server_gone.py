@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
 from collections.abc import Sequence
 from typing import Any
 
+import aiohttp.web
 import pytest
 
 from recursor.testing import ScriptedModel
@@ -109,3 +111,30 @@ async def test_so_does_one_whose_body_has_just_come() -> None:
             await client.until("recursor_runs_in_flight 0")
             assert (await client.get("/healthz"))[0] == 200
             await client.until("recursor_runs_in_flight 0")
+
+
+async def test_a_client_that_goes_before_its_stream_begins_is_no_mistake_of_the_server(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    gone = asyncio.Event()
+    prepare = aiohttp.web.StreamResponse.prepare
+
+    async def late(self: aiohttp.web.StreamResponse, request: aiohttp.web.BaseRequest) -> Any:
+        if self.content_type == "text/event-stream":
+            assert request.transport is not None
+            request.transport.abort()
+            gone.set()
+        return await prepare(self, request)
+
+    async with serving(lambda _: "```python\nFINAL(1)\n```") as client:
+        _, made, _ = await client.post(body("/v1/responses", False, background=True), "/v1/responses")
+        monkeypatch.setattr(aiohttp.web.StreamResponse, "prepare", late)
+        _, writer = await asyncio.open_connection("127.0.0.1", client.server.port)
+        writer.write(
+            b"GET /v1/responses/%b?stream=true HTTP/1.1\r\nHost: localhost\r\n\r\n" % made["id"].encode()
+        )
+        async with asyncio.timeout(10):
+            await gone.wait()
+        assert (await client.get("/healthz"))[0] == 200
+        writer.close()
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]

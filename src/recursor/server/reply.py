@@ -83,7 +83,7 @@ class Streamed:
     async def _begin(self) -> None:
         if self._work.run_id and not self.response.prepared:
             self.response.headers["X-Recursor-Run"] = self._work.run_id
-            await self.response.prepare(self._request)
+            await begin(self._request, self.response)
             await self._send(self._form.opening(self._work.reply_id))
 
     async def _send(self, chunks: Iterable[bytes]) -> None:
@@ -94,6 +94,14 @@ def events_of(run_id: str = "") -> web.StreamResponse:
     """A stream that is yet to begin."""
     headers = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
     return web.StreamResponse(headers={**headers, "X-Recursor-Run": run_id} if run_id else headers)
+
+
+async def begin(request: web.Request, response: web.StreamResponse) -> None:
+    """Send the head of a stream. Raises Gone when nobody reads."""
+    try:
+        await response.prepare(request)
+    except ConnectionError as error:
+        raise Gone from error
 
 
 async def send(request: web.Request, response: web.StreamResponse, chunks: Iterable[bytes]) -> None:

@@ -15,7 +15,7 @@ from aiohttp import web
 from recursor.server.failures import ApiError
 from recursor.server.form import Form, encoded
 from recursor.server.progress import Progress
-from recursor.server.reply import events_of, send
+from recursor.server.reply import begin, events_of, send
 from recursor.server.work import Outcome, Work
 
 MOST = 1_000
@@ -79,7 +79,7 @@ class Background(Kept):
     async def follow(self, request: web.Request, after: int) -> web.StreamResponse:
         """Say what happens, from the event after a number on, until the end."""
         response = events_of(self.run_id)
-        await response.prepare(request)
+        await begin(request, response)
         place = after + 1
         while True:
             news, ended = self._news, self.ended.is_set()

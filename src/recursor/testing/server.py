@@ -268,9 +268,9 @@ class ModelServer:
         response = web.StreamResponse(
             headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"}
         )
-        await response.prepare(request)
         sent = events[: len(events) // 2] if fault.how in ("cut", "error") else events
         with contextlib.suppress(ConnectionResetError):  # the client has gone
+            await response.prepare(request)
             for event in sent:
                 await response.write(event)
             if fault.how == "error":
