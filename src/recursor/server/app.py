@@ -223,7 +223,8 @@ class Server:
     async def _counted(self, request: web.Request) -> web.Response:
         if not request[CLIENT].metrics:
             raise ApiError(403, "this key may not read metrics: `metrics = true` in the key file lets it")
-        text = self._metrics.text(self._accounts.working, len(self._runs.held))
+        runs = self._runs
+        text = self._metrics.text(self._accounts.working, len(runs.held), len(runs.sessions))
         return web.Response(body=text.encode(), headers={"Content-Type": metrics.TYPE})
 
     async def _models(self, _: web.Request) -> web.Response:

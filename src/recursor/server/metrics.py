@@ -42,19 +42,22 @@ class Metrics:
         """Count a request that was answered by an error."""
         self._refused[status] += 1
 
-    def text(self, working: int, held: int) -> str:
+    def text(self, working: int, held: int, sessions: int) -> str:
         """All of them.
 
         Args:
             working: runs at work now. held: runs that wait for their clients.
+            sessions: REPLs of conversations.
         """
-        return "\n".join(self._lines(working, held)) + "\n"
+        return "\n".join(self._lines(working, held, sessions)) + "\n"
 
-    def _lines(self, working: int, held: int) -> Iterator[str]:
+    def _lines(self, working: int, held: int, sessions: int) -> Iterator[str]:
         yield from _head("recursor_runs_in_flight", "gauge", "Runs at work.")
         yield f"recursor_runs_in_flight {working}"
         yield from _head("recursor_runs_held", "gauge", "Runs that wait for their clients.")
         yield f"recursor_runs_held {held}"
+        yield from _head("recursor_sessions", "gauge", "REPLs of conversations, at work or waiting.")
+        yield f"recursor_sessions {sessions}"
         yield from _head("recursor_runs_total", "counter", "Runs that are over, by key and outcome.")
         for (name, outcome), count in sorted(self._runs.items()):
             yield _line("recursor_runs_total", {"key": name, "outcome": outcome}, count)
