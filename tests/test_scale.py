@@ -312,6 +312,7 @@ number, frame = channel.prepare(b'{"op":"llm_query","model":null,"schema":null,"
 head = ('{"op":"cancel","ids":[%d]}' % number).encode()
 import struct, time
 channel.transmit(frame + struct.pack('<II', len(head), 0) + head)
+channel.summon()
 while not slot: time.sleep(0.01)
 print(slot[0])
 """
