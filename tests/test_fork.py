@@ -45,19 +45,40 @@ async def repl() -> AsyncIterator[CopyableRepl]:
 
 
 def processes() -> set[int]:
-    """Those that descend from this process."""
-    found: dict[int, int] = {}
+    """Those that descend from this process, but for the worker that waits to be the next REPL."""
+    return set(named())
+
+
+def named() -> dict[int, str]:
+    """The same with their names: of a template, "family-1", the first of a REPL's, "repl-1", and its copies."""
+    above: dict[int, int] = {}
+    names: dict[int, str] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
             try:
-                stat = (entry / "stat").read_text().rpartition(")")[2].split()
+                head, _, rest = (entry / "stat").read_text().rpartition(")")
             except OSError:
                 continue
-            found[int(entry.name)] = int(stat[1])
+            above[int(entry.name)] = int(rest.split()[1])
+            names[int(entry.name)] = head.partition("(")[2]
     ours = {os.getpid()}
-    while more := {pid for pid, parent in found.items() if parent in ours} - ours:
+    while more := {pid for pid, parent in above.items() if parent in ours} - ours:
         ours |= more
-    return ours
+    templates = {above[pid] for pid in ours}  # one has the name of who it is about to fork for a moment
+    found = {pid: "" if pid in templates else names.get(pid, "") for pid in ours}
+    waiting = {name for name in found.values() if name.startswith("next-")}
+    waiting |= {name.replace("next", "family") for name in waiting}
+    return {pid: name for pid, name in found.items() if name not in waiting}
+
+
+async def settled() -> set[int]:
+    """The processes, when none of a REPL that was closed is left."""
+    async with asyncio.timeout(10):
+        while True:
+            found = named()
+            if all(name.replace("family", "repl") in found.values() for name in found.values()):
+                return set(found)
+            await asyncio.sleep(0.01)
 
 
 async def left(expected: Callable[[set[int]], bool]) -> None:
@@ -159,7 +180,7 @@ async def test_without_namespaces_nothing_is_copied_nor_promised() -> None:
 
 async def test_forks_leave_no_process_and_no_descriptor_behind(repl: CopyableRepl) -> None:
     await Bench(repl).shown("x = 1")
-    before, descriptors = processes(), len(os.listdir("/proc/self/fd"))
+    before, descriptors = await settled(), len(os.listdir("/proc/self/fd"))
     for _ in range(3):
         forks = [await repl.fork() for _ in range(3)]
         kept = await forks[0].snapshot()
@@ -280,7 +301,7 @@ async def test_a_repl_that_is_closed_while_a_worker_is_made_for_it_leaves_none(
     doing: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await (await ProcessSandbox(memory=256 << 20).open()).close()  # the template stays
-    before = processes()
+    before = await settled()
     repl: Any = await ProcessSandbox(memory=256 << 20).open()
     await Bench(repl).run("x = 1")
     kept = await repl.snapshot()
@@ -312,7 +333,7 @@ async def test_a_repl_that_is_closed_while_a_worker_is_made_for_it_leaves_none(
     go_on.set()
     with pytest.raises(SandboxError, match="the REPL is closed"):
         await task
-    assert processes() == before
+    await left(lambda found: found == before)
 
 
 # Code that is out to get a process --------------------------------------------------------------
@@ -340,10 +361,10 @@ found = []
 forking._fork = twice
 """
     await Bench(repl).shown(GUEST + code)
-    before = processes()
+    before = await settled()
     fork = await repl.fork()
     assert await Bench(repl).shown("set(found), len(found)") == "({'refused'}, 20)\n"
-    assert len(processes() - before) == 1
+    assert len(await settled() - before) == 1
     await fork.close()
     assert await Bench(repl).shown(REFUSED + "for _ in range(3): refused(real)") == "refused 1\n" * 3
 
@@ -382,7 +403,7 @@ async def test_a_process_that_does_not_show_itself_is_ended_and_so_is_who_forked
     monkeypatch.setattr("recursor.sandboxes.branches.BIRTH", 0.5)
     first = copyable(await ProcessSandbox(memory=512 << 20).open())
     try:
-        before = processes()
+        before = await settled()
         await Bench(first).shown("kept = 1")
         second = await first.fork()
         code = f"""
@@ -411,7 +432,7 @@ async def test_a_process_that_ends_as_soon_as_it_has_shown_itself_costs_nobody_e
         await Bench(other).shown("kept = 1")
         code = "real = forking._write\ndef show(fd, data):\n    real(fd, data)\n    os._exit(0)\nforking._write = show"
         await Bench(repl).shown(GUEST + code)
-        before = processes()
+        before = await settled()
         for _ in range(3):
             with pytest.raises(SandboxError):
                 await repl.fork()
@@ -426,7 +447,7 @@ async def test_a_fork_that_its_worker_does_not_live_to_see_costs_nobody_else_any
 ) -> None:
     other = copyable(await ProcessSandbox(memory=512 << 20).open())
     try:
-        before = processes()
+        before = await settled()
         worker = cast("Any", other)._link.worker
         end = jail.Birth.end
 
@@ -443,7 +464,7 @@ async def test_a_fork_that_its_worker_does_not_live_to_see_costs_nobody_else_any
             await other.fork()
         await left(lambda found: len(found) < len(before))
         with pytest.raises(SandboxError, match="it has ended"):
-            worker.fork()
+            worker.fork().end()
         assert await Bench(repl).shown("6 * 7") == "42\n"
     finally:
         await other.close()
@@ -467,7 +488,7 @@ forking._fork = parent_shows
         + code
         + "take = forking._close\nforking._close = lambda fd: (write(fd, b'.') if fd > 4 else 0, take(fd))"
     )
-    before = processes()
+    before = await settled()
     with pytest.raises(SandboxError):
         async with asyncio.timeout(20):
             await repl.fork()
@@ -530,7 +551,7 @@ def send(header):
     data = json.dumps(header).encode()
     os.write(3, struct.pack('<II', len(data), 0) + data)
 """
-    before = processes()
+    before = await settled()
     async with asyncio.timeout(30):
         await Bench(repl).run(code + frames, max_time=2)
         for _ in range(3):

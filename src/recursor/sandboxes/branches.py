@@ -6,7 +6,7 @@ itself, is what the template process ends.
 
 from __future__ import annotations
 
-import asyncio
+import select
 import socket
 from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
@@ -58,7 +58,7 @@ class Forkable(Protocol):
         """Whether it can be where it is."""
 
     def fork(self) -> Birth:
-        """Let it fork once. Raises SandboxError when it may not."""
+        """Let it fork once. Does not block; raises SandboxError when it may not."""
 
 
 def no_forks(worker: Worker) -> str:
@@ -99,7 +99,7 @@ async def fork(link: Link, sources: Mapping[str, Source], asked: int | None = No
 
 async def _forked(worker: Forkable, link: Link, asked: int | None) -> Copied:
     try:
-        birth = await in_thread(worker.fork, discard=lambda birth: birth.drop())
+        birth = worker.fork()
     except OSError as error:
         raise SandboxError(f"the REPL cannot be forked: {error.strerror}") from error
     try:
@@ -110,18 +110,22 @@ async def _forked(worker: Forkable, link: Link, asked: int | None) -> Copied:
     if refused:
         await in_thread(birth.drop)
         raise SandboxError(refused)
-    return await in_thread(birth.end, discard=lambda worker: worker.close())
+    return await in_thread(_born, birth, discard=lambda worker: worker.close())
+
+
+def _born(birth: Birth) -> Copied:
+    """Wait until the new worker is ready, or for as long as that may take, and return it."""
+    arrivals = select.poll()
+    arrivals.register(birth.rpc, select.POLLIN)
+    arrivals.poll(BIRTH * 1000)
+    return birth.end()
 
 
 async def _told(link: Link, birth: Birth, asked: int | None) -> str:
     """Have the worker fork; return why it did not, or nothing when it may have."""
-    loop = asyncio.get_running_loop()
-    born: asyncio.Future[None] = loop.create_future()
-    loop.add_reader(birth.rpc, _settle, born)
     try:
         assert link.worker.aux is not None
-        for descriptor in birth.inside:
-            socket.send_fds(link.worker.aux, [b"."], [descriptor])
+        socket.send_fds(link.worker.aux, [b"."], birth.inside)
         header = {"op": "fork"} if asked is None else {"op": "fork", "re": asked}
         told = link.expect(header, wire.Forked, number=asked)
         if not await link.first(told, BIRTH):
@@ -131,16 +135,8 @@ async def _told(link: Link, birth: Birth, asked: int | None) -> str:
         frame, _ = told.result()
         if isinstance(frame, wire.Failed):
             return f"the REPL was not forked: {frame.error[:1000]}"
-        birth.given()
-        await link.first(born, BIRTH)
         return ""
     except OSError:
         return "the REPL cannot be forked: it does not take what it is given"
     finally:
         birth.given()
-        loop.remove_reader(birth.rpc)
-
-
-def _settle(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)

@@ -32,6 +32,7 @@ import msgspec
 from recursor.errors import ConfigError, IsolationUnavailable, SandboxError
 from recursor.sandboxes.cgroups import NO_BOUND, Bound, bound
 from recursor.sandboxes.guest import linux
+from recursor.sandboxes.guest.families import MOST
 from recursor.sandboxes.mounts import check_again
 from recursor.sandboxes.remedies import explain_platform, explain_step
 from recursor.sandboxes.report import Facts, isolation
@@ -59,7 +60,6 @@ class _Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     failed: _Step | None = None
     spawned: int | None = None
     forks: bool = False
-    forking: bool = False
     status: int | None = None
 
 
@@ -83,6 +83,8 @@ class Spawned:
     """Whether it can be forked: not without namespaces, nor where nobody is asked by its filter."""
     _pidfd: int
     _number: int
+    _kin: set[int]
+    """Numbers of all that were forked from the same worker, and of that one."""
     _zygote: Zygote = field(repr=False)
     _ending: str | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
@@ -98,12 +100,12 @@ class Spawned:
         return self._zygote.isolation(memory)
 
     def fork(self) -> Birth:
-        """Let it fork once, and prepare what the new process is to have.
+        """Let it fork once, and prepare what the new process is to have. Does not block.
 
         Raises:
-            SandboxError: it may not, or there are as many as there may be.
+            SandboxError: there are as many as there may be.
         """
-        return self._zygote.begin_fork(self._number)
+        return self._zygote.begin_fork(self._number, self._kin)
 
     def interrupt(self) -> None:
         """Raise KeyboardInterrupt in what runs."""
@@ -149,6 +151,7 @@ class Spawned:
             with self._lock:
                 if self._ending is None:
                     self._ending = self._zygote.ending(self._number)
+                    self._kin.discard(self._number)
                     os.close(self._pidfd)
         return self._ending
 
@@ -186,9 +189,10 @@ class _Ends:
 class Birth:
     """A worker that is about to fork. `end` or `drop` it, whatever comes of it."""
 
-    def __init__(self, zygote: Zygote, parent: int, ends: _Ends) -> None:
+    def __init__(self, zygote: Zygote, parent: int, kin: set[int], ends: _Ends) -> None:
         self._zygote = zygote
         self._parent = parent
+        self._kin = kin
         self._ends = ends
 
     @property
@@ -212,7 +216,7 @@ class Birth:
             SandboxError: there is none. Had the worker forked all the same, it and all its kin are ended.
         """
         try:
-            return self._zygote.end_fork(self._parent, self._ends)
+            return self._zygote.end_fork(self._parent, self._kin, self._ends)
         except BaseException:
             self._ends.close()
             raise
@@ -254,6 +258,8 @@ class Zygote:
         self._mounts = dict(mounts)
         self._bound: Bound = NO_BOUND
         self._control, inside = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._aside = self._control.dup()
+        self._aside.setblocking(False)
         self._control.settimeout(_START)
         self._pidfd = -1
         errors, write_errors = os.pipe()
@@ -295,40 +301,44 @@ class Zygote:
             answer, received = self._ask({"spawn": {"memory": memory, "scratch": scratch}}, ends.inside)
             if answer.failed is not None:
                 raise IsolationUnavailable(_explain(answer.failed))
-            spawned = self._spawned(answer, received, ends)
+            spawned = self._spawned(answer, received, set(), ends)
         except BaseException:
             ends.close()
             raise
         ends.close_inside()
         return spawned
 
-    def begin_fork(self, number: int) -> Birth:
+    def begin_fork(self, number: int, kin: set[int]) -> Birth:
         """See `Spawned.fork`."""
+        if len(kin) >= MOST:
+            raise SandboxError(
+                f"the REPL cannot be forked: {MOST} processes were forked from the same one; close some of them, or "
+                "have fewer children begin in a copy at once"
+            )
         ends = _Ends.make()
         try:
             outside, inside = socket.socketpair()
             ends.inside.append(inside.detach())
             with outside:
-                answer, _ = self._ask({"fork": number}, [outside.fileno()])
-            if not answer.forking:
-                raise SandboxError(f"the REPL cannot be forked: {_why(answer)}")
+                self._tell({"fork": number}, [outside.fileno()])
         except BaseException:
             ends.close()
             raise
-        return Birth(self, number, ends)
+        return Birth(self, number, kin, ends)
 
-    def end_fork(self, parent: int, ends: _Ends) -> Spawned:
+    def end_fork(self, parent: int, kin: set[int], ends: _Ends) -> Spawned:
         """See `Birth.end`."""
         answer, received = self._ask({"born": parent})
         if answer.failed is not None:
             raise SandboxError(f"the REPL was not forked: {_why(answer)}")
-        return self._spawned(answer, received, ends)
+        return self._spawned(answer, received, kin, ends)
 
-    def _spawned(self, answer: _Answer, received: list[int], ends: _Ends) -> Spawned:
+    def _spawned(self, answer: _Answer, received: list[int], kin: set[int], ends: _Ends) -> Spawned:
         if answer.spawned is None or len(received) != 1:
             raise self._lost("it gave no worker", received)
         pidfd = received[0]
-        return Spawned(ends.rpc, ends.aux, ends.output, answer.forks, pidfd, answer.spawned, self)
+        kin.add(answer.spawned)
+        return Spawned(ends.rpc, ends.aux, ends.output, answer.forks, pidfd, answer.spawned, kin, self)
 
     def ending(self, number: int) -> str:
         """Say how a worker that has ended did so."""
@@ -347,6 +357,7 @@ class Zygote:
     def close(self) -> None:
         """End it and every worker. May be called twice."""
         self._broken = True
+        self._aside.close()
         self._control.close()
         pidfd, self._pidfd = self._pidfd, -1
         if pidfd < 0:
@@ -362,6 +373,7 @@ class Zygote:
     def forget(self) -> None:
         """Let go of it without ending it: in a forked child it is the parent's."""
         self._broken = True
+        self._aside.close()
         self._control.close()
         if self._pidfd >= 0:
             os.close(self._pidfd)
@@ -390,6 +402,15 @@ class Zygote:
             step = f"unshare({', '.join(sorted(missing))})"
             raise IsolationUnavailable(explain_step(step, 0, "it had no effect"))
         return answer.ready
+
+    def _tell(self, message: object, descriptors: Sequence[int]) -> None:
+        """Send what is not answered. It may go between a request of another thread and its answer."""
+        if self._broken:
+            raise _ZygoteLost("the sandbox's template process is gone")
+        try:
+            socket.send_fds(self._aside, [msgspec.json.encode(message)], descriptors)
+        except OSError as error:  # it ends, or has not read for long
+            raise SandboxError(f"the sandbox's template process does not listen: {error.strerror}") from error
 
     def _ask(self, message: object, descriptors: Sequence[int] = ()) -> tuple[_Answer, list[int]]:
         with self._lock:

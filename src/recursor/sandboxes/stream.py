@@ -35,7 +35,17 @@ from recursor.types import CallStyle, Isolation
 
 ENDING = 10.0
 """Seconds within which what was killed must be gone."""
-_NOT_FOR_STREAMS = {"alone", "boot", "families", "locks", "namespaces", "relay", "zygote"}
+_NOT_FOR_STREAMS = {
+    "alone",
+    "boot",
+    "families",
+    "locks",
+    "namespaces",
+    "newcomers",
+    "rehearsal",
+    "relay",
+    "zygote",
+}
 _FLAGS = ("-P", "-s")
 """Neither the working directory nor a user's own packages."""
 ENVIRONMENT = {

@@ -42,13 +42,13 @@ class LocksAlone(Locks):
         self.threads = THREADS if self.threads else 0
         self._rules = {path: _access(path) for path in paths}
 
-    def lock_in(self, memory: int, scratch: int, *, last: int) -> int:
+    def lock_in(self, scratch: int, *, last: int) -> int:
         self._leave_the_group()
         os.chdir("/")
         with step("close_range"):  # the template has a descriptor for each of its workers
             linux.close_from(last + 1)
         with step("setrlimit"):
-            limit(self._baseline + memory, scratch, self._most)
+            limit(scratch, self._most)
         self._give_up()
         with step("landlock"):
             linux.landlock(self.landlock, self._rules)

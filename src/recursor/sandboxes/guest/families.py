@@ -126,18 +126,10 @@ class Family:
     def begin_fork(self, pid: int, birth: int) -> None:
         """Allow a member to fork once; its child is to show itself at the other end of `birth`.
 
-        Raises:
-            StepFailed: there can be no more.
+        Not where nobody is asked, while one of its forks is under way, nor where there are as many as may be.
         """
-        if self.listener < 0:
-            raise _refused("the kernel, or who runs this program, gives no say over a worker's filter")
-        if pid in self._births:
-            raise _refused("it is being forked already")
-        if len(self.members) >= MOST:
-            raise _refused(
-                f"{MOST} processes were forked from the same REPL; close some of them, or have fewer children "
-                "begin in a copy at once"
-            )
+        if self.listener < 0 or pid in self._births or len(self.members) >= MOST:
+            return
         self._births[pid] = end = socket.socket(fileno=os.dup(birth))
         end.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         end.setblocking(False)

@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import asyncio
 import os
-import random
 import signal
 import sys
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
 
-from .turns import TurnChannel
+from . import linux
+from .turns import FORKED, TurnChannel
 
-_fork, _dup2, _close, _write, _exit = os.fork, os.dup2, os.close, os.write, os._exit
+_fork, _dup2, _close, _write, _exit = linux.fork, os.dup2, os.close, os.write, os._exit
 _mask = signal.pthread_sigmask
 _SHOWN = 3
 """Names of threads that a refusal tells."""
@@ -63,18 +63,16 @@ def fork(channel: TurnChannel, descriptors: Sequence[int]) -> bool:
     try:
         if channel.reader is not None:
             channel.reader.join()
-        if min(descriptors) < 0:
+        if len(descriptors) < FORKED:
             raise NotForked("too many files are open in the REPL")
         for stream in (sys.__stdout__, sys.__stderr__):
             with suppress(Exception):
                 stream.flush()  # type: ignore[union-attr]  # what is in it would be written twice
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nothing is left of a child that ends
-        chance = random.getstate()
         try:
             child = _fork() == 0
         except OSError as error:
             raise NotForked(f"the REPL cannot be forked: {error.strerror}") from None
-        random.setstate(chance)  # the library seeds anew in a child, and not as we do
         if child:
             rpc, aux, output, birth = descriptors
             channel.move(rpc, aux)
@@ -84,8 +82,7 @@ def fork(channel: TurnChannel, descriptors: Sequence[int]) -> bool:
             _write(birth, b".")
     finally:
         for descriptor in descriptors:
-            if descriptor >= 0:
-                _close(descriptor)
+            _close(descriptor)
     return child
 
 

@@ -24,11 +24,13 @@ _OPEN_TREE, _MOVE_MOUNT, _CLOSE_RANGE, _MOUNT_SETATTR = 428, 429, 436, 442
 _LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446
 _AT_FDCWD, _AT_EMPTY_PATH, _AT_RECURSIVE = -100, 0x1000, 0x8000
 _MNT_DETACH = 2
-_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_CAPBSET_DROP = 1, 4, 24
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NAME, _PR_CAPBSET_DROP = 1, 4, 15, 24
 _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 38, 47, 4
 _CAPABILITY_VERSION_3 = 0x20080522
 
 _libc = ctypes.CDLL(None, use_errno=True)
+_python = ctypes.PyDLL(None, use_errno=True)
+"""Keeps the interpreter's lock in a call."""
 _ulong = ctypes.c_ulong
 
 
@@ -62,6 +64,20 @@ def setns(descriptor: int, kind: int) -> None:
     _checked(_libc.setns(descriptor, kind), "setns")
 
 
+def fork() -> int:
+    """Fork a process that has one thread; return the child's pid, 0 in it.
+
+    Unlike `os.fork` this runs nothing of Python's in the child. That makes locks anew, which other threads may
+    have held, and gives the child other randomness than its parent's: there are none, and who calls this
+    wants the same, or seeds it. It would touch more memory than all else that a copy does first.
+    """
+    pid: int = _python.fork()
+    if pid < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return pid
+
+
 def close_from(first: int) -> None:
     """Close every descriptor from `first` on."""
     syscall("close_range", _CLOSE_RANGE, first, 0xFFFFFFFF, 0)
@@ -75,6 +91,12 @@ def pidfd_open(pid: int) -> int:
 def pidfd_send_signal(pidfd: int, number: int) -> None:
     """As in `signal`, which lacks it where Python was built with old headers."""
     syscall("pidfd_send_signal", _PIDFD_SEND_SIGNAL, pidfd, number, None, 0)
+
+
+def set_name(name: str) -> None:
+    """What lists of processes show, 15 characters; new processes of this one begin with it."""
+    text = ctypes.create_string_buffer(name.encode())
+    prctl(_PR_SET_NAME, ctypes.addressof(text))
 
 
 def die_with_parent() -> None:

@@ -9,7 +9,8 @@ import os
 import resource
 from contextlib import suppress
 
-from . import linux, memory, seccomp
+from . import linux, seccomp
+from .memory import RESERVE
 from .namespaces import INSIDE, SCRATCH, Proc, map_ids, step
 
 THREADS = 400
@@ -35,14 +36,13 @@ class Locks:
         self.syscalls = self._filter.allowed + self._filter.conditional
         self.pinning = self._filter.number
 
-    def lock_in(self, memory: int, scratch: int, *, last: int) -> int:
-        """Make this process a worker's, for good, but for the descriptor of its filter.
+    def lock_in(self, scratch: int, *, last: int) -> int:
+        """Make this process a worker's, for good, but for its memory (`bound`), and the descriptor of its filter.
 
         That is returned (-1 where there is none). The template takes it out of this process, which has
         to close it then, and to make itself undumpable, before it serves anybody.
 
         Args:
-            memory: bytes of address space beyond what the process had when it was a template's.
             scratch: bytes of its private /tmp, and of the longest file in it.
             last: the last descriptor that it keeps.
 
@@ -63,7 +63,7 @@ class Locks:
         with step("close_range"):  # before the limit: the template has a descriptor for each of its workers
             linux.close_from(last + 1)
         with step("setrlimit"):
-            limit(self._baseline + memory, scratch, THREADS)
+            limit(scratch, THREADS)
         self._give_up()
         if self.landlock:
             with step("landlock"):
@@ -71,6 +71,10 @@ class Locks:
                 linux.landlock(self.landlock, rules)
         with step("seccomp"):
             return self._filter.install()
+
+    def bound(self, memory: int) -> None:
+        """Bound the address space of this process, beyond what it had when it was a template's."""
+        _lower(resource.RLIMIT_AS, self._baseline + memory + RESERVE)
 
     def _leave_the_group(self) -> None:
         with step("setsid"):
@@ -109,10 +113,9 @@ def _threads_are_counted() -> bool:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
-def limit(address_space: int, scratch: int, threads: int) -> None:
-    """Set the limits of this process; none of them is ever raised."""
+def limit(scratch: int, threads: int) -> None:
+    """Set the limits of this process but for that of memory; none of them is ever raised."""
     for kind, value in (
-        (resource.RLIMIT_AS, address_space + memory.RESERVE),
         (resource.RLIMIT_NPROC, threads),
         (resource.RLIMIT_NOFILE, OPEN_FILES),
         (resource.RLIMIT_STACK, STACK),
@@ -122,6 +125,10 @@ def limit(address_space: int, scratch: int, threads: int) -> None:
         (resource.RLIMIT_MSGQUEUE, 0),
         (resource.RLIMIT_SIGPENDING, 256),
     ):
-        _, hard = resource.getrlimit(kind)
-        allowed = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        resource.setrlimit(kind, (allowed, allowed))
+        _lower(kind, value)
+
+
+def _lower(kind: int, value: int) -> None:
+    _, hard = resource.getrlimit(kind)
+    allowed = value if hard == resource.RLIM_INFINITY else min(value, hard)
+    resource.setrlimit(kind, (allowed, allowed))

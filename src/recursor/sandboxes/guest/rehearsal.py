@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import linecache
 import socket
+from contextlib import redirect_stdout
 from typing import Any
 
 from . import replay
@@ -32,15 +33,16 @@ def rehearse() -> None:
     """Serve a host that sends some blocks of ours, to the end."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        channel = TurnChannel(theirs, theirs, lambda: None)
-        worker = Worker(channel, Capture(), lambda: None)
+        channel, capture = TurnChannel(theirs, theirs, lambda: None), Capture()
+        worker = Worker(channel, capture, lambda: None)
         _send(ours, {"op": "setup", "tools": [], "calls": "plain", "seed": "", "forks": ""})
         for number in range(TIMES * len(BLOCKS)):
             block = BLOCKS[number % len(BLOCKS)]
             _send(ours, {"op": "run", "id": number, "readings": []}, block.encode())
         _send(ours, {"op": "bye"})
         channel.start()
-        worker.serve()
+        with redirect_stdout(capture):
+            worker.serve()
     replay.unseed()
     linecache.clearcache()
     asyncio.set_event_loop(None)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import functools
 import os
 import struct
 from collections.abc import Mapping
@@ -325,13 +326,20 @@ def pin(pid: int) -> None:
 
     A process that is forked from it has two of these filters, and signals nobody.
     """
+    number, others, own = _pinning()
+    program = _Program(others + _op(_EQUAL, pid, 0, 1) + own)
+    linux.syscall("seccomp", number, _MODE_FILTER, 0, program.header)
+
+
+@functools.cache
+def _pinning() -> tuple[int, bytes, bytes]:
+    """The number of seccomp(2), and what comes before and after the question of whether a signal is for a process."""
     architecture = ARCHITECTURES[os.uname().machine]
+    signals = [architecture.numbers[name] for name in ("kill", "tkill", "tgkill")]
     program = [_op(_LOAD, _NUMBER)]
-    body = [_op(_LOAD, _low(0)), _op(_EQUAL, pid, 0, 1), _op(_RETURN, _ALLOW), _op(_RETURN, _EPERM)]
-    for name in ("kill", "tkill", "tgkill"):
-        program += [_op(_EQUAL, architecture.numbers[name], 0, len(body)), *body]
-    made = _Program(b"".join([*program, _op(_RETURN, _ALLOW)]))
-    linux.syscall("seccomp", architecture.seccomp, _MODE_FILTER, 0, made.header)
+    program += [_op(_EQUAL, number, len(signals) - index, 0) for index, number in enumerate(signals)]
+    program += [_op(_RETURN, _ALLOW), _op(_LOAD, _low(0))]
+    return architecture.seccomp, b"".join(program), _op(_RETURN, _ALLOW) + _op(_RETURN, _EPERM)
 
 
 _ABOUT_ONE = _names("""
@@ -406,7 +414,10 @@ class Filter:
         self._architecture = ARCHITECTURES[machine]
         rules = {**_CONDITIONAL, **(rules or {})}
         self._program = _Program(_assemble(self._architecture, rules))
-        self._asking = _Program(_assemble(self._architecture, {**rules, **_FORKS})) if forks else None
+        self._asking: _Program | None = None
+        if forks:
+            self._asking = _Program(_assemble(self._architecture, {**rules, **_FORKS}))
+            _pinning()  # once here, and not in each copy
         numbers = self._architecture.numbers
         self.number = self._architecture.seccomp
         """Of seccomp(2) itself."""

@@ -161,7 +161,7 @@ class TurnChannel(PumpedChannel):
 
     def _take_fork(self, header: dict[str, Any]) -> None:
         """Hand what a forked child is to have to who asked for it, and read nothing more before that has forked."""
-        header["descriptors"] = [self._descriptor() for _ in range(FORKED)]
+        header["descriptors"] = self._descriptors()
         if "re" not in header:
             self._held = True
             self.commands.put((header, b""))
@@ -172,5 +172,11 @@ class TurnChannel(PumpedChannel):
             settle(header["descriptors"])
             return
         for descriptor in header["descriptors"]:
-            if descriptor >= 0:
-                os.close(descriptor)
+            os.close(descriptor)
+
+    def _descriptors(self) -> list[int]:
+        """What a child is to have; less, where there was no room for all of it."""
+        data, descriptors, _, _ = socket.recv_fds(self._ends[1], 1, FORKED)
+        if not data:
+            raise EOFError
+        return descriptors

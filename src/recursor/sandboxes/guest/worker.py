@@ -20,7 +20,7 @@ import time
 import traceback
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, NoReturn
 
 from . import contexts, forking, mapped, memory, replay
 from .capture import KEEP, Capture
@@ -41,10 +41,6 @@ KEEP_EVERY = 0.05
 """Seconds between drafts that are sent while a block runs."""
 _monotonic = time.monotonic
 _FLAGS = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
-
-
-Serve: TypeAlias = Callable[[Callable[[], None]], NoReturn]
-"""Says that the worker is there, does what it is given, and only then reads what the host sends."""
 
 
 class Worker:
@@ -165,8 +161,7 @@ class Worker:
         try:
             if refused:
                 for descriptor in descriptors:
-                    if descriptor >= 0:
-                        os.close(descriptor)
+                    os.close(descriptor)
                 raise forking.NotForked(refused)
             child = forking.fork(self._line, descriptors)
             if child:
@@ -403,10 +398,10 @@ def serve_stream(incoming: int, outgoing: int, facts: dict[str, Any]) -> NoRetur
 
 def serve_over(channel: Channel, facts: dict[str, Any] | None = None) -> NoReturn:
     """The same, over a channel that the caller has made."""
-    prepared(channel, facts)(lambda: None)
+    prepared(channel, facts)()
 
 
-def prepared(channel: Channel, facts: dict[str, Any] | None = None) -> Serve:
+def prepared(channel: Channel, facts: dict[str, Any] | None = None) -> Callable[[], NoReturn]:
     """Make this process all that a REPL is before it speaks with its host; return what does that, also in a fork."""
     mapped.allow()
     capture = Capture()
@@ -426,11 +421,10 @@ def prepared(channel: Channel, facts: dict[str, Any] | None = None) -> Serve:
         if worker.running:
             channel.interrupt()
 
-    def serve(close_off: Callable[[], None]) -> NoReturn:
+    def serve() -> NoReturn:
         signal.signal(signal.SIGINT, on_interrupt)
-        channel.send({"op": "ready", "facts": facts})
-        close_off()
         channel.start()
+        channel.send({"op": "ready", "facts": facts})
         worker.serve()
         leave()
         raise AssertionError("unreachable")

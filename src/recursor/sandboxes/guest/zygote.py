@@ -10,8 +10,8 @@ Control socket (SEQPACKET, JSON), one request at a time:
   -> {"ready": {...}} or {"failed": step} once, then
   <- {"spawn": {"memory": bytes, "scratch": bytes}} with descriptors rpc, aux, output
   -> {"spawned": number, "forks": whether it can be forked} with a pidfd, or {"failed": step}
-  <- {"fork": number} with an end of a socket: the worker may fork once
-  -> {"forking": true}, or {"failed": step}
+  <- {"fork": number} with an end of a socket: the worker may fork once, if there may be more
+     Nothing is answered, and it may come between a request and its answer.
   <- {"born": number}      it has forked, or will not
   -> {"spawned": number, "forks": ...} of the new process, with a pidfd, or {"failed": step}
   <- {"reap": number}      the process has ended, or is about to
@@ -31,6 +31,7 @@ import signal
 import socket
 import sys
 import traceback
+from array import array
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NoReturn
@@ -41,6 +42,7 @@ from .channel import leave
 from .families import Family
 from .locks import OPEN_FILES, Locks
 from .namespaces import SCRATCH, Proc, StepFailed, enter_jail, step
+from .newcomers import Newcomer, addressed, failed
 from .turns import TurnChannel
 
 PRELOAD = (
@@ -54,7 +56,12 @@ PRELOAD = (
 
 ENVIRONMENT = {"HOME": SCRATCH, "TMPDIR": SCRATCH, "LANG": "C.UTF-8", "PATH": "/nonexistent"}
 
-RPC, AUX, REPORT = 3, 4, 5
+_NAME = "recursor"
+"""Of the process."""
+_FDS = socket.CMSG_LEN(3 * array("i").itemsize)
+"""Bytes of the most descriptors that come at once."""
+RPC, AUX, DOOR = 3, 4, 5
+"""Where workers have their descriptors; the last till they are addressed."""
 
 
 def main(control_fd: int, packages: list[str]) -> NoReturn:
@@ -101,7 +108,7 @@ def _enter(tier: str, mounts: dict[str, str], proc: Proc, control: socket.socket
     return locks, sorted(name for name, identity in proc.namespaces().items() if identity != outside[name])
 
 
-def _rehearsed() -> worker.Serve:
+def _rehearsed() -> Callable[[], NoReturn]:
     """Prepare all that workers have in common; return what a forked one is to do."""
     rehearsal.rehearse()
     rpc, aux = (socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, place) for place in (RPC, AUX))
@@ -111,9 +118,9 @@ def _rehearsed() -> worker.Serve:
 def _clear_places(control_fd: int) -> socket.socket:
     """Close what else was inherited, and occupy the numbers at which workers have their descriptors."""
     linux.close_from(control_fd + 1)
-    control = socket.socket(fileno=fcntl.fcntl(control_fd, fcntl.F_DUPFD_CLOEXEC, REPORT + 1))
-    os.closerange(RPC, REPORT + 1)
-    for _ in (RPC, AUX, REPORT):  # by sockets: the objects of workers are made before there are any
+    control = socket.socket(fileno=fcntl.fcntl(control_fd, fcntl.F_DUPFD_CLOEXEC, DOOR + 1))
+    os.closerange(RPC, DOOR + 1)
+    for _ in (RPC, AUX, DOOR):  # by sockets: the objects of workers are made before there are any
         socket.socket(socket.AF_UNIX).detach()
     os.dup2(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC), 0, inheritable=False)
     return control
@@ -128,7 +135,7 @@ class _Zygote:
         control: socket.socket,
         proc: Proc,
         locks: Locks,
-        serve: worker.Serve,
+        serve: Callable[[], NoReturn],
         *,
         own_pids: bool,
     ) -> None:
@@ -136,6 +143,8 @@ class _Zygote:
         self._proc = proc
         self._locks = locks
         self._serve_as_worker = serve
+        self._door = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, DOOR)
+        """Of a worker. Here it leads nowhere."""
         self._own_pids = proc.namespace("pid") if own_pids else None
         self._number = 0
         self._alive: dict[int, int] = {}
@@ -145,6 +154,10 @@ class _Zygote:
         self._families: dict[int, Family] = {}
         """By number of a member."""
         self._listeners: dict[int, Family] = {}
+        self._newcomer: Newcomer | None = None
+        """Locked in, or about to be, and the next that the host gets."""
+        self._scratch = (0, 0)
+        """Bytes of the /tmp of the last two that the host was given."""
         self._poll = select.epoll()
         self._poll.register(control, select.EPOLLIN)
 
@@ -158,16 +171,30 @@ class _Zygote:
         }
         self._answer({"ready": facts})
         while True:
-            for descriptor, events in self._poll.poll():
-                if descriptor == self._control.fileno():
-                    self._serve_host()
-                elif descriptor in self._listeners:  # else its family has just ended
-                    self._serve_family(descriptor, events)
+            events = dict(self._poll.poll())
+            self._serve_host()  # first: whether a process may fork was said before it tries to
+            for descriptor, happened in events.items():
+                if descriptor in self._listeners:
+                    self._serve_family(descriptor, happened)
+                elif self._newcomer is not None and descriptor == self._newcomer.door.fileno():
+                    self._receive(self._newcomer)
+            self._look_ahead()
 
     def _serve_host(self) -> None:
-        message, descriptors, _, _ = socket.recv_fds(self._control, 4096, 3)
-        if not message:
-            os._exit(0)
+        """Do all that the host has asked for."""
+        while True:
+            try:  # not recv_fds, which forgets its flags
+                message, ancillary, _, _ = self._control.recvmsg(4096, _FDS, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return
+            if not message:
+                os._exit(0)
+            descriptors = array("i")
+            for _level, _kind, data in ancillary:
+                descriptors.frombytes(data)
+            self._serve_request(message, descriptors.tolist())
+
+    def _serve_request(self, message: bytes, descriptors: list[int]) -> None:
         self._collect()
         operations: dict[str, Callable[[Any, list[int]], None]] = {
             "spawn": self._spawn, "reap": self._reap, "fork": self._fork_worker, "born": self._born,
@@ -263,52 +290,115 @@ class _Zygote:
                     _kill(pid)
 
     def _spawn(self, request: dict[str, int], descriptors: list[int]) -> None:
-        reading, writing = os.pipe()
-        family = Family(namespace=self._own_pids is not None, pinning=self._locks.pinning)
+        memory, scratch = request["memory"], request["scratch"]
+        newcomer = self._newcomer
+        if newcomer is not None and newcomer.scratch == scratch:
+            self._newcomer = None
+            if self._give(newcomer, memory, descriptors):
+                return
+        newcomer = self._begin(scratch)
+        if not self._give(newcomer, memory, descriptors):
+            self._answer({"failed": newcomer.report})
+
+    def _give(self, newcomer: Newcomer, memory: int, descriptors: list[int]) -> bool:
+        """Let the host have a newcomer; return False where it has come to nothing."""
         try:
-            try:
-                pid = self._fork(family, lambda: self._become_worker(request, [*descriptors, writing]))
-            finally:
-                os.close(writing)
-            said = json.loads(os.read(reading, 4096) or b"{}")
-            if "listener" not in said:
-                os.waitpid(pid, 0)
-                raise _Unborn(said)
-            family.take_listener(pid, said["listener"])
-        except (StepFailed, _Unborn) as failed:
-            self._end(family)
-            died = {"step": "lock in", "errno": 0, "error": "the worker ended"}
-            self._answer({"failed": failed.report or died})
-            return
-        finally:
-            os.close(reading)  # the worker goes on
-        if family.listener >= 0:
-            self._listeners[family.listener] = family
-            self._poll.register(family.listener, select.EPOLLIN)
+            if not self._admit(newcomer):
+                return False
+            newcomer.address(memory, descriptors)
+        except OSError:
+            self._dismiss(newcomer)
+            return False
+        self._scratch = (self._scratch[1], newcomer.scratch)
+        self._welcome(newcomer.family, newcomer.pid)
+        return True
+
+    def _begin(self, scratch: int) -> Newcomer:
+        """Fork a worker that locks itself in. Raises StepFailed."""
         self._number += 1
+        linux.set_name(f"family-{self._number}")
+        family = Family(namespace=self._own_pids is not None, pinning=self._locks.pinning)
+        door, inside = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        linux.set_name(f"next-{self._number}")
+        try:
+            with inside:
+                pid = self._fork(family, lambda: self._become_worker(scratch, inside.fileno()))
+        except StepFailed:
+            door.close()
+            self._end(family)
+            raise
+        finally:
+            linux.set_name(_NAME)
         self._alive[pid] = self._number
-        self._welcome(family, pid)
+        self._enter(family, pid)
+        self._poll.register(door, select.EPOLLIN)
+        return Newcomer(self._number, pid, family, scratch, door)
+
+    def _admit(self, newcomer: Newcomer) -> bool:
+        """Wait until it has locked itself in; return whether it has. It is gone where it has not."""
+        if newcomer.admitted:
+            return True
+        self._poll.unregister(newcomer.door)
+        try:
+            admitted = newcomer.admit()
+        except OSError:
+            admitted = False
+        listener = newcomer.family.listener
+        if not admitted:
+            self._dismiss(newcomer)
+        elif listener >= 0:
+            self._listeners[listener] = newcomer.family
+            self._poll.register(listener, select.EPOLLIN)
+        return admitted
+
+    def _receive(self, newcomer: Newcomer) -> None:
+        if not self._admit(newcomer):
+            self._newcomer, self._scratch = None, (0, 0)  # who asks for one will hear of it
+
+    def _dismiss(self, newcomer: Newcomer) -> None:
+        newcomer.door.close()
+        with suppress(ProcessLookupError):
+            os.kill(newcomer.pid, signal.SIGKILL)
+        self._end(newcomer.family)
+        del self._families[newcomer.number]
+        self._ended.pop(newcomer.number, None)
+
+    def _look_ahead(self) -> None:
+        """Begin the worker that the host will ask for next."""
+        before, last = self._scratch
+        newcomer = self._newcomer
+        if not last or (newcomer is not None and (newcomer.scratch == last or before != last)):
+            return
+        self._newcomer = None
+        if newcomer is not None:
+            self._dismiss(newcomer)
+        try:
+            self._newcomer = self._begin(last)
+        except (StepFailed, OSError):
+            self._scratch = (0, 0)  # who asks for one will hear of it
+
+    def _enter(self, family: Family, pid: int) -> None:
+        """Note a process of a family under the last number."""
+        family.members[pid] = self._number
+        self._families[self._number] = family
 
     def _welcome(self, family: Family, pid: int) -> None:
         pidfd = linux.pidfd_open(pid)
-        family.members[pid] = self._number
-        self._families[self._number] = family
-        self._answer({"spawned": self._number, "forks": family.listener >= 0}, (pidfd,))
+        if pid not in family.members:
+            self._enter(family, pid)
+        self._answer({"spawned": family.members[pid], "forks": family.listener >= 0}, (pidfd,))
         os.close(pidfd)
 
-    def _family(self, number: int) -> Family:
-        """The family of a worker that may fork. Raises StepFailed when the host has asked to reap it."""
-        if number not in self._families:
-            raise StepFailed("fork a REPL", OSError(0, "it has ended"))
-        return self._families[number]
-
     def _fork_worker(self, number: int, descriptors: list[int]) -> None:
-        family = self._family(number)
-        family.begin_fork(family.pid(number), descriptors[0])
-        self._answer({"forking": True})
+        if number in self._families:
+            family = self._families[number]
+            with suppress(OSError):  # no room for a descriptor: it may not
+                family.begin_fork(family.pid(number), descriptors[0])
 
     def _born(self, number: int, _descriptors: list[int]) -> None:
-        family = self._family(number)
+        if number not in self._families:  # the host has asked to reap it
+            raise StepFailed("fork a REPL", OSError(0, "it has ended"))
+        family = self._families[number]
         try:
             pid = family.end_fork(family.pid(number), self._known())
         except StepFailed:
@@ -330,19 +420,23 @@ class _Zygote:
         finally:
             linux.setns(self._own_pids, linux.NEWPID)
 
-    def _become_worker(self, request: dict[str, int], descriptors: list[int]) -> NoReturn:
+    def _become_worker(self, scratch: int, door: int) -> NoReturn:
         try:
-            _place_descriptors(*descriptors)
-            listener = self._locks.lock_in(request["memory"], request["scratch"], last=REPORT)
-        except StepFailed as failed:
-            os.write(REPORT, json.dumps(failed.report).encode())
+            for place, descriptor in ((1, 0), (2, 0), (DOOR, door)):
+                os.dup2(descriptor, place, inheritable=False)
+            listener = self._locks.lock_in(scratch, last=DOOR)
+        except StepFailed as step:
+            failed(self._door, step.report)
             os._exit(1)
         except BaseException as error:  # noqa: BLE001 - whatever it is, the worker must not go on
-            os.write(REPORT, json.dumps({"step": "lock in", "errno": 0, "error": repr(error)}).encode())
+            failed(self._door, {"step": "lock in", "errno": 0, "error": repr(error)})
             os._exit(1)
         try:
-            os.write(REPORT, b'{"listener": %d}' % listener)
-            self._serve_as_worker(lambda: _close_off(listener))
+            memory, descriptors = addressed(self._door, listener)
+            linux.set_name(f"repl-{self._number}")
+            self._locks.bound(memory)
+            _place_descriptors(*descriptors)
+            self._serve_as_worker()
         finally:
             traceback.print_exc()
             os._exit(1)
@@ -350,7 +444,7 @@ class _Zygote:
 
 def _forked(child: Callable[[], NoReturn]) -> int:
     with step("fork a worker"):
-        pid = os.fork()
+        pid = linux.fork()
     if not pid:
         child()
     return pid
@@ -368,26 +462,9 @@ def _kill(pid: int) -> None:
         os.close(pidfd)
 
 
-class _Unborn(Exception):
-    """A worker ended before it served."""
-
-    def __init__(self, report: dict[str, Any]) -> None:
-        super().__init__(report)
-        self.report = report
-
-
-def _place_descriptors(rpc: int, aux: int, output: int, report: int) -> None:
-    """Put what a worker keeps in its places; the template has them taken, so that what comes has other numbers."""
-    for place, descriptor in ((1, output), (2, output), (RPC, rpc), (AUX, aux), (REPORT, report)):
+def _place_descriptors(rpc: int, aux: int, output: int) -> None:
+    """Put what a worker keeps in its places; these are taken till then, so that what comes has other numbers."""
+    for place, descriptor in ((1, output), (2, output), (RPC, rpc), (AUX, aux)):
         os.dup2(descriptor, place, inheritable=False)
-
-
-def _close_off(listener: int) -> None:
-    """Wait until the template has taken the filter's descriptor, and close this process to others of its user."""
-    taken = select.poll()
-    taken.register(REPORT, 0)
-    taken.poll()
-    linux.set_dumpable(False)
-    if listener >= 0:
-        os.close(listener)
-    os.close(REPORT)
+    for descriptor in (rpc, aux, output):
+        os.close(descriptor)
