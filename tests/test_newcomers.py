@@ -88,6 +88,7 @@ async def test_a_worker_that_waits_becomes_what_is_asked_for(zygote: jail.Zygote
     for memory, scratch in ((64 * MB, MB), (512 * MB, MB), (256 * MB, 8 * MB), (256 * MB, 8 * MB)):
         await appeared(zygote._pid)
         worker = zygote.spawn(memory=memory, scratch=scratch)
+        assert worker.rpc.recv(8)
         limits = of(worker.pid, "limits").splitlines()
         values = {line[:26].strip(): line[26:].split()[:2] for line in limits}
         assert values["Max file size"] == [str(scratch)] * 2
