@@ -61,9 +61,11 @@ def zygote() -> Any:
 async def test_the_next_repl_is_the_worker_that_waits(zygote: jail.Zygote) -> None:
     assert waiting(zygote._pid) == []  # who asks for none has none
     first = zygote.spawn(memory=256 * MB, scratch=MB)
+    assert first.rpc.recv(8)  # it is no newcomer any more
     ready = await appeared(zygote._pid)
     second = zygote.spawn(memory=256 * MB, scratch=MB)
     assert second.pid == ready
+    assert second.rpc.recv(8)
     assert await appeared(zygote._pid, beside=ready) not in (first.pid, second.pid)
     for worker in (first, second):
         worker.close()
@@ -98,6 +100,7 @@ async def test_a_worker_that_waits_becomes_what_is_asked_for(zygote: jail.Zygote
 
 async def test_a_worker_that_waits_is_locked_in_and_has_nothing_of_the_host(zygote: jail.Zygote) -> None:
     worker = zygote.spawn(memory=256 * MB, scratch=MB)
+    assert worker.rpc.recv(8)
     ready = await appeared(zygote._pid)
     async with asyncio.timeout(10):
         while "Seccomp:\t2" not in (status := of(ready, "status")):
