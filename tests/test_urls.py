@@ -149,6 +149,26 @@ def test_the_root_lm_and_the_record_are_told_the_address_and_no_secret(site: Sit
     assert b"s3cret" not in store.read_bytes()
 
 
+def test_a_list_and_a_session_keep_no_secret_of_an_address_either(site: Site, tmp_path: Path) -> None:
+    site.answers["/a.txt"] = 200, {}, b"text"
+    store, secret = tmp_path / "runs.db", here(site, "/a.txt?token=s3cret")
+    (tmp_path / "b.txt").write_text("here")
+    root = ScriptedModel(["```repl\nx = len(context)\nFINAL(x)\n```", *["```repl\nFINAL(x)\n```"] * 3])
+    rlm = RLM(root, store=store)
+    with rlm.session("one", idle=0.01) as chat:
+        assert chat.completion("?", context=[tmp_path / "b.txt", secret]).answer == 2
+        waited = threading.Event()
+        while chat.open:
+            waited.wait(0.01)
+        assert chat.completion("?").answer == 2  # the REPL is made again with what this process knows
+    with rlm.session("one") as chat, pytest.raises(ConfigError, match="pass it again"):
+        chat.completion("?")
+    with rlm.session("one", contexts={1: [tmp_path / "b.txt", secret]}) as chat:
+        assert chat.completion("?").answer == 2
+    assert not any("s3cret" in message.content for prompt in root.requests for message in prompt)
+    assert not any(b"s3cret" in path.read_bytes() for path in tmp_path.iterdir())
+
+
 def test_a_run_is_resumed_with_what_the_address_gives_if_that_is_the_same(site: Site, tmp_path: Path) -> None:
     site.answers["/a.txt"] = 200, {}, b"text"
     rlm = RLM(ScriptedModel(["```repl\nx = 1\n```", "oh"]), store=tmp_path / "runs.db")
@@ -177,7 +197,7 @@ def test_a_run_is_resumed_with_what_the_address_gives_if_that_is_the_same(site: 
         "127.0.0.1", "0.0.0.0", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "100.100.100.200",
         "224.0.0.1", "255.255.255.255", "192.0.2.1", "198.18.0.1", "168.63.129.16", "::1", "::", "::ffff:127.0.0.1",
         "::ffff:169.254.169.254", "::127.0.0.1", "fe80::1%eth0", "fc00::1", "fd00:ec2::254", "fec0::1", "ff02::1",
-        "64:ff9b::7f00:1", "64:ff9b::a9fe:a9fe", "2002:7f00:1::", "2002:a9fe:a9fe::1", "2001:db8::1", "nonsense",
+        "64:ff9b::7f00:1", "64:ff9b::a9fe:a9fe", "64:ff9b:1::808:808", "192.0.0.192", "3fff::1", "5f00::1", "4000::1", "2002:7f00:1::", "2002:a9fe:a9fe::1", "2001:db8::1", "nonsense",
     ],
 )  # fmt: skip
 def test_addresses_of_this_machine_and_its_networks_are_not_public(address: str) -> None:
@@ -262,7 +282,7 @@ def test_redirections_are_followed_counted_and_kept_in_their_scheme(site: Site) 
 
 @pytest.mark.parametrize(
     "url",
-    ["http://me:pw@[::1/", "http://me:pw@a b/?pw", "file:///etc/passwd", "ftp://example.com/a", "example.com", "http://", "http:///x", "http://a b/", "http://a/\r\nX: y",
+    ["http://me:pw＠ℂ／@h/", "http://me:pw/x@h/", "http://h/\ud800", "http://me:pw@[::1/", "http://me:pw@a b/?pw", "file:///etc/passwd", "ftp://example.com/a", "example.com", "http://", "http:///x", "http://a b/", "http://a/\r\nX: y",
      "http://me@example.com/", "http://me:pw@example.com/", "http://example.com:99999/", "http://[::1/", "gopher://x/", ""],
 )  # fmt: skip
 def test_what_is_no_address_of_a_file_is_refused(url: str) -> None:

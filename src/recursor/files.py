@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Protocol, TypeAlias, runtime_checkable
 
 AnyPath: TypeAlias = str | os.PathLike[str]
+_USER = re.compile(r"^([^/]*//)[^/]*@")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,13 @@ class Url:
     max_bytes: int = 1 << 30
     max_time: float = 300.0
     raw: bool = False
+
+    @property
+    def shown(self) -> str:
+        """The address as it is told and recorded: users, passwords and what follows a question mark may be secrets."""
+        plain, mark, _ = self.url.partition("#")[0].partition("?")
+        plain = _USER.sub(r"\1", plain)
+        return f"{plain}?…" if mark else plain
 
 
 @runtime_checkable

@@ -37,7 +37,7 @@ from recursor.threads import in_thread
 from recursor.tools import check_code
 from recursor.trajectory.claim import claim
 from recursor.trajectory.journal import StoreJournal
-from recursor.trajectory.sessions import State
+from recursor.trajectory.sessions import State, is_secret
 from recursor.types import Completion, RunEnded, StopReason
 
 _inside: ContextVar[frozenset[str]] = ContextVar("sessions", default=frozenset())
@@ -116,6 +116,8 @@ class Keeper:
             await in_thread(recall.record.begin, asked.number, asked.run_id, list(asker.engine.tools))
             given = {"context": wanted.context, "messages": wanted.messages}
             given = {name: value for name, value in given.items() if value is not None}
+            if is_secret(wanted.context):
+                self._recall = recall = recall.handing(asked.number, wanted.context)
             keeping = asyncio.ensure_future(in_thread(recall.give, asked.run_id, given)) if given else None
             try:
                 return await self._run(asker, live, asked, Past(), watcher)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,10 @@ class Recall:
     @property
     def record(self) -> SessionRecord:
         return SessionRecord(self.store, self.session)
+
+    def handing(self, number: int, context: Any) -> Recall:
+        """The same, with the context of another turn at hand."""
+        return replace(self, handed={**self.handed, number: context})
 
     def look(self) -> Found:
         """Read what there is. Blocks."""

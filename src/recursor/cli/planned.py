@@ -194,7 +194,7 @@ def _context(given: Any, ratio: float | None) -> Context:
 def _files(given: Any) -> Iterator[File]:
     """What the paths stand for, file by file. Addresses are not fetched."""
     if isinstance(given, Url):
-        yield File(given.url, None, "what the server says it is; not fetched")
+        yield File(given.shown, None, "what the server says it is; not fetched")
         return
     if isinstance(given, list) and any(isinstance(each, Url) for each in given):
         for each in given:

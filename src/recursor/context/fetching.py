@@ -12,7 +12,6 @@ import codecs
 import http.client
 import io
 import ipaddress
-import re
 import socket
 import ssl
 import tempfile
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeAlias
 
 from recursor.errors import ConfigError, UnreadableFile
+from recursor.files import Url
 
 MOST_REDIRECTS = 5
 MOST_ADDRESSES = 4
@@ -33,9 +33,10 @@ CONNECTING = 10.0
 """Seconds that one address may take to answer."""
 _PIECE = 1 << 16
 _AGENT = "recursor"
-_OURS = frozenset({"168.63.129.16"})
-"""Public addresses that mean a machine's own cloud."""
-_USER = re.compile(r"^([^/]*//)[^/]*@")
+_OURS = tuple(map(ipaddress.ip_network, ("168.63.129.16/32", "192.0.0.0/24", "3fff::/20")))
+"""Addresses that some version of Python calls public, and that are of a machine's own cloud, or reserved."""
+_UNICAST = ipaddress.ip_network("2000::/3")
+"""All that there is of the internet in IPv6."""
 _PORTS = {"http": 80, "https": 443}
 
 Resolve: TypeAlias = Callable[[str, int], Sequence[str]]
@@ -125,10 +126,8 @@ def fetch(url: str, bounds: Bounds, permit: Permit, resolve: Resolve | None = No
 
 
 def shown(url: str) -> str:
-    """An address as it is told and recorded: users, passwords and what follows a question mark may be secrets."""
-    plain, mark, _ = url.partition("#")[0].partition("?")
-    plain = _USER.sub(r"\1", plain)
-    return f"{plain}?…" if mark else plain
+    """An address as it is told and recorded."""
+    return Url(url).shown
 
 
 def is_public(address: str) -> bool:
@@ -143,9 +142,9 @@ def is_public(address: str) -> bool:
             inner = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)
         if inner is not None:
             return is_public(str(inner))
-        if found.is_site_local or found in ipaddress.ip_network("::/8"):
+        if found not in _UNICAST:
             return False
-    return found.is_global and not found.is_multicast and str(found) not in _OURS
+    return found.is_global and not found.is_multicast and not any(found in each for each in _OURS)
 
 
 def _target(url: str) -> _Target:
@@ -155,7 +154,12 @@ def _target(url: str) -> _Target:
         parts = urllib.parse.urlsplit(url)
         port = parts.port
         host = (parts.hostname or "").encode("idna").decode("ascii") if parts.hostname else ""
+        path = urllib.parse.quote(parts.path or "/", safe="/%:@!$&'()*+,;=~-._")
+        if parts.query:
+            path += "?" + urllib.parse.quote(parts.query, safe="/?%:@!$&'()*+,;=~-._[]|")
     except (ValueError, UnicodeError) as error:
+        if "@" in url:  # what stands before that may be a password, and the reason quotes it
+            raise ConfigError("what was given with an @ in it is no address") from None
         raise ConfigError(f"{shown(url)!r} is no address: {error}") from None
     if parts.scheme not in _PORTS:
         raise ConfigError(f"{shown(url)!r}: only http:// and https:// are fetched")
@@ -163,9 +167,6 @@ def _target(url: str) -> _Target:
         raise ConfigError(f"the address at {host}: no user names and passwords are sent")
     if not host:
         raise ConfigError(f"{shown(url)!r}: there is no host in this address")
-    path = urllib.parse.quote(parts.path or "/", safe="/%:@!$&'()*+,;=~-._")
-    if parts.query:
-        path += "?" + urllib.parse.quote(parts.query, safe="/?%:@!$&'()*+,;=~-._[]|")
     return _Target(parts.scheme, host.rstrip(".").lower(), port or _PORTS[parts.scheme], path, url)
 
 

@@ -47,7 +47,7 @@ class FetchedSource(FileSource):
         kind = _kind(url, fetched)
         self._fetched = fetched = fetched if kind or url.raw else _as_utf8(fetched)
         super().__init__(Path(_path(fetched)), fetched.size, kind, text=is_text(kind))
-        self.origin = _shown(url.url)
+        self.origin = url.shown
         self.decisions = fetched.decisions
         """What was decided about the hosts that were asked for it."""
 
@@ -86,12 +86,6 @@ def _path(fetched: Fetched) -> str:
     from recursor.context import fetching  # noqa: PLC0415 - as above
 
     return fetching.path_of(fetched.file)
-
-
-def _shown(url: str) -> str:
-    from recursor.context import fetching  # noqa: PLC0415 - as above
-
-    return fetching.shown(url)
 
 
 def _kind(url: Url, fetched: Fetched) -> str:

@@ -235,7 +235,7 @@ def _raw(paths: Any) -> Source:
 
 
 def _named(paths: Sequence[Any]) -> str:
-    return ", ".join(path.url if isinstance(path, Url) else str(path) for path in paths[:5])
+    return ", ".join(path.shown if isinstance(path, Url) else str(path) for path in paths[:5])
 
 
 def same(one: Source, other: Source) -> bool:

@@ -1,7 +1,7 @@
 """Which runs are the turns of a session, in a store, and what they were given: what it takes to go on with it.
 
 The tables are there where there are sessions. Contexts that came as values are kept whole, unless a session
-leaves that out; of files, folders and addresses only where they are.
+leaves that out; of files, folders and addresses only where they are, and nothing of addresses that may hold secrets.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ class SessionRecord:
         with self._opened() as connection:
             connection.execute("BEGIN IMMEDIATE")
             for name, context in contexts.items():
-                kind, data = packed(context)
+                kind, data = ("paths", None) if is_secret(context) else packed(context)
                 if name == "messages" and whole:
                     kind, data = "messages", _messages(connection, context)
                 elif kind != "paths" and (not whole or data is None or len(data) > MOST):
@@ -194,6 +194,12 @@ def kept_of(path: Path, run_id: str) -> dict[str, Any]:
             for name, kind, data in connection.execute(query, (run_id,)).fetchall()
         }
     return {name: value for name, value in found.items() if value is not MISSING}
+
+
+def is_secret(context: Any) -> bool:
+    """Whether it is not kept where it is: there is more in an address than may be told."""
+    given = context if isinstance(context, list | tuple) else [context]
+    return any(isinstance(each, Url) and each.shown != each.url.partition("#")[0] for each in given)
 
 
 def packed(context: Any) -> tuple[str, bytes | None]:
