@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
+import http.server
 import keyword
 import os
+import resource
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +29,7 @@ from recursor.tools import RESERVED
 from recursor.types import Message
 
 SERVER = Path(__file__).parent / "standins" / "mcp_tools.py"
+LIAR = Path(__file__).parent / "standins" / "mcp_liar.py"
 COMMAND = [sys.executable, "-W", "error", str(SERVER)]
 
 
@@ -220,6 +225,84 @@ def test_a_process_that_ends_ends_its_servers(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "3\n", "")
     pid = int(log.read_text().split()[1])
     assert not Path(f"/proc/{pid}").exists()
+
+
+# Servers that do on the wire what no package would ---------------------------------------------
+
+
+def lying(mode: str, *calls: str, timeout: float = 30.0) -> list[Any]:
+    """What calls of `go` come to."""
+    made = McpServer("liar", command=[sys.executable, "-S", str(LIAR), mode], timeout=timeout)
+    try:
+        return answers(made, *calls)
+    finally:
+        made.close()
+
+
+def memory() -> int:
+    """Bytes that this process has had at most."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+
+
+def test_a_message_without_an_end_ends_the_connection_and_not_the_memory() -> None:
+    before = memory()
+    [why] = lying("endless", "go()")
+    assert why == (
+        "! the MCP server 'liar' is gone: it sent more than 33,554,432 bytes at once; the next call connects to it again"
+    )
+    assert memory() - before < 200 << 20
+
+
+def test_a_server_that_asks_and_reads_nothing_is_read_no_further() -> None:
+    before = memory()
+    [why] = lying("asks", "go()", timeout=2.0)
+    assert why == "! the MCP server 'liar' did not answer within 2 s"
+    assert memory() - before < 150 << 20
+
+
+def test_a_large_result_is_there_at_once() -> None:
+    assert lying("large", "len(go())") == [4_000_000]
+
+
+def test_half_a_sign_is_a_question_mark() -> None:
+    assert lying("half", "go()") == ["half a sign: ?"]
+
+
+@pytest.mark.parametrize("mode", ["quiet", "chatty"])
+def test_a_server_may_close_stderr_and_print_what_is_no_message(mode: str) -> None:
+    assert lying(mode, "len(go())", "len(go())") == [4_000_000] * 2
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_reply_over_http_has_a_bound_packed_or_not(packed: bool) -> None:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            if packed:
+                self.send_header("Content-Encoding", "gzip")
+            self.end_headers()
+            with suppress(OSError):
+                for _ in range(40):
+                    self.wfile.write(gzip.compress(bytes(1 << 20)) if packed else bytes(1 << 20))
+
+        def log_message(self, *_: Any) -> None:
+            """Nothing is printed."""
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as listening:
+        thread = threading.Thread(target=listening.serve_forever, args=(0.01,))
+        thread.start()
+        made = McpServer("web", url=f"http://127.0.0.1:{listening.server_address[1]}/mcp", timeout=10)
+        try:
+            with pytest.raises(
+                ConfigError, match="packed, though" if packed else "more than 33,554,432 bytes"
+            ):
+                RLM(ScriptedModel([]), tools=[made]).completion("?")
+        finally:
+            made.close()
+            listening.shutdown()
+            thread.join()
 
 
 # What is offered ------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
     server       McpServer: what users hold; its tools, as offers to a run
     connection   one connection, opened late and kept
+    pipes        a server that is started, and its messages; bodies: what comes over HTTP. Both have bounds
     arguments    what code passes -> what a server is sent, checked
     results      what a server returns -> a plain value
     settings     [mcp.NAME] tables of the settings file

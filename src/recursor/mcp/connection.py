@@ -9,7 +9,7 @@ import asyncio
 import importlib
 import logging
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO, TypeVar
@@ -58,12 +58,13 @@ class Connection:
         self.loop = asyncio.get_running_loop()
         self.dead = False
         """Whether the server is known to be gone."""
+        self._why = ""
         self._name = name
         self._address = address
         self._timeout = timeout
         self._ready: asyncio.Future[Client] = self.loop.create_future()
         self._closing = asyncio.Event()
-        self._stderr = _Stderr(self.loop, self._gone)
+        self._stderr = _Stderr(self.loop)
         self._tools: list[types.Tool] | None = None
         self._task = asyncio.create_task(self._hold())
 
@@ -136,10 +137,13 @@ class Connection:
     def _ended(self) -> SubcallError:
         self.dead = True
         self._closing.set()
-        return SubcallError(f"the MCP server {self._name!r} is gone; the next call connects to it again")
+        return SubcallError(
+            f"the MCP server {self._name!r} is gone{self._why}; the next call connects to it again"
+        )
 
-    def _gone(self) -> None:
-        """Its process has closed stderr."""
+    def _gone(self, why: str = "") -> None:
+        """Nothing more comes from its process."""
+        self._why = why
         self.dead = True
         self._closing.set()
 
@@ -189,19 +193,20 @@ class Connection:
 
     async def _transport(self, stack: AsyncExitStack) -> Transport:
         if self._address.command:
-            from mcp import StdioServerParameters, stdio_client  # noqa: PLC0415 - of the extra
+            from recursor.mcp import pipes  # noqa: PLC0415 - of the extra
 
-            command, *arguments = self._address.command
-            started = StdioServerParameters(
-                command=command, args=arguments, env=dict(self._address.env), cwd=self._address.cwd,
-                encoding_error_handler="replace",
-            )  # fmt: skip
-            return stdio_client(started, errlog=self._stderr.file)
+            where = self._address
+            return pipes.started(where.command, dict(where.env), where.cwd, self._stderr.file, self._gone)
         import httpx2  # noqa: PLC0415 - of the extra
         from mcp.client.streamable_http import streamable_http_client  # noqa: PLC0415
 
+        from recursor.mcp import bodies  # noqa: PLC0415 - as above
+
         limits = httpx2.Timeout(30.0, read=max(300.0, self._timeout))
-        client = httpx2.AsyncClient(headers=dict(self._address.headers), timeout=limits)
+        client = httpx2.AsyncClient(
+            headers={"Accept-Encoding": "identity", **dict(self._address.headers)}, timeout=limits,
+            event_hooks={"response": [bodies.bounded]},
+        )  # fmt: skip
         http = await stack.enter_async_context(client)
         return streamable_http_client(self._address.url, http_client=http, max_sse_event_size=MAX_EVENT)
 
@@ -211,15 +216,10 @@ class Connection:
 
 
 class _Stderr:
-    """What a server writes to stderr: the end of it is kept, and none of it reaches the terminal.
+    """What a server writes to stderr: the end of it is kept, and none of it reaches the terminal."""
 
-    Args:
-        gone: called when nobody can write to it any more.
-    """
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, gone: Callable[[], None]) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._gone = gone
         self._end = b""
         self._reading, writing = os.pipe()
         os.set_blocking(self._reading, False)
@@ -248,4 +248,3 @@ class _Stderr:
             self._end = (self._end + data)[-TAIL:]
             if not data:
                 self._loop.remove_reader(self._reading)
-                self._gone()
