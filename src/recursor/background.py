@@ -95,3 +95,16 @@ def _forget() -> None:
 
 
 os.register_at_fork(after_in_child=_forget)
+
+
+async def to_the_end(work: Coroutine[Any, Any, T]) -> T:
+    """Wait until work has ended, however often that is cancelled; be cancelled only then."""
+    task, cancelled = asyncio.ensure_future(work), None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
+    return task.result()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import time
 import uuid
 import weakref
 from collections.abc import AsyncIterator
@@ -24,6 +25,7 @@ from recursor.conversation import Conversation, Exchange
 from recursor.errors import ConfigError, RLMError, TrajectoryError
 from recursor.governance import ask_about_hosts
 from recursor.inputs import inputs
+from recursor.ledger import Ledger
 from recursor.limits import Limits
 from recursor.live import Live, Question, opened
 from recursor.protocols import Sink
@@ -65,7 +67,6 @@ class Keeper:
 
     Attributes:
         known: of the conversation, as of the last turn.
-        spent: by all turns, those that were undone included.
         last: the run of the last turn that began; empty before the first.
     """
 
@@ -74,9 +75,8 @@ class Keeper:
         self.id = session
         self.limits = limits
         self.known = found.known
-        self.spent = found.spent
         self.last = found.last
-        self._newest = found.newest
+        self._account = found.account
         self._recall = recall
         self._idle = idle
         self._timer: asyncio.TimerHandle | None = None
@@ -93,6 +93,11 @@ class Keeper:
         return Keeper(session, recall, self.limits, self._idle)
 
     @property
+    def spent(self) -> Spent:
+        """By all turns, those that were undone included."""
+        return self._account.all
+
+    @property
     def open(self) -> bool:
         """Whether there is a REPL now."""
         return self._held.live is not None
@@ -106,11 +111,12 @@ class Keeper:
         text, sources = await in_thread(inputs, wanted.question, wanted.context, wanted.messages)
         async with self._turn():
             asker = replace(asker, engine=await asker.engine.ready([*sources, *asker.values]))
+            await self._catch_up()
             asker = self.spent.bounded(asker, self.limits, self.id)
             live = await self._ready(asker, sum(source.size for source in sources.values()))
-            self._newest += 1
             self.last = uuid.uuid4().hex
-            asked = Question(self._newest, self.last, text, sources, expected)
+            self._account.begin(self._account.newest + 1)
+            asked = Question(self._account.newest, self.last, text, sources, expected)
             if recall is None:
                 return await self._run(asker, live, asked, Past(), watcher)
             await in_thread(recall.record.begin, asked.number, asked.run_id, list(asker.engine.tools))
@@ -136,7 +142,8 @@ class Keeper:
                 raise ConfigError(f"session {self.id!r} has no turn to go on with")
             turn = turns[-1]
             asker = replace(asker, engine=await asker.engine.ready(asker.values))
-            asker = self.spent.bounded(asker, self.limits, self.id)
+            await self._catch_up()
+            asker = self._account.earlier.bounded(asker, self.limits, self.id)  # its own counts in its run
             journal = await in_thread(StoreJournal, recall.store, discard=StoreJournal.close)
             with journal:
                 run = await in_thread(journal.root, turn.run_id)
@@ -205,7 +212,7 @@ class Keeper:
         before = await live.copy()
         seen = Digests(asked.run_id)
         outcome: BaseException | Completion | None = None
-        began = False
+        ledger, began = Ledger(asker.engine.limits, time.monotonic), False
         try:
             task, told = await live.task(asker, asked)
             began = True
@@ -213,7 +220,7 @@ class Keeper:
             engine = asker.watched(watcher)
             settings = {**engine.settings, "session": told}
             engine = replace(engine, sink=Fanout([engine.sink, seen]), settings=settings)
-            place = Place(asked.run_id, past=past)
+            place = Place(asked.run_id, past=past, ledger=ledger)
             outcome = done = await asker.attended(asked.run_id, lambda: engine.complete(task, place))
             return await asker.covered(done, task.contexts)
         except BaseException as error:
@@ -221,15 +228,14 @@ class Keeper:
             raise
         finally:
             live.digests.update(seen.found)
-            await asyncio.shield(
-                asyncio.ensure_future(self._end(live, before, asked, outcome if began else None))
-            )
+            if began:
+                self._account.begin(asked.number, Spent(ledger.usage, ledger.cost, ledger.duration))
+            await background.to_the_end(self._end(live, before, asked, outcome if began else None))
 
     async def _end(self, live: Live, before: Live | None, asked: Question, outcome: Any) -> None:
         """Take up what came of a turn; None of one that did not begin, since it could not be given its context."""
         done = outcome if isinstance(outcome, Completion) else getattr(outcome, "completion", None)
         if isinstance(done, Completion):
-            self.spent += Spent(done.usage, done.cost, done.duration)
             answer, ended = await in_thread(plain, done.answer), str(done.stop_reason)
         else:
             answer, ended = None, f"{type(outcome).__name__}: {outcome}"
@@ -237,8 +243,6 @@ class Keeper:
         state: State = "kept" if known and ended.partition(":")[0] not in STOPPED else "undone"
         if self._recall is not None:
             with suppress(TrajectoryError):  # the answer is not lost with its record
-                if done is None and outcome is not None:
-                    self.spent += await in_thread(self._recall.spent, asked.run_id)
                 await in_thread(self._recall.record.end, asked.number, state)
         left: Live | None
         stays: Live | None
@@ -285,7 +289,7 @@ class Keeper:
         self._held.live = None  # until it is whole
         try:
             for turn in turns:
-                self._newest, self.last = max((self._newest, self.last), (turn.number, turn.run_id))
+                self.last = turn.run_id
                 if (
                     recall is not None
                     and live.applied < turn.number
@@ -297,6 +301,14 @@ class Keeper:
             raise
         self._held.live, self.known = live, live.conversation
         return live
+
+    async def _catch_up(self) -> None:
+        """Count what other processes have had this session do."""
+        if self._recall is not None:
+            bounded = self.limits != Limits()  # else it can wait what another has made of the last turn
+            first = self._account.newest + (not bounded)
+            for number, spent in await in_thread(self._recall.since, first):
+                self._account.begin(number, spent)
 
     async def _drop(self) -> None:
         """End the REPL; what it held is made again when it is needed."""

@@ -16,7 +16,7 @@ from recursor.errors import ConfigError, TrajectoryError
 from recursor.governance import ask_about_hosts
 from recursor.inputs import inputs
 from recursor.live import Live, Question
-from recursor.spent import Spent
+from recursor.spent import Account, Spent
 from recursor.threads import in_thread
 from recursor.trajectory.journal import StoreJournal
 from recursor.trajectory.packing import pack_value, unpack_value
@@ -34,11 +34,9 @@ class Found:
     """What a session has been through."""
 
     known: Conversation = field(default_factory=Conversation)
-    newest: int = 0
-    """The number of the last turn that has begun."""
     last: str = ""
-    """The run of that."""
-    spent: Spent = field(default_factory=Spent)
+    """The run of the last turn that has begun."""
+    account: Account = field(default_factory=Account)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,25 +66,27 @@ class Recall:
         turns = self.record.turns()
         if not turns:
             return Found()
-        spent, known = Spent(), Conversation()
+        account, known = Account(), Conversation()
         with open_view(self.store) as view, StoreJournal(self.store) as journal:
             for turn in turns:
                 run = _run_of(view, turn)
-                seconds = (run.duration or 0.0) if run is not None else 0.0
-                spent += Spent(*journal.spent(turn.run_id), seconds)
+                account.begin(turn.number, _spent(journal, turn.run_id, run))
                 if run is not None and _state(turn, run) == "kept":
                     known = known.grown(_exchange(turn.number, run))
-        return Found(known, turns[-1].number, turns[-1].run_id, spent)
+        return Found(known, turns[-1].run_id, account)
+
+    def since(self, number: int) -> list[tuple[int, Spent]]:
+        """What turns took from one on, by their numbers: others may have asked, or gone on with the last. Blocks."""
+        turns = [turn for turn in self.record.turns() if turn.number >= number]
+        if not turns:
+            return []
+        with open_view(self.store) as view, StoreJournal(self.store) as journal:
+            return [(turn.number, _spent(journal, turn.run_id, _run_of(view, turn))) for turn in turns]
 
     def give(self, run_id: str, given: Mapping[str, Any]) -> None:
         """Keep what a turn is given. Blocks."""
         with suppress(TrajectoryError):  # it has to be handed in again, should it come to that
             self.record.give(run_id, given, whole=self.whole)
-
-    def spent(self, run_id: str) -> Spent:
-        """What a run that did not end took. Blocks."""
-        with StoreJournal(self.store) as journal:
-            return Spent(*journal.spent(run_id))
 
     async def apply(self, asker: Asker, live: Live, turn: SessionTurn) -> Live:
         """Make in a REPL what a recorded turn made; return the REPL, which may be another."""
@@ -150,6 +150,10 @@ class Recall:
             raise ConfigError(
                 f"turn {turn.number} of session {self.session!r} was given more: {error}"
             ) from error
+
+
+def _spent(journal: StoreJournal, run_id: str, run: RecordedRun | None) -> Spent:
+    return Spent(*journal.spent(run_id), (run.duration or 0.0) if run is not None else 0.0)
 
 
 def _run_of(view: Trajectories, turn: SessionTurn) -> RecordedRun | None:

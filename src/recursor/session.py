@@ -17,6 +17,7 @@ from recursor.limits import SHARED, Limits
 from recursor.offered import ToolSource
 from recursor.protocols import Sink
 from recursor.recall import Recall
+from recursor.threads import in_thread
 from recursor.tools import AnyTool
 from recursor.types import Completion, Event, Usage
 
@@ -217,7 +218,7 @@ class Session:
             raise ConfigError(f"session {self.id!r} has {len(exchanges)} turns, not {count}")
         named = checked_id(session)
         await self._keeper.branch(named, exchanges[count - 1].number if count else 0)
-        return Session(self._asker, self._keeper.again(named))
+        return Session(self._asker, await in_thread(self._keeper.again, named))
 
 
 def made(
