@@ -253,3 +253,48 @@ async def test_conversations_begin_empty(tmp_path: Path) -> None:
         items = [{"type": "message", "role": "user", "content": "x"}]
         status, refused, _ = await client.post({"items": items}, "/v1/conversations")
         assert (status, refused["error"]["param"]) == (400, "items")
+
+
+def with_two_clients(tmp_path: Path) -> tuple[Path, dict[str, str], dict[str, str]]:
+    file = tmp_path / "keys.toml"
+    mine, yours = ({"Authorization": f"Bearer {keys.add(file, name)}"} for name in ("me", "you"))
+    return file, mine, yours
+
+
+async def test_what_others_ask_for_ends_no_conversation_of_a_client_that_has_fewer(tmp_path: Path) -> None:
+    file, mine, yours = with_two_clients(tmp_path)
+    async with serving(code_of, Settings(key_file=file, max_sessions=3)) as client:
+        body = {"model": "recursor", "input": "x = 5; FINAL('')", "metadata": {"session": "s"}}
+        await client.post(body, RESPONSES, mine)
+        for _ in range(4):
+            await client.post({"model": "recursor", "input": "FINAL('')"}, RESPONSES, yours)
+        _, done, _ = await client.post({**body, "input": "FINAL(str(x))"}, RESPONSES, mine)
+        assert done["output"][0]["content"][0]["text"] == "5"
+
+
+async def test_requests_that_are_refused_end_no_conversation(tmp_path: Path) -> None:
+    async with serving(code_of, Settings(max_sessions=2, max_runs=1)) as client:
+        body = {"model": "recursor", "input": "x = 5; FINAL('')", "metadata": {"session": "s"}}
+        await client.post(body, RESPONSES)
+        _, going, _ = await client.post(
+            {"model": "recursor", "input": "while True: pass", "background": True}, RESPONSES
+        )
+        for _ in range(3):
+            status, _, _ = await client.post({"model": "recursor", "input": "FINAL('')"}, RESPONSES)
+            assert status == 429
+        await client.post({}, f"{RESPONSES}/{going['id']}/cancel")
+        _, done, _ = await client.post({**body, "input": "FINAL(str(x))"}, RESPONSES)
+        assert done["output"][0]["content"][0]["text"] == "5"
+
+
+async def test_a_conversation_whose_first_question_was_refused_is_still_there() -> None:
+    async with serving(code_of, Settings(max_runs=1)) as client:
+        _, made, _ = await client.post({}, "/v1/conversations")
+        _, going, _ = await client.post(
+            {"model": "recursor", "input": "while True: pass", "background": True}, RESPONSES
+        )
+        body = {"model": "recursor", "input": "FINAL('here')", "conversation": made["id"]}
+        assert (await client.post(body, RESPONSES))[0] == 429
+        await client.post({}, f"{RESPONSES}/{going['id']}/cancel")
+        _, done, _ = await client.post(body, RESPONSES)
+        assert done["output"][0]["content"][0]["text"] == "here"

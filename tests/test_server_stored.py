@@ -228,3 +228,46 @@ async def test_the_end_of_the_server_gives_runs_in_the_background_their_time() -
         await client.get("/healthz")
     said = await following
     assert said[-1]["type"] == "response.completed"
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"metadata": {"a": "x" * 4_000}},
+        {"text": {"format": {"type": "text", "x": "x" * 4_000}}},
+        {"tools": [{**TOOLS[0], "description": "x" * 4_000}]},
+        {"instructions": "x" * 4_000},
+    ],
+)
+async def test_what_responses_repeat_of_their_requests_counts_as_kept(
+    more: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("recursor.server.stored.SIZE", 10_000)
+    async with serving(by_turn(*[ANSWER] * 4)) as client:
+        names = [(await client.post({**HELLO, **more}, PATH))[1]["id"] for _ in range(4)]
+        assert [(await looked(client, name))[0] for name in names] == [404, 404, 200, 200]
+
+
+async def test_what_is_long_in_the_background_takes_the_place_of_others_when_it_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("recursor.server.stored.SIZE", 10_000)
+    long = "```python\nFINAL('x' * 5_000)\n```"
+    async with serving(lambda messages: long if "long" in str(messages) else ANSWER) as client:
+        _, before, _ = await client.post(HELLO, PATH)
+        _, later, _ = await client.post({**LATER, "input": "long"}, PATH)
+        assert (await ended(client, later["id"]))["status"] == "completed"
+        assert (await looked(client, before["id"]))[0] == 404
+
+
+async def test_many_responses_of_one_key_do_not_displace_those_of_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("recursor.server.stored.MOST", 3)
+    file = tmp_path / "keys.toml"
+    few, many = ({"Authorization": f"Bearer {keys.add(file, name)}"} for name in ("few", "many"))
+    async with serving(lambda _: ANSWER, Settings(key_file=file)) as client:
+        _, mine, _ = await client.post(HELLO, PATH, few)
+        for _ in range(4):
+            await client.post(HELLO, PATH, many)
+        assert (await looked(client, mine["id"], headers=few))[0] == 200

@@ -19,7 +19,8 @@ import os
 import re
 import secrets
 import tomllib
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -132,6 +133,14 @@ def add(path: Path, name: str) -> str:
     except OSError as error:
         raise ConfigError(f"cannot write {path}: {error.strerror}") from error
     return key
+
+
+def oldest_of_most(names: Sequence[str]) -> int:
+    """Of what clients have, by their names and oldest first: the place of the oldest of the client that has the most.
+
+    So what one client asks for takes nothing from another that has less.
+    """
+    return names.index(Counter(names).most_common(1)[0][0])
 
 
 def hashed(key: str) -> str:

@@ -15,10 +15,13 @@ from typing import Any, Literal
 from recursor.errors import RLMError
 from recursor.rlm import RLM
 from recursor.server.failures import ApiError, of_error
+from recursor.server.keys import oldest_of_most
 from recursor.session import Session
 from recursor.trajectory.sessions import SessionRecord, session_of
 
 MAX_NAME = 100
+MOST_BEGUN = 10_000
+"""Conversations without a record that may have been begun; one more forgets the oldest."""
 _CONVERSATION = re.compile(r"conv_[0-9a-f]{32}")
 _RESPONSE = re.compile(r"resp_([0-9a-f]{32})(-\d+)?")
 
@@ -48,7 +51,8 @@ class Sessions:
     """The sessions of all clients.
 
     Args:
-        most: REPLs that wait for another question; one more ends that which has waited longest.
+        most: REPLs that wait for another question; one more ends that which has waited longest, of those of
+            the client that has the most.
         seconds: after which one ends. A session that is recorded has it made again.
     """
 
@@ -59,8 +63,8 @@ class Sessions:
         """By model and id, those that were asked last at the end; without a timer while they are."""
         self._runs: dict[str, str] = {}
         """The session of a run, where nothing is recorded."""
-        self._made: set[str] = set()
-        """Conversations that were begun, where nothing is recorded."""
+        self._made: dict[str, None] = {}
+        """Conversations that were begun, oldest first, where nothing is recorded."""
         self._closing: set[asyncio.Future[None]] = set()
 
     def __len__(self) -> int:
@@ -70,7 +74,9 @@ class Sessions:
         """Begin a conversation; return its id for the client."""
         name = f"conv_{uuid.uuid4().hex}"
         if rlm.store is None:
-            self._made.add(_id(client, name))
+            self._made[_id(client, name)] = None
+            while len(self._made) > MOST_BEGUN:
+                del self._made[next(iter(self._made))]
         else:
             await asyncio.to_thread(SessionRecord(rlm.store, _id(client, name)).create)
         return name
@@ -117,14 +123,17 @@ class Sessions:
         key = (model, session.id)
         if key not in self._open:  # the server ends
             return
-        timer = asyncio.get_running_loop().call_later(self._seconds, self._end, key)
         del self._open[key]
+        if not session.open and not session.run_ids:  # its first question was refused
+            return
+        timer = asyncio.get_running_loop().call_later(self._seconds, self._end, key)
         self._open[key] = session, timer
         if run_id:
             self._runs[run_id] = session.id
         waiting = [each for each, (_, expiry) in self._open.items() if expiry is not None]
-        for each in waiting[: max(0, len(waiting) - self._most)]:
-            self._end(each)
+        while len(waiting) > self._most:
+            oldest = oldest_of_most([_client(each) for each in waiting])
+            self._end(waiting.pop(oldest))
 
     async def close(self) -> None:
         """End all."""
@@ -187,7 +196,7 @@ class Sessions:
             timer.cancel()
         for run_id in [run_id for run_id, owner in self._runs.items() if owner == session.id]:
             del self._runs[run_id]
-        self._made.discard(session.id)
+        self._made.pop(session.id, None)
         closing = asyncio.ensure_future(session.aclose())
         self._closing.add(closing)
         closing.add_done_callback(self._closing.discard)
@@ -196,6 +205,10 @@ class Sessions:
 def _id(client: str, session: str) -> str:
     """The id of a client's session: no name of a client holds a slash."""
     return f"{client}/{session}"
+
+
+def _client(key: tuple[str, str]) -> str:
+    return key[1].partition("/")[0]
 
 
 def _unknown(what: str, named: str, code: str = "not_found", param: str = "conversation") -> ApiError:

@@ -13,15 +13,16 @@ from typing import Any
 from aiohttp import web
 
 from recursor.server.failures import ApiError
-from recursor.server.form import Form, encoded
+from recursor.server.form import Form
+from recursor.server.keys import oldest_of_most
 from recursor.server.progress import Progress
 from recursor.server.reply import begin, events_of, send
 from recursor.server.work import Outcome, Work
 
 MOST = 1_000
-"""Responses that are kept; one more forgets the oldest that has ended."""
+"""Responses that are kept; one more forgets the oldest that has ended, of the client that has the most."""
 SIZE = 64 << 20
-"""Bytes of all, above which the oldest that have ended are forgotten."""
+"""Bytes of all, above which the same are forgotten."""
 Hold = Callable[[Work, Outcome], bool]
 """Has a run wait for what its client is to do."""
 
@@ -75,6 +76,10 @@ class Background(Kept):
     async def wait(self) -> None:
         """Return when it has ended."""
         await asyncio.wait([self._task])
+
+    def then(self, work: Callable[[], object]) -> None:
+        """Have something done when it has ended."""
+        self._task.add_done_callback(lambda _: work())
 
     async def follow(self, request: web.Request, after: int) -> web.StreamResponse:
         """Say what happens, from the event after a number on, until the end."""
@@ -152,6 +157,7 @@ class Stored:
         if found.error is not None and not found.document:
             raise found.error
         self._add(client, found)
+        found.then(lambda: self._trim(found))
         return found
 
     def find(self, client: str, name: str) -> Kept:
@@ -185,21 +191,21 @@ class Stored:
 
     def _add(self, client: str, kept: Kept) -> None:
         self._kept[client, kept.document["id"]] = kept
+        self._trim(kept)
+
+    def _trim(self, newest: Kept) -> None:
+        """Forget what is too much, but not the newest."""
+        ended = [key for key, each in self._kept.items() if each.ended.is_set() and each is not newest]
         size = sum(each.size for each in self._kept.values())
-        for key, each in list(self._kept.items()):
-            if len(self._kept) <= MOST and size <= SIZE:
-                break
-            if each.ended.is_set() and each is not kept:
-                size -= each.size
-                del self._kept[key]
+        while ended and (len(self._kept) > MOST or size > SIZE):
+            key = ended.pop(oldest_of_most([client for client, _ in ended]))
+            size -= self._kept.pop(key).size
 
 
-def _size(document: Mapping[str, Any]) -> int:
-    """Of what a response says, and repeats of its request."""
-    said = [
-        part for item in document["output"] for part in (*item.get("content", ()), *item.get("summary", ()))
-    ]
-    repeated = len(document["instructions"] or "") + (
-        len(encoded(document["tools"])) if document["tools"] else 0
-    )
-    return repeated + sum(len(part["text"]) for part in said)
+def _size(value: Any) -> int:
+    """Characters of all texts in a document."""
+    if isinstance(value, Mapping):
+        return sum(len(key) + _size(each) for key, each in value.items())
+    if isinstance(value, list | tuple):
+        return sum(map(_size, value))
+    return len(value) if isinstance(value, str) else 8
