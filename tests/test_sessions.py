@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import gc
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -635,6 +636,25 @@ def test_contexts_that_are_not_kept_are_asked_for_by_their_turn(tmp_path: Path) 
         chat.completion("read")
     with rlm.session("s", contexts={1: "first CANARY", 2: ["second"]}) as chat:
         assert chat.completion("read").answer == [1, ["second"], "first CANARY"]
+
+
+def test_a_context_that_could_not_be_kept_is_asked_for(tmp_path: Path) -> None:
+    rlm, book, _ = made({"begin": "FINAL(0)", "load": "FINAL(context)"}, tmp_path / "r.db")
+    with rlm.session("s") as chat:
+        chat.completion("begin")
+    full = (
+        "CREATE TRIGGER full BEFORE INSERT ON session_context WHEN NEW.data IS NOT NULL "
+        "BEGIN SELECT RAISE(ABORT, 'the disk is full'); END"
+    )
+    with closing(sqlite3.connect(tmp_path / "r.db")) as connection:
+        connection.execute(full)
+    with rlm.session("s") as chat:
+        assert chat.completion("load", "some text").answer == "some text"
+    with rlm.session("s") as chat, pytest.raises(ConfigError, match=r"turn 2 .* contexts=\{2: ...\}"):
+        chat.completion("load")
+    assert len(book.prompts) == 2
+    with rlm.session("s", contexts={2: "some text"}) as chat:
+        assert chat.completion("load").answer == "some text"
 
 
 @pytest.mark.parametrize(

@@ -106,10 +106,11 @@ class Keeper:
 
     async def ask(self, asker: Asker, wanted: Wanted, watcher: Sink | None = None) -> Completion:
         """Answer the next question."""
-        expected, recall = shape(wanted.schema), self._recall
+        expected = shape(wanted.schema)
         ask_about_hosts(asker.engine.policy)
         text, sources = await in_thread(inputs, wanted.question, wanted.context, wanted.messages)
         async with self._turn():
+            recall = self._recall
             asker = replace(asker, engine=await asker.engine.ready([*sources, *asker.values]))
             await self._catch_up()
             asker = self.spent.bounded(asker, self.limits, self.id)
@@ -119,11 +120,11 @@ class Keeper:
             asked = Question(self._account.newest, self.last, text, sources, expected)
             if recall is None:
                 return await self._run(asker, live, asked, Past(), watcher)
-            await in_thread(recall.record.begin, asked.number, asked.run_id, list(asker.engine.tools))
             given = {"context": wanted.context, "messages": wanted.messages}
             given = {name: value for name, value in given.items() if value is not None}
             if is_secret(wanted.context):
                 self._recall = recall = recall.handing(asked.number, wanted.context)
+            await in_thread(recall.record.begin, asked.number, asked.run_id, list(asker.engine.tools), given)
             keeping = asyncio.ensure_future(in_thread(recall.give, asked.run_id, given)) if given else None
             try:
                 return await self._run(asker, live, asked, Past(), watcher)

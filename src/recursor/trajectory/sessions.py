@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -90,13 +90,23 @@ class SessionRecord:
             query = "SELECT 1 FROM session_turn WHERE session = ?"
             return connection.execute(query, (self._session,)).fetchone() is not None
 
-    def begin(self, number: int, run_id: str, tools: Sequence[str]) -> None:
-        """Note that a turn begins, or begins again."""
+    def begin(self, number: int, run_id: str, tools: Sequence[str], given: Iterable[str] = ()) -> None:
+        """Note that a turn begins, or begins again.
+
+        Args:
+            given: names of what it is given, and what `give` keeps meanwhile: until then it is missing.
+        """
         with self._opened() as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.executemany(
+                "INSERT OR IGNORE INTO session_context VALUES (?, ?, 'value', NULL)",
+                [(run_id, name) for name in given],
+            )
             connection.execute(
                 "INSERT OR REPLACE INTO session_turn VALUES (?, ?, ?, NULL, ?)",
                 (self._session, number, run_id, json.dumps(list(tools))),
             )
+            connection.execute("COMMIT")
 
     def end(self, number: int, state: State) -> None:
         """Note how a turn ended."""
