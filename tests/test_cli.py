@@ -194,12 +194,19 @@ def test_an_answer_that_cannot_be_written_is_an_error_that_names_the_run(
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("sent", "around"),
+    [
+        (signal.SIGINT, ()),
+        (signal.SIGTERM, ()),
+        (signal.SIGTERM, ("sh", "-c", "trap '' INT; exec \"$@\"", "-")),  # as `&` in a script has it
+    ],
+)
 def test_a_signal_ends_the_run_with_130_and_no_traceback(
-    environment: dict[str, str], tmp_path: Path, sent: signal.Signals
+    environment: dict[str, str], tmp_path: Path, sent: signal.Signals, around: tuple[str, ...]
 ) -> None:
     with ModelServer(replies("```repl\nprint('begun')\n```", "```repl\nwhile True: pass\n```")) as server:
-        command = [sys.executable, "-m", "recursor", "ask", "What?", *at(server), "--no-store"]
+        command = [*around, sys.executable, "-m", "recursor", "ask", "What?", *at(server), "--no-store"]
         with subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=tmp_path
         ) as process:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import sys
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
@@ -101,7 +100,7 @@ def carry_out(
     """
     recorded = settings.settings.record
     display = progress.choose(settings.settings.limits, output.display, again.view if recorded else None)
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    exits.end_by_termination()
     try:
         done = asyncio.run(follow(start, display))
     except (RLMError, KeyboardInterrupt) as error:

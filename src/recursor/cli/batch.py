@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import shlex
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -124,7 +123,7 @@ def carry_out(
         )
     again = _again(name) if name else _again(None) if wanted.output else ""
     display = watch(many, output.display)
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    exits.end_by_termination()
     at = _Batch(wanted, name, questions, results, display)
     try:
         over = asyncio.run(at.follow(rlm.with_changes(sinks=[display]), contexts.read(paths, raw=raw)))

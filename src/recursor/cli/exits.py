@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+from types import FrameType
 
 from recursor.cli.text import clean
 from recursor.errors import (
@@ -45,6 +47,17 @@ def of_error(error: BaseException) -> int | None:
     if isinstance(error, SandboxError):
         return SANDBOX
     return FAILED if isinstance(error, RLMError) else None
+
+
+def end_by_termination() -> None:
+    """Have SIGTERM end the command as Ctrl-C does, also where Ctrl-C is ignored: in the background of a script."""
+    signal.signal(signal.SIGTERM, _interrupt)
+
+
+def _interrupt(_: int, frame: FrameType | None) -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.default_int_handler(signal.SIGINT, frame)
+    signal.raise_signal(signal.SIGINT)
 
 
 def report(error: BaseException, resume: str = "") -> int | None:
