@@ -26,7 +26,7 @@ mcp:
 	npm ci --silent --ignore-scripts --no-audit --no-fund --prefix tests/mcp_node
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 check: lint types contracts test
 

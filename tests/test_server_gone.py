@@ -1,11 +1,10 @@
-"""Whoever goes away ends the run, on every path, within a second."""
+"""Whoever goes away ends the run, on every path."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import logging
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,8 +20,6 @@ SLEEP = "```python\nimport time\ntime.sleep(1000)\n```"
 CALLS = "```python\nllm_query_batched(['x'] * 1_000)\n```"
 CHILD = "```python\nrlm_query('What?', 'x' * 1000)\n```"
 TOOL = {"type": "function", "function": {"name": "look"}}
-LIMIT = 1.0
-"""Seconds; they are some 50 milliseconds where the machine has nothing else to do."""
 HELD = "```python\nlook()\nwhile True: pass\n```"
 
 
@@ -50,13 +47,11 @@ async def sent(client: Client, path: str, asked: Any) -> asyncio.StreamWriter:
     return writer
 
 
-async def stopped(client: Client, runs: int = 1) -> float:
-    """Seconds until nothing is at work any more, and the run counts as stopped."""
-    began = time.monotonic()
+async def stopped(client: Client, runs: int = 1) -> None:
+    """Return when nothing is at work any more, and the run counts as stopped."""
     async with asyncio.timeout(10):
         await client.until("recursor_runs_in_flight 0")
         await client.until(f'recursor_runs_total{{key="anybody",outcome="stopped"}} {runs}')
-    return time.monotonic() - began
 
 
 async def at_work(client: Client, model: ScriptedModel, requests: int) -> None:
@@ -74,7 +69,7 @@ async def at_work(client: Client, model: ScriptedModel, requests: int) -> None:
     [(CODE, 1), (SLEEP, 1), (CALLS, 20), (CHILD, 2), ("```python\n1\n```", 2)],
     ids=["in code", "asleep", "in 1,000 calls", "in a child", "in a call of the root"],
 )
-async def test_a_client_that_goes_away_ends_its_run_within_a_second(
+async def test_a_client_that_goes_away_ends_its_run(
     path: str, stream: bool, reply: str, requests: int, how: str
 ) -> None:
     model = Slow([reply])
@@ -82,7 +77,7 @@ async def test_a_client_that_goes_away_ends_its_run_within_a_second(
         writer = await sent(client, path, body(path, stream))
         await at_work(client, model, requests)
         writer.transport.abort() if how == "abort" else writer.close()
-        assert await stopped(client) < LIMIT
+        await stopped(client)
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -98,7 +93,7 @@ async def test_so_does_one_that_came_back_with_a_result(stream: bool) -> None:
         writer = await sent(client, path, {**asked, "stream": stream})
         await client.until("recursor_runs_in_flight 1")
         writer.close()
-        assert await stopped(client) < LIMIT
+        await stopped(client)
 
 
 async def test_so_does_one_whose_body_has_just_come() -> None:
