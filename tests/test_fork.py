@@ -17,7 +17,7 @@ from conftest import Bench
 from recursor.context import prepare
 from recursor.errors import SandboxError
 from recursor.protocols import CopyableRepl, Repl
-from recursor.sandboxes import branches, jail
+from recursor.sandboxes import branches, workers
 from recursor.sandboxes.inprocess import InProcessSandbox
 from recursor.sandboxes.process import ProcessSandbox, WeakProcessSandbox
 from recursor.testing import check_sandbox, run_attacks
@@ -449,13 +449,13 @@ async def test_a_fork_that_its_worker_does_not_live_to_see_costs_nobody_else_any
     try:
         before = await settled()
         worker = cast("Any", other)._link.worker
-        end = jail.Birth.end
+        end = workers.Birth.end
 
-        def late(birth: jail.Birth) -> jail.Spawned:
+        def late(birth: workers.Birth) -> workers.Spawned:
             worker.wait()  # takes its status, and the template knows it no more
             return end(birth)
 
-        monkeypatch.setattr(jail.Birth, "end", late)
+        monkeypatch.setattr(workers.Birth, "end", late)
         code = (
             "def hide():\n    if real(): os._exit(0)\n    while True: time.sleep(100)\nforking._fork = hide"
         )
@@ -575,11 +575,11 @@ def frame(header):
     found = await Bench(repl).run(code + many, max_time=10)
     assert "more forks at once" in str(found.error)
     forged = """
-from guest import channel
+from guest import frames
 line = llm_query.__wrapped__.__self__._channel
 while True:
     number = line.next_number()
-    given = line.ask(channel.header_start({'op': 'branch'}), number=number)
+    given = line.ask(frames.header_start({'op': 'branch'}), number=number)
     line.send({'op': 'forked', 're': number})
     line.resume()
 """

@@ -25,8 +25,8 @@ import pytest
 
 from conftest import Bench
 from recursor.errors import ConfigError, IsolationUnavailable, SandboxError
-from recursor.sandboxes import jail, template
-from recursor.sandboxes.guest import seccomp
+from recursor.sandboxes import jail, template, templates, workers
+from recursor.sandboxes.guest import seccomp, syscalls
 from recursor.sandboxes.process import ProcessSandbox
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the process sandbox is made of Linux")
@@ -424,8 +424,8 @@ def test_a_descriptor_of_the_host_that_programs_inherit_does_not_arrive(canary: 
 async def test_nothing_of_the_callers_environment_is_inside(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", SECRET)
     monkeypatch.setenv("PYTHONPATH", "/nonexistent/evil")
-    templates = jail.Templates()
-    monkeypatch.setattr(jail, "_shared", {"namespaces": templates})
+    held = templates.Templates()
+    monkeypatch.setattr(templates, "_shared", {"namespaces": held})
     repl = await ProcessSandbox().open()
     try:
         inside = Bench(repl)
@@ -439,7 +439,7 @@ async def test_nothing_of_the_callers_environment_is_inside(monkeypatch: pytest.
         assert await inside.shown("print(getenv(b'OPENAI_API_KEY'), getenv(b'HOME'))") == "None b'/tmp'\n"
     finally:
         await repl.close()
-        templates.close()
+        held.close()
 
 
 async def test_sessions_see_neither_files_nor_processes_of_each_other() -> None:
@@ -564,7 +564,7 @@ def zygote() -> Iterator[jail.Zygote]:
     zygote.close()
 
 
-def ready(worker: jail.Spawned) -> jail.Spawned:
+def ready(worker: workers.Spawned) -> workers.Spawned:
     worker.rpc.settimeout(10)
     assert worker.rpc.recv(100)
     return worker
@@ -610,18 +610,18 @@ def test_a_worker_leaves_when_the_host_hangs_up(zygote: jail.Zygote) -> None:
 
 
 def test_many_threads_spawn_at_once(zygote: jail.Zygote) -> None:
-    workers: list[jail.Spawned] = []
+    spawned: list[workers.Spawned] = []
 
     def spawn() -> None:
-        workers.append(zygote.spawn(memory=256 * MB, scratch=MB))
+        spawned.append(zygote.spawn(memory=256 * MB, scratch=MB))
 
     threads = [threading.Thread(target=spawn) for _ in range(16)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(30)
-    assert len({worker.pid for worker in workers}) == 16
-    for worker in workers:  # alive, although the threads that asked for them have ended
+    assert len({worker.pid for worker in spawned}) == 16
+    for worker in spawned:  # alive, although the threads that asked for them have ended
         ready(worker).close()
 
 
@@ -634,15 +634,15 @@ def test_no_descriptor_is_left_open(zygote: jail.Zygote) -> None:
 
 
 def test_workers_die_with_the_template_process_and_the_next_one_has_a_new_one() -> None:
-    old = jail.shared()
-    worker = ready(jail.spawn(memory=256 * MB, scratch=MB))
+    old = templates.shared()
+    worker = ready(templates.spawn(memory=256 * MB, scratch=MB))
     os.kill(old._pid, signal.SIGKILL)
     assert worker.wait() == "killed together with the sandbox's template process"
     worker.close()
     with pytest.raises(SandboxError, match="gone"):
         old.spawn(memory=256 * MB, scratch=MB)
-    ready(jail.spawn(memory=256 * MB, scratch=MB)).close()
-    assert jail.shared() is not old
+    ready(templates.spawn(memory=256 * MB, scratch=MB)).close()
+    assert templates.shared() is not old
 
 
 @pytest.mark.parametrize(
@@ -689,11 +689,13 @@ def run(script: str, *, kill: bool = False) -> tuple[int, str]:
     return process.returncode, said
 
 
-SPAWN = "from recursor.sandboxes import jail\nworker = jail.spawn(memory=1 << 28, scratch=1 << 20)\n"
+SPAWN = (
+    "from recursor.sandboxes import templates\nworker = templates.spawn(memory=1 << 28, scratch=1 << 20)\n"
+)
 
 
 def test_nothing_survives_a_host_that_is_killed() -> None:
-    run(SPAWN + "print(worker.pid, jail.shared()._pid, flush=True)\ninput()", kill=True)
+    run(SPAWN + "print(worker.pid, templates.shared()._pid, flush=True)\ninput()", kill=True)
 
 
 def test_a_host_that_ends_without_closing_anything_ends_well() -> None:
@@ -703,16 +705,16 @@ def test_a_host_that_ends_without_closing_anything_ends_well() -> None:
 def test_a_forked_child_has_a_template_process_of_its_own_and_leaves_its_parents_alone() -> None:
     script = """
 import os
-parent = jail.shared()._pid
+parent = templates.shared()._pid
 child = os.fork()
 if not child:
-    other = jail.spawn(memory=1 << 28, scratch=1 << 20)
-    own = jail.shared()._pid != parent
+    other = templates.spawn(memory=1 << 28, scratch=1 << 20)
+    own = templates.shared()._pid != parent
     other.close()
-    jail.shared().close()
+    templates.shared().close()
     os._exit(0 if own else 1)
 status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-print(status, worker.exit_status(), jail.shared()._pid == parent)
+print(status, worker.exit_status(), templates.shared()._pid == parent)
 worker.close()
 """
     assert run(SPAWN + script) == (0, "0 None True\n")
@@ -730,9 +732,9 @@ def in_a_user_namespace(then: str) -> str:
 
 REPORT = """
 from recursor.errors import IsolationUnavailable
-from recursor.sandboxes import jail
+from recursor.sandboxes import templates
 try:
-    worker = jail.spawn(memory=1 << 28, scratch=1 << 20)
+    worker = templates.spawn(memory=1 << 28, scratch=1 << 20)
     print("spawned")
     worker.close()
 except IsolationUnavailable as error:
@@ -767,8 +769,8 @@ def test_an_unknown_architecture_is_an_error_and_not_an_open_door() -> None:
 
 
 def test_every_system_call_that_is_named_has_a_number_and_one_verdict() -> None:
-    known = seccomp.X86_64.numbers
-    verdicts = [*seccomp.ALLOWED, *seccomp.DENIED, *seccomp.UNSUPPORTED, *seccomp._CONDITIONAL]
+    known = syscalls.X86_64.numbers
+    verdicts = [*syscalls.ALLOWED, *syscalls.DENIED, *syscalls.UNSUPPORTED, *seccomp._CONDITIONAL]
     assert len(verdicts) == len(set(verdicts))
     assert set(verdicts) <= set(known)
     assert len(set(known.values())) == len(known)
@@ -784,11 +786,11 @@ ABSENT = set(_ABSENT.split())
 
 
 def test_every_call_has_a_number_on_aarch64_or_is_absent_there() -> None:
-    known = seccomp.AARCH64.numbers
-    assert set(seccomp.X86_64.numbers) - set(known) == ABSENT
-    assert set(known) <= set(seccomp.X86_64.numbers)
+    known = syscalls.AARCH64.numbers
+    assert set(syscalls.X86_64.numbers) - set(known) == ABSENT
+    assert set(known) <= set(syscalls.X86_64.numbers)
     assert len(set(known.values())) == len(known)
-    new = {name: number for name, number in seccomp.X86_64.numbers.items() if number >= 424}
+    new = {name: number for name, number in syscalls.X86_64.numbers.items() if number >= 424}
     assert {name: known[name] for name in new} == new  # from there on they are the same everywhere
     assert seccomp.Filter("aarch64").allowed > 100
 
@@ -799,19 +801,19 @@ def test_the_numbers_of_aarch64_are_those_of_the_kernel() -> None:
         pytest.skip("the headers of the kernel are not installed")
     lines = re.findall(r"#define __NR(?:3264)?_(\w+)\s+(\d+)", header.read_text())
     theirs = {{"fstatat": "newfstatat"}.get(name, name): int(number) for name, number in lines}
-    ours = seccomp.AARCH64.numbers
+    ours = syscalls.AARCH64.numbers
     assert not ABSENT & set(theirs)
     assert {name: number for name, number in ours.items() if theirs.get(name, number) != number} == {}
     assert len(set(ours) & set(theirs)) > 200
 
 
-@pytest.mark.parametrize("machine", seccomp.ARCHITECTURES)
+@pytest.mark.parametrize("machine", syscalls.ARCHITECTURES)
 def test_the_numbers_are_those_of_libseccomp(machine: str) -> None:
     try:
         resolve = ctypes.CDLL("libseccomp.so.2").seccomp_syscall_resolve_name_arch
     except OSError:
         pytest.skip("libseccomp is not installed")
-    architecture = seccomp.ARCHITECTURES[machine]
+    architecture = syscalls.ARCHITECTURES[machine]
     for name, number in architecture.numbers.items():
         theirs = resolve(ctypes.c_uint32(architecture.audit), name.encode())
         assert theirs in (number, -1), name  # -1: later than the library

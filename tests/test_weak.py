@@ -164,10 +164,10 @@ def test_it_has_a_name() -> None:
 
 PRELUDE = """
 import asyncio, ctypes, errno, os, struct, sys
-from recursor.sandboxes.guest import linux, seccomp
+from recursor.sandboxes.guest import linux, syscalls
 def forbid(**errors):
     \"\"\"As the profile of a container engine: some system calls fail, for all processes from here on.\"\"\"
-    table = seccomp.ARCHITECTURES[os.uname().machine]
+    table = syscalls.ARCHITECTURES[os.uname().machine]
     op = lambda code, operand, yes=0, no=0: struct.pack("=HBBI", code, yes, no, operand)
     program = [op(0x20, 0)]
     for name, number in errors.items():

@@ -1,29 +1,22 @@
-"""Host side of the process sandbox: one template process, and workers forked from it.
+"""Host side of a template process, from which the workers of the process sandbox are forked.
 
 `spawn` hands over a worker that is locked in already; what it is locked into is in
 `guest/zygote.py` and in docs/sandbox.md. There is no weaker mode: what cannot be had raises
 `IsolationUnavailable`, which names the step that failed and what would help.
 
-All functions block for milliseconds and may be called from any thread. The template process is
-shared by the whole host process, started when it is first needed, replaced when it died, left
-alone by forked children, and ends with the host whatever ends that.
+All functions block for milliseconds and may be called from any thread. The template process ends with
+the host, whatever ends that.
 """
 
 from __future__ import annotations
 
-import atexit
 import os
-import select
 import signal
 import socket
 import sys
 import threading
-import weakref
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
-from functools import cached_property
-from pathlib import Path
+from contextlib import suppress
 from types import MappingProxyType
 from typing import Final
 
@@ -37,12 +30,11 @@ from recursor.sandboxes.mounts import check_again
 from recursor.sandboxes.remedies import explain_platform, explain_step
 from recursor.sandboxes.report import Facts, isolation
 from recursor.sandboxes.template import Tier, installed_packages, start
+from recursor.sandboxes.workers import Birth, Ends, Spawned, readable
 from recursor.types import Isolation
 
 _START = 30.0
 """Seconds within which the template must be up, or a worker be there."""
-_END = 10.0
-"""Seconds within which what was killed must be gone."""
 _SMALLEST = 1 << 20
 NO_MOUNTS: Final[Mapping[str, str]] = MappingProxyType({})
 
@@ -63,172 +55,12 @@ class _Answer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     status: int | None = None
 
 
-class _ZygoteLost(SandboxError):
+class ZygoteLost(SandboxError):
     """The template process died or talks nonsense; a new one may do better."""
 
 
-@dataclass(eq=False)
-class Spawned:
-    """A worker that runs, as its host holds it.
-
-    The sockets and `output` belong to whoever asked for it; `wait` frees the rest.
-    """
-
-    rpc: socket.socket
-    aux: socket.socket
-    """Takes descriptors of contexts into the worker."""
-    output: int
-    """Non-blocking read end of the pipe that its stdout and stderr go to."""
-    forks: bool
-    """Whether it can be forked: not without namespaces, nor where nobody is asked by its filter."""
-    _pidfd: int
-    _number: int
-    _kin: set[int]
-    """Numbers of all that were forked from the same worker, and of that one."""
-    _zygote: Zygote = field(repr=False)
-    _ending: str | None = None
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
-
-    @cached_property
-    def pid(self) -> int:
-        """Its number as this process sees it; 0 when that cannot be known. For display: signals go by pidfd."""
-        with self._lock:
-            return _pid_of(self._pidfd) if self._ending is None else 0
-
-    def isolation(self, memory: int) -> Isolation:
-        """What is in force for it, which has so many bytes of memory."""
-        return self._zygote.isolation(memory)
-
-    def fork(self) -> Birth:
-        """Let it fork once, and prepare what the new process is to have. Does not block.
-
-        Raises:
-            SandboxError: there are as many as there may be.
-        """
-        return self._zygote.begin_fork(self._number, self._kin)
-
-    def interrupt(self) -> None:
-        """Raise KeyboardInterrupt in what runs."""
-        self._signal(signal.SIGINT)
-
-    def kill(self) -> None:
-        """End it now."""
-        self._signal(signal.SIGKILL)
-
-    def exit_status(self) -> str | None:
-        """How it ended ("killed by signal 11 (SIGSEGV)"); None while it runs."""
-        return self._settle(0)
-
-    def wait(self) -> str:
-        """Block until it is gone and return how it ended. Call `kill` first, unless it is ending.
-
-        Raises:
-            SandboxError: it is still there after ten seconds.
-        """
-        ending = self._settle(_END)
-        if ending is None:
-            raise SandboxError(f"the sandboxed process {self.pid} does not end")
-        return ending
-
-    def close(self) -> None:
-        """Kill it, wait, and close everything, the sockets and the pipe too. May be called twice."""
-        self.kill()
-        self.wait()
-        self.rpc.close()
-        self.aux.close()
-        output, self.output = self.output, -1
-        if output >= 0:
-            os.close(output)
-
-    def _signal(self, number: int) -> None:
-        with self._lock:
-            if self._ending is None:
-                with suppress(ProcessLookupError):
-                    linux.pidfd_send_signal(self._pidfd, number)
-
-    def _settle(self, seconds: float) -> str | None:
-        if self._ending is None and _readable(self._pidfd, seconds):
-            with self._lock:
-                if self._ending is None:
-                    self._ending = self._zygote.ending(self._number)
-                    self._kin.discard(self._number)
-                    os.close(self._pidfd)
-        return self._ending
-
-
-@dataclass(eq=False)
-class _Ends:
-    """What a worker and its host talk by: the host's ends, and the worker's."""
-
-    rpc: socket.socket
-    aux: socket.socket
-    output: int
-    inside: list[int]
-
-    @classmethod
-    def make(cls) -> _Ends:
-        with ExitStack() as opened:
-            rpc, worker_rpc = map(opened.enter_context, socket.socketpair())
-            aux, worker_aux = map(opened.enter_context, socket.socketpair())
-            output, worker_output = os.pipe()
-            os.set_blocking(output, False)
-            opened.pop_all()
-        return cls(rpc, aux, output, [worker_rpc.detach(), worker_aux.detach(), worker_output])
-
-    def close_inside(self) -> None:
-        while self.inside:
-            os.close(self.inside.pop())
-
-    def close(self) -> None:
-        self.close_inside()
-        self.rpc.close()
-        self.aux.close()
-        os.close(self.output)
-
-
-class Birth:
-    """A worker that is about to fork. `end` or `drop` it, whatever comes of it."""
-
-    def __init__(self, zygote: Zygote, parent: int, kin: set[int], ends: _Ends) -> None:
-        self._zygote = zygote
-        self._parent = parent
-        self._kin = kin
-        self._ends = ends
-
-    @property
-    def rpc(self) -> socket.socket:
-        """Becomes readable when the new process serves."""
-        return self._ends.rpc
-
-    @property
-    def inside(self) -> tuple[int, ...]:
-        """What the worker has to be given for the new process, in this order."""
-        return tuple(self._ends.inside)
-
-    def given(self) -> None:
-        """Let go of that: the worker has it."""
-        self._ends.close_inside()
-
-    def end(self) -> Spawned:
-        """Return the new process, which serves; nothing more comes of this fork.
-
-        Raises:
-            SandboxError: there is none. Had the worker forked all the same, it and all its kin are ended.
-        """
-        try:
-            return self._zygote.end_fork(self._parent, self._kin, self._ends)
-        except BaseException:
-            self._ends.close()
-            raise
-
-    def drop(self) -> None:
-        """End it, and the new process where there is one."""
-        with suppress(SandboxError):
-            self.end().close()
-
-
 class Zygote:
-    """A template process. Use `shared()`; a second one is for tests.
+    """A template process. Use `templates.shared()`; a second one is for tests.
 
     Args:
         packages: directories of installed packages to show to workers; None is those of this process.
@@ -281,7 +113,7 @@ class Zygote:
     @property
     def alive(self) -> bool:
         """Whether it can be asked for workers."""
-        return not self._broken and not _readable(self._pidfd, 0)
+        return not self._broken and not readable(self._pidfd, 0)
 
     def spawn(self, *, memory: int, scratch: int) -> Spawned:
         """Fork a worker that is isolated and ready to serve.
@@ -296,7 +128,7 @@ class Zygote:
         """
         if memory < _SMALLEST or scratch < _SMALLEST:
             raise ConfigError(f"a sandbox needs at least {_SMALLEST:,} bytes of memory and of scratch space")
-        ends = _Ends.make()
+        ends = Ends.make()
         try:
             answer, received = self._ask({"spawn": {"memory": memory, "scratch": scratch}}, ends.inside)
             if answer.failed is not None:
@@ -315,7 +147,7 @@ class Zygote:
                 f"the REPL cannot be forked: {MOST} processes were forked from the same one; close some of them, or "
                 "have fewer children begin in a copy at once"
             )
-        ends = _Ends.make()
+        ends = Ends.make()
         try:
             outside, inside = socket.socketpair()
             ends.inside.append(inside.detach())
@@ -326,14 +158,14 @@ class Zygote:
             raise
         return Birth(self, number, kin, ends)
 
-    def end_fork(self, parent: int, kin: set[int], ends: _Ends) -> Spawned:
+    def end_fork(self, parent: int, kin: set[int], ends: Ends) -> Spawned:
         """See `Birth.end`."""
         answer, received = self._ask({"born": parent})
         if answer.failed is not None:
             raise SandboxError(f"the REPL was not forked: {_why(answer)}")
         return self._spawned(answer, received, kin, ends)
 
-    def _spawned(self, answer: _Answer, received: list[int], kin: set[int], ends: _Ends) -> Spawned:
+    def _spawned(self, answer: _Answer, received: list[int], kin: set[int], ends: Ends) -> Spawned:
         if answer.spawned is None or len(received) != 1:
             raise self._lost("it gave no worker", received)
         pidfd = received[0]
@@ -344,7 +176,7 @@ class Zygote:
         """Say how a worker that has ended did so."""
         try:
             answer, _ = self._ask({"reap": number})
-        except _ZygoteLost:
+        except ZygoteLost:
             return "killed together with the sandbox's template process"
         if answer.status is None:
             raise self._lost("it knows no status")
@@ -362,7 +194,7 @@ class Zygote:
         pidfd, self._pidfd = self._pidfd, -1
         if pidfd < 0:
             return
-        if not _readable(pidfd, 1.0):
+        if not readable(pidfd, 1.0):
             with suppress(ProcessLookupError):
                 linux.pidfd_send_signal(pidfd, signal.SIGKILL)
         with suppress(ChildProcessError):  # who waits for all children of the process may have taken it
@@ -389,8 +221,8 @@ class Zygote:
     def _greeting(self, errors: int) -> Facts:
         try:
             answer, _ = self._receive()
-        except _ZygoteLost as lost:
-            said = os.read(errors, 1 << 16) if _readable(errors, 1.0) else b""
+        except ZygoteLost as lost:
+            said = os.read(errors, 1 << 16) if readable(errors, 1.0) else b""
             why = said.decode("utf-8", "backslashreplace").strip()[-2000:] or str(lost)
             raise SandboxError(f"the sandbox's template process did not start: {why}") from lost
         if answer.failed is not None:
@@ -406,7 +238,7 @@ class Zygote:
     def _tell(self, message: object, descriptors: Sequence[int]) -> None:
         """Send what is not answered. It may go between a request of another thread and its answer."""
         if self._broken:
-            raise _ZygoteLost("the sandbox's template process is gone")
+            raise ZygoteLost("the sandbox's template process is gone")
         try:
             socket.send_fds(self._aside, [msgspec.json.encode(message)], descriptors)
         except OSError as error:  # it ends, or has not read for long
@@ -415,7 +247,7 @@ class Zygote:
     def _ask(self, message: object, descriptors: Sequence[int] = ()) -> tuple[_Answer, list[int]]:
         with self._lock:
             if self._broken:
-                raise _ZygoteLost("the sandbox's template process is gone")
+                raise ZygoteLost("the sandbox's template process is gone")
             try:
                 socket.send_fds(self._control, [msgspec.json.encode(message)], descriptors)
             except OSError as error:
@@ -432,119 +264,11 @@ class Zygote:
         except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise self._lost(str(error) or type(error).__name__, received) from error
 
-    def _lost(self, why: str, received: Sequence[int] = ()) -> _ZygoteLost:
+    def _lost(self, why: str, received: Sequence[int] = ()) -> ZygoteLost:
         self._broken = True
         for descriptor in received:
             os.close(descriptor)
-        return _ZygoteLost(f"the sandbox's template process is gone: {why}")
-
-
-class Templates:
-    """One template process, started when it is needed, and anew when it died.
-
-    Args:
-        tier: how workers are isolated.
-        mounts: folders to show to workers, read-only, by their paths inside.
-        total_memory: bytes that all workers may take together; None is no bound.
-    """
-
-    def __init__(
-        self,
-        tier: Tier = "namespaces",
-        mounts: Mapping[str, str] = NO_MOUNTS,
-        total_memory: int | None = None,
-    ) -> None:
-        self._tier = tier
-        self._total_memory = total_memory
-        self._mounts = mounts
-        self._zygote: Zygote | None = None
-        self._lock = threading.Lock()
-        _all.add(self)
-
-    def get(self) -> Zygote:
-        """Return the process; raises what `Zygote` raises."""
-        with self._lock:
-            if self._zygote is not None and not self._zygote.alive:
-                self._zygote.close()
-                self._zygote = None
-            if self._zygote is None:
-                self._zygote = Zygote(tier=self._tier, mounts=self._mounts, total_memory=self._total_memory)
-                # Not __del__: in garbage with cycles the sockets of the process might go first.
-                weakref.finalize(self, self._zygote.close).atexit = False
-            return self._zygote
-
-    def spawn(self, *, memory: int, scratch: int) -> Spawned:
-        """Fork a worker, starting the template process anew if it has died."""
-        try:
-            return self.get().spawn(memory=memory, scratch=scratch)
-        except _ZygoteLost:
-            return self.get().spawn(memory=memory, scratch=scratch)
-
-    def close(self) -> None:
-        """End the process and every worker of it."""
-        zygote, self._zygote = self._zygote, None
-        if zygote is not None:
-            zygote.close()
-
-    def forget(self) -> None:
-        """Let go of it in a forked child."""
-        self._lock = threading.Lock()  # a thread of the parent may hold the old one
-        zygote, self._zygote = self._zygote, None
-        if zygote is not None:
-            zygote.forget()
-
-
-_all: weakref.WeakSet[Templates] = weakref.WeakSet()
-_shared: dict[Tier, Templates] = {}
-_shared_lock = threading.Lock()
-
-
-def templates(tier: Tier = "namespaces") -> Templates:
-    """The template process of this host process for workers without mounts."""
-    with _shared_lock:
-        if tier not in _shared:
-            _shared[tier] = Templates(tier)
-        return _shared[tier]
-
-
-def shared() -> Zygote:
-    """The template process of this host process, started when there is none that lives."""
-    return templates().get()
-
-
-def spawn(*, memory: int, scratch: int) -> Spawned:
-    """Fork a worker from the shared template process."""
-    return templates().spawn(memory=memory, scratch=scratch)
-
-
-@atexit.register
-def _close_all() -> None:
-    for each in list(_all):
-        each.close()
-
-
-def _forget_all() -> None:
-    global _shared_lock  # noqa: PLW0603
-    _shared_lock = threading.Lock()
-    for each in list(_all):
-        each.forget()
-
-
-if sys.platform == "linux":
-    os.register_at_fork(after_in_child=_forget_all)
-
-
-def _readable(descriptor: int, seconds: float) -> bool:
-    poll = select.poll()
-    poll.register(descriptor, select.POLLIN)
-    return bool(poll.poll(seconds * 1000))
-
-
-def _pid_of(pidfd: int) -> int:
-    with suppress(OSError, StopIteration, ValueError):
-        lines = Path(f"/proc/self/fdinfo/{pidfd}").read_text("ascii").splitlines()
-        return int(next(line for line in lines if line.startswith("Pid:")).split()[1])
-    return 0
+        return ZygoteLost(f"the sandbox's template process is gone: {why}")
 
 
 def _explain(failed: _Step) -> str:

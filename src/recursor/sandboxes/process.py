@@ -11,12 +11,13 @@ from typing import Final
 
 from recursor.errors import ConfigError, IsolationUnavailable, SandboxError
 from recursor.protocols import Repl
-from recursor.sandboxes import jail
+from recursor.sandboxes import templates
 from recursor.sandboxes.link import Worker
 from recursor.sandboxes.mounts import Mounts, checked
 from recursor.sandboxes.remedies import explain_tiers, reason
 from recursor.sandboxes.repl import opened
 from recursor.sandboxes.template import Tier
+from recursor.sandboxes.workers import Spawned
 from recursor.threads import in_thread
 from recursor.types import CallStyle
 
@@ -66,7 +67,7 @@ class ProcessSandbox:
         self._scratch = scratch
         self.mounts: Mapping[str, str] = checked(mounts)
         """Folders by the paths at which code sees them."""
-        self._own: dict[Tier, jail.Templates] = {}
+        self._own: dict[Tier, templates.Templates] = {}
 
     async def open(
         self,
@@ -77,18 +78,18 @@ class ProcessSandbox:
         calls: CallStyle = "plain",
     ) -> Repl:
         memory = self._memory + PER_CONTEXT_BYTE * context_size
-        spawned: list[jail.Spawned] = []
+        spawned: list[Spawned] = []
 
         async def spawn() -> Worker:
-            spawned[:] = [await in_thread(self._spawn, memory, discard=jail.Spawned.close)]
+            spawned[:] = [await in_thread(self._spawn, memory, discard=Spawned.close)]
             return spawned[0]
 
         return await opened(spawn, lambda _: spawned[0].isolation(memory), tools, calls=calls, seed=seed)
 
-    def _spawn(self, memory: int) -> jail.Spawned:
+    def _spawn(self, memory: int) -> Spawned:
         return self._templates().spawn(memory=memory, scratch=self._scratch)
 
-    def _templates(self) -> jail.Templates:
+    def _templates(self) -> templates.Templates:
         """The template processes of the strongest tier that works, found by trying."""
         wanted = tuple(tier for tier in self._tiers if not self.mounts or tier != "landlock")
         if len(wanted) == 1:
@@ -107,11 +108,11 @@ class ProcessSandbox:
                 raise IsolationUnavailable(explain_tiers(failures))
         return self._of(_found[wanted])
 
-    def _of(self, tier: Tier) -> jail.Templates:
+    def _of(self, tier: Tier) -> templates.Templates:
         if not self.mounts and self._total_memory is None:
-            return jail.templates(tier)
+            return templates.of(tier)
         if tier not in self._own:
-            self._own[tier] = jail.Templates(tier, self.mounts, self._total_memory)
+            self._own[tier] = templates.Templates(tier, self.mounts, self._total_memory)
         return self._own[tier]
 
 
@@ -119,14 +120,14 @@ def tried_tiers() -> dict[Tier, str]:
     """Try every tier on this machine, and return for each what keeps it from working: nothing where it works."""
     found: dict[Tier, str] = {}
     for tier in WEAK:
-        templates = jail.Templates(tier)
+        own = templates.Templates(tier)
         try:
-            templates.spawn(memory=_TRIAL, scratch=_TRIAL).close()
+            own.spawn(memory=_TRIAL, scratch=_TRIAL).close()
             found[tier] = ""
         except SandboxError as failure:
             found[tier] = reason(failure)
         finally:
-            templates.close()
+            own.close()
     return found
 
 

@@ -42,6 +42,7 @@ _NOT_FOR_STREAMS = {
     "locks",
     "namespaces",
     "newcomers",
+    "parent",
     "rehearsal",
     "relay",
     "zygote",

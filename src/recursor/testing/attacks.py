@@ -32,7 +32,7 @@ from typing import Any, Final
 from recursor.context import prepare
 from recursor.errors import RLMError, SandboxError
 from recursor.protocols import Repl, Sandbox
-from recursor.sandboxes.guest import seccomp
+from recursor.sandboxes.guest import syscalls
 from recursor.testing.programs import ATTACKS
 from recursor.testing.programs.attack import TOOLS, Attack
 from recursor.types import Execution, LlmQuery, Subcall
@@ -181,7 +181,7 @@ class Targets:
 
     def constants(self, code: str) -> str:
         """Assignments that tell a program where everything is."""
-        numbers = seccomp.ARCHITECTURES.get(platform.machine())
+        numbers = syscalls.ARCHITECTURES.get(platform.machine())
         calls = (
             {name: number for name, number in numbers.numbers.items() if f"'{name}'" in code}
             if numbers

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from typing import Any
 
-from .channel import MAX_BODY, SubcallError, header_start
+from .channel import SubcallError
+from .frames import MAX_BODY, header_start
 from .images import media_type
 from .shapes import json_schema
 

@@ -10,7 +10,8 @@ from functools import partial
 from typing import Any, TypeAlias
 
 from .arguments import check_text, pictures_of
-from .channel import Channel, SubcallError, header_start, post
+from .channel import Channel, SubcallError, post
+from .frames import header_start
 
 WINDOW = 2048
 """Calls of one batch in flight at once, as far as this side is concerned."""

@@ -57,9 +57,9 @@ def main() -> NoReturn:
     if sys.platform == "emscripten":
         wasm: Any = importlib.import_module("guest.wasm")
         wasm.serve(incoming, outgoing)
-    worker: Any = importlib.import_module("guest.worker")
+    serving: Any = importlib.import_module("guest.serving")
     selflock: Any = importlib.import_module("guest.selflock")
-    worker.serve_stream(incoming, outgoing, selflock.lock_in(**setup["lock"]))
+    serving.serve_stream(incoming, outgoing, selflock.lock_in(**setup["lock"]))
     raise AssertionError("unreachable")
 
 

@@ -1,23 +1,18 @@
 """The inside end of the line to the host: frames out, frames in, calls that wait for replies.
 
-A frame is two little-endian u32 (header length, body length), a JSON header and a body of raw
-bytes. Everything that could be patched by code of a model is bound here at import.
-
-Beside the frames a worker on the host's machine has a second socket, on which descriptors come.
-Where only bytes reach the worker, a context comes in parts and goes in parts, and an interrupt is
-a frame.
+Everything that could be patched by code of a model is bound here at import. Beside the frames a worker on
+the host's machine has a second socket, on which descriptors come. Where only bytes reach the worker, a
+context comes in parts and goes in parts, and an interrupt is a frame.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-import json
 import os
 import queue
 import signal
 import socket
-import struct
 import tempfile
 import threading
 from collections.abc import Callable, Collection, Iterable
@@ -25,19 +20,12 @@ from contextlib import suppress
 from typing import Any, Protocol, TypeAlias
 
 from . import values
+from .frames import Duplex, Incoming, frame, frame_of
 
-MAX_BODY = 1 << 24
-MAX_HEADER = 1 << 20
 PART = 1 << 20
-AHEAD = 1 << 18
-"""Bytes that are read from the socket at once."""
 IN_PARTS = -1
 """In place of a descriptor: memory of the host's that is filled by frames."""
-_HEAD = struct.Struct("<II")
-_dumps = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
-_loads = json.JSONDecoder().decode
 _encode, _decode = values.encode, values.decode
-_read, _readv, _write = os.read, os.readv, os.write
 _signal = signal.pthread_kill
 
 
@@ -66,26 +54,6 @@ class Inbox(Protocol):
 
     def get(self) -> Any:
         """Wait for the next item."""
-
-
-class Duplex:
-    """What is used of a socket, over one descriptor to read from and one to write to."""
-
-    def __init__(self, incoming: int, outgoing: int) -> None:
-        self._incoming = incoming
-        self._outgoing = outgoing
-
-    def recv(self, size: int) -> bytes:
-        return _read(self._incoming, size)
-
-    def recv_into(self, view: memoryview) -> int:
-        return _readv(self._incoming, [view])
-
-    def sendall(self, data: bytes) -> None:
-        with memoryview(data) as view:
-            sent = 0
-            while sent < len(view):
-                sent += _write(self._outgoing, view[sent:])
 
 
 class Channel:
@@ -248,7 +216,7 @@ class Channel:
     def _deal(self) -> bool:
         """Read one frame and deal with it. Blocks until there is one; returns whether there may be more."""
         try:
-            header, data = self._next()
+            header, data = self._incoming.frame()
             if header["op"] == "reply":
                 self._settle(header, data)
             else:
@@ -261,13 +229,6 @@ class Channel:
             return True
         self._hang_up()
         return False
-
-    def _next(self) -> tuple[dict[str, Any], bytes]:
-        """Read a frame: header and body."""
-        incoming = self._incoming
-        head, body = _HEAD.unpack(incoming.take(_HEAD.size))
-        header = _loads(incoming.take(head).decode("utf-8"))
-        return header, incoming.take(body)
 
     def _take(self, header: dict[str, Any], data: bytes) -> None:
         if header["op"] == "room":
@@ -346,52 +307,6 @@ class Channel:
         return descriptors[0] if descriptors else -1
 
 
-class Incoming:
-    """Exact lengths from a socket, read ahead."""
-
-    def __init__(self, source: socket.socket | Duplex) -> None:
-        self._socket = source
-        self._buffer = b""
-        self._position = 0
-
-    @property
-    def ahead(self) -> bool:
-        """Whether something was read that nobody has taken."""
-        return self._position < len(self._buffer)
-
-    def take(self, size: int) -> bytes:
-        start, end = self._position, self._position + size
-        if end <= len(self._buffer):
-            self._position = end
-            return self._buffer[start:end]
-        have = self._buffer[start:]
-        if size > AHEAD:
-            return self._large(have, size)
-        while len(have) < size:
-            have += self._more(self._socket.recv(AHEAD))
-        self._buffer, self._position = have, size
-        return have[:size]
-
-    def _large(self, have: bytes, size: int) -> bytes:
-        self._buffer, self._position = b"", 0
-        whole = bytearray(size)
-        whole[: len(have)] = have
-        with memoryview(whole) as view:
-            position = len(have)
-            while position < size:
-                received = self._socket.recv_into(view[position:])
-                if not received:
-                    raise EOFError
-                position += received
-        return whole  # type: ignore[return-value]  # reads like bytes, and spares a copy
-
-    @staticmethod
-    def _more(piece: bytes) -> bytes:
-        if not piece:
-            raise EOFError
-        return piece
-
-
 class _Slot:
     """Where one thread waits for one outcome."""
 
@@ -418,26 +333,6 @@ def result(outcome: Any) -> Any:
     if isinstance(outcome, SubcallError):
         raise outcome
     return outcome
-
-
-def header_start(fields: dict[str, Any]) -> bytes:
-    """The header of a call up to its number. Raises TypeError or ValueError when it cannot be one."""
-    return _head(fields)[:-1] + b',"id":'
-
-
-def frame(head: bytes, body: bytes) -> bytes:
-    return b"".join((_HEAD.pack(len(head), len(body)), head, body))
-
-
-def frame_of(header: dict[str, Any], body: bytes) -> bytes:
-    return frame(_head(header), body)
-
-
-def _head(header: dict[str, Any]) -> bytes:
-    head = _dumps(header).encode("utf-8", "replace")
-    if len(head) > MAX_HEADER:
-        raise ValueError(f"a schema of {len(head):,} bytes is too long; at most {MAX_HEADER:,}")
-    return head
 
 
 def post(loop: asyncio.AbstractEventLoop, function: Callable[..., object], *arguments: Any) -> None:

@@ -15,7 +15,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from . import values
-from .channel import IN_PARTS, Channel, header_start
+from .channel import IN_PARTS, Channel
+from .frames import header_start
 from .images import Image
 from .lazy import Lazy
 from .mapped import MappedStr

@@ -10,15 +10,16 @@ from __future__ import annotations
 import asyncio
 import builtins
 import difflib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from .arguments import llm_call, llm_header, pairs_of, rlm_fields, text_of, tool_names
-from .batches import FORKS, WINDOW, Batch
-from .channel import MAX_BODY, PART, Channel, SubcallError, header_start
+from .answer import Answer, Submitted
+from .channel import PART, Channel, SubcallError
 from .defining import defined
-from .handover import INLINE, Handover
+from .frames import header_start
+from .handover import Handover
 from .helpers import chunk, grep
+from .queries import Queries
 from .ranking import search
 from .toolcalls import pack
 
@@ -27,63 +28,6 @@ _PLAIN = ("llm_query", "llm_query_batched", "rlm_query", "rlm_query_batched")
 HELPERS: dict[str, Callable[..., Any]] = {"chunk": chunk, "grep": grep, "search": search}
 """Names that code may bind to values of its own, as it does in `for chunk in chunks`."""
 _MISSING = object()
-
-
-class Submitted(BaseException):
-    """Unwinds the block that has submitted an answer."""
-
-
-class Answer(dict[str, Any]):
-    """`answer`: a dict that notices when it is complete."""
-
-    def __init__(self, submit: Callable[[Any], None], on_draft: Callable[[], None]) -> None:
-        super().__init__(content=None, ready=False)
-        self._submit = submit
-        self._on_draft = on_draft
-        self._assigned = False
-        self.drafted = False
-        """Whether the content was ever set."""
-
-    def begin_block(self) -> None:
-        self._assigned = False
-        super().__setitem__("ready", False)
-
-    def keep(self, content: Any) -> None:
-        """Make a value the draft, without submitting it."""
-        super().__setitem__("content", content)
-        self.drafted = True
-
-    def adopt(self, bound: dict[str, Any]) -> None:
-        """Take over a dict that `answer` was bound to."""
-        super().update(bound)
-        self.drafted = self.drafted or "content" in bound
-
-    def _check(self, keys: Iterable[str]) -> None:
-        self._assigned = self._assigned or "content" in keys
-        self.drafted = self.drafted or self._assigned
-        if self._assigned and self.get("ready") is True:
-            self._submit(self.get("content"))
-            raise Submitted
-        if "content" in keys:
-            self._on_draft()
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        super().__setitem__(key, value)
-        self._check((key,))
-
-    def update(self, *args: Any, **kwargs: Any) -> None:
-        changes = dict(*args, **kwargs)
-        super().update(changes)
-        self._check(changes)
-
-    def __ior__(self, other: Any) -> Answer:  # type: ignore[override,misc]
-        self.update(other)
-        return self
-
-    def setdefault(self, key: str, default: Any = None) -> Any:
-        if key not in self:
-            self[key] = default
-        return self[key]
 
 
 class Names:
@@ -108,14 +52,15 @@ class Names:
         self._namespace = namespace
         self._channel = channel
         self._submit = submit
-        self._branch = branch
         self._handover = Handover(channel)
         self._tools: dict[str, Callable[..., Any]] = {}
+        self._queries = Queries(channel, self._handover, self._tools, branch)
         self.answer = Answer(submit, on_draft)
         self._reserved: dict[str, Any] = {"answer": self.answer, "SubcallError": SubcallError}
+        queries = self._queries
         for function in (
-            self.llm_query, self.llm_query_batched, self.allm_query, self.allm_query_batched,
-            self.rlm_query, self.rlm_query_batched, self.arlm_query, self.arlm_query_batched,
+            queries.llm_query, queries.llm_query_batched, queries.allm_query, queries.allm_query_batched,
+            queries.rlm_query, queries.rlm_query_batched, queries.arlm_query, queries.arlm_query_batched,
             self.FINAL, self.FINAL_VAR, self.SHOW_VARS,
         ):  # fmt: skip
             self._reserved[function.__name__] = _plain_function(function, function.__name__)
@@ -130,10 +75,12 @@ class Names:
         """Let the plain names of sub-calls be functions to `await`, or take the arguments that they have elsewhere."""
         if style == "await":
             for name in _PLAIN:
-                self.reserve(name, _plain_function(getattr(self, f"a{name}"), name))
+                self.reserve(name, _plain_function(getattr(self._queries, f"a{name}"), name))
         elif style == "reference":
-            self.reserve("rlm_query", _plain_function(self._reference_query, "rlm_query"))
-            self.reserve("rlm_query_batched", _plain_function(self._reference_batch, "rlm_query_batched"))
+            self.reserve("rlm_query", _plain_function(self._queries.reference_query, "rlm_query"))
+            self.reserve(
+                "rlm_query_batched", _plain_function(self._queries.reference_batch, "rlm_query_batched")
+            )
 
     def loaded(self, name: str) -> Any:
         """The value that was loaded under a name. Raises KeyError."""
@@ -252,128 +199,6 @@ class Names:
 
     # What the model calls. The first line of a docstring is what `help` is worth in a prompt. -----
 
-    def llm_query(
-        self,
-        prompt: str,
-        model: str | None = None,
-        schema: Mapping[str, Any] | None = None,
-        *,
-        images: Any = None,
-    ) -> Any:
-        """Ask a language model; return its text, or the value that `schema` (JSON Schema) describes."""
-        return self._channel.ask(*llm_call(prompt, model, schema, images))
-
-    async def allm_query(
-        self,
-        prompt: str,
-        model: str | None = None,
-        schema: Mapping[str, Any] | None = None,
-        *,
-        images: Any = None,
-    ) -> Any:
-        """`llm_query` for `await`."""
-        return await self._channel.ask_async(*llm_call(prompt, model, schema, images))
-
-    def llm_query_batched(
-        self,
-        prompts: Iterable[str],
-        model: str | None = None,
-        schema: Mapping[str, Any] | None = None,
-        *,
-        images: Iterable[Any] | None = None,
-        dedupe: bool = False,
-        return_exceptions: bool = False,
-    ) -> list[Any]:
-        """Ask many prompts at once; return the results in order. An iterator is drawn from as it goes."""
-        return self._llm_batch(prompts, model, schema, dedupe, images).gather(return_exceptions)
-
-    async def allm_query_batched(
-        self,
-        prompts: Iterable[str],
-        model: str | None = None,
-        schema: Mapping[str, Any] | None = None,
-        *,
-        images: Iterable[Any] | None = None,
-        dedupe: bool = False,
-        return_exceptions: bool = False,
-    ) -> list[Any]:
-        """`llm_query_batched` for `await`."""
-        return await self._llm_batch(prompts, model, schema, dedupe, images).gather_async(return_exceptions)
-
-    def rlm_query(
-        self,
-        question: str,
-        context: Any = None,
-        *,
-        model: str | None = None,
-        schema: Mapping[str, Any] | None = None,
-        tools: Sequence[Callable[..., Any] | str] | None = None,
-        instruction: str | None = None,
-        limits: Mapping[str, float | None] | None = None,
-        fork: bool = False,
-    ) -> Any:
-        """Ask a child RLM with its own REPL, in which `context` is a variable; with `fork=True` a copy of this one."""
-        fields = self._rlm_fields(model, schema, tools, instruction, limits)
-        return self._channel.ask(*self._rlm_call(fields, question, context, fork))
-
-    async def arlm_query(
-        self,
-        question: str,
-        context: Any = None,
-        *,
-        model: str | None = None,
-        schema: Mapping[str, Any] | None = None,
-        tools: Sequence[Callable[..., Any] | str] | None = None,
-        instruction: str | None = None,
-        limits: Mapping[str, float | None] | None = None,
-        fork: bool = False,
-    ) -> Any:
-        """`rlm_query` for `await`."""
-        fields = self._rlm_fields(model, schema, tools, instruction, limits)
-        return await self._channel.ask_async(*self._rlm_call(fields, question, context, fork))
-
-    def rlm_query_batched(
-        self,
-        questions: Iterable[str],
-        contexts: Iterable[Any] | None = None,
-        *,
-        model: str | None = None,
-        schema: Mapping[str, Any] | None = None,
-        tools: Sequence[Callable[..., Any] | str] | None = None,
-        instruction: str | None = None,
-        limits: Mapping[str, float | None] | None = None,
-        fork: bool = False,
-        return_exceptions: bool = False,
-    ) -> list[Any]:
-        """Ask many child RLMs at once, one for each question and its context; return the results in order."""
-        fields = self._rlm_fields(model, schema, tools, instruction, limits)
-        return self._rlm_batch(questions, contexts, fields, fork).gather(return_exceptions)
-
-    async def arlm_query_batched(
-        self,
-        questions: Iterable[str],
-        contexts: Iterable[Any] | None = None,
-        *,
-        model: str | None = None,
-        schema: Mapping[str, Any] | None = None,
-        tools: Sequence[Callable[..., Any] | str] | None = None,
-        instruction: str | None = None,
-        limits: Mapping[str, float | None] | None = None,
-        fork: bool = False,
-        return_exceptions: bool = False,
-    ) -> list[Any]:
-        """`rlm_query_batched` for `await`."""
-        fields = self._rlm_fields(model, schema, tools, instruction, limits)
-        return await self._rlm_batch(questions, contexts, fields, fork).gather_async(return_exceptions)
-
-    def _reference_query(self, prompt: str, model: str | None = None, **more: Any) -> Any:
-        """Ask a child RLM with its own REPL."""
-        return self.rlm_query(prompt, model=model, **more)
-
-    def _reference_batch(self, prompts: Iterable[str], model: str | None = None, **more: Any) -> list[Any]:
-        """Ask many child RLMs at once; return the results in order."""
-        return self.rlm_query_batched(prompts, model=model, **more)
-
     def FINAL(self, value: Any) -> None:  # noqa: N802 - the name that models are trained on
         """Submit the answer: any plain value, of any size. Ends the run."""
         self._submit(value)
@@ -400,53 +225,6 @@ class Names:
         """Return the names and types of your variables."""
         rows = [f"{name}: {type(value).__name__}" for name, value in self.variables().items()]
         return "\n".join(rows) or "no variables yet"
-
-    def _llm_batch(
-        self,
-        prompts: Iterable[str],
-        model: str | None,
-        schema: Mapping[str, Any] | None,
-        dedupe: bool,
-        images: Iterable[Any] | None,
-    ) -> Batch:
-        start = llm_header(model, schema)
-
-        def make(prompt: str) -> tuple[bytes, bytes, None]:
-            return start, text_of("prompt", prompt), None
-
-        def make_of_pair(pair: tuple[str, Any]) -> tuple[bytes, bytes, None]:
-            return *llm_call(pair[0], model, schema, pair[1]), None
-
-        if images is None:
-            return Batch(self._channel, prompts, make, model=model, dedupe=dedupe)
-        pairs = pairs_of(prompts, images, ("prompt", "image"))
-        return Batch(self._channel, pairs, make_of_pair, model=model, dedupe=dedupe)
-
-    def _rlm_batch(
-        self, questions: Iterable[str], contexts: Iterable[Any] | None, fields: dict[str, Any], fork: bool
-    ) -> Batch:
-        def make(pair: tuple[str, Any]) -> tuple[bytes, bytes, int]:
-            return self._rlm_call(fields, *pair, fork)
-
-        pairs = pairs_of(questions, contexts)
-        window = FORKS if fork else WINDOW
-        return Batch(self._channel, pairs, make, model=fields["model"], recursive=True, window=window)
-
-    def _rlm_call(
-        self, fields: dict[str, Any], question: str, context: Any, fork: bool
-    ) -> tuple[bytes, bytes, int]:
-        asked = text_of("question", question, MAX_BODY - INLINE)
-        header_start(fields)  # what cannot be sent is refused before the context is handed over
-        number = self._channel.next_number()
-        told, inline = self._handover.give(number, context)
-        forked = self._branch() if fork else None
-        start = header_start({**fields, "question": len(asked), "context": told, "fork": forked})
-        return start, asked + inline, number
-
-    def _rlm_fields(
-        self, model: Any, schema: Any, tools: Any, instruction: Any, limits: Any
-    ) -> dict[str, Any]:
-        return rlm_fields(model, schema, tool_names(tools, self._tools), instruction, limits)
 
 
 def _plain_function(method: Callable[..., Any], name: str) -> Callable[..., Any]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from . import replay
 from .capture import Capture
-from .channel import frame_of
+from .frames import frame_of
 from .turns import TurnChannel
 from .worker import Worker
 

@@ -15,7 +15,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from .channel import Incoming, SubcallError
+from .channel import SubcallError
+from .frames import Incoming
 from .pumped import PumpedChannel
 
 FORKED = 4

@@ -31,9 +31,10 @@ def _complete() -> None:
 if sys.platform == "emscripten":
     _complete()
 
-from . import contexts, loading, values, worker  # noqa: E402 - they need what was added
-from .channel import Duplex, leave  # noqa: E402
+from . import contexts, loading, serving, values  # noqa: E402 - they need what was added
+from .channel import leave  # noqa: E402
 from .documents import text_or_bytes, whole  # noqa: E402
+from .frames import Duplex  # noqa: E402
 from .mapped import CODECS  # noqa: E402
 from .pumped import PumpedChannel  # noqa: E402
 
@@ -149,7 +150,7 @@ def serve(incoming: int, outgoing: int) -> NoReturn:
     contexts.loaded = loaded  # type: ignore[assignment]
     time.sleep = sleep  # type: ignore[assignment]
     _hide_javascript()
-    worker.serve_over(channel)
+    serving.serve_over(channel)
 
 
 def _hide_javascript() -> None:

@@ -1,41 +1,35 @@
 """The REPL: one persistent namespace that runs code blocks for the host.
 
-`serve(rpc_fd, aux_fd)` is the entry, `serve_stream` where only bytes reach it; the sandbox calls it
-after it has locked itself in. Nothing here is a boundary: code of a model runs in this very
-interpreter and can change all of it.
+Nothing here is a boundary: code of a model runs in this very interpreter and can change all of it.
 """
 
 from __future__ import annotations
 
 import ast
 import asyncio
-import builtins
 import inspect
 import linecache
 import os
-import signal
-import sys
 import threading
 import time
-import traceback
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
-from . import contexts, forking, mapped, memory, replay
+from . import contexts, forking, replay
+from .answer import Submitted
 from .capture import KEEP, Capture
 from .changes import Variables
-from .channel import Channel, Duplex, SubcallError, header_start, leave
+from .channel import Channel, SubcallError, leave
 from .defining import make_module
-from .hints import hint
+from .frames import header_start
 from .loading import Loaded, Unreadable
 from .mapped import MappedStr
-from .names import Names, Submitted
+from .names import Names
+from .tracebacks import explained
 from .turns import TurnChannel
 from .values import encode
 
-_OURS = os.path.dirname(os.path.abspath(__file__))
-_MAX_ERROR = 6000
 MAX_DRAFT = 1 << 16
 KEEP_EVERY = 0.05
 """Seconds between drafts that are sent while a block runs."""
@@ -244,7 +238,7 @@ class Worker:
         except Submitted:
             pass
         except BaseException as raised:  # noqa: BLE001 - the model reads it; the REPL goes on
-            error = _explain(raised)
+            error = explained(raised)
         readings = self._clocks.end() if self._clocks is not None else []
         notes += self._names.restore()
         variables = self._names.variables()
@@ -336,34 +330,6 @@ class Worker:
             self._capture.write(repr(value) + "\n")
 
 
-def _explain(error: BaseException) -> str:
-    """The traceback as a person would want it: source lines, without our own frames."""
-    try:
-        report = traceback.TracebackException.from_exception(error, compact=True)
-        _strip(report, set())
-        text = "".join(report.format()).rstrip()
-        text += hint(error)
-    except BaseException:  # noqa: BLE001 - the exception's own __str__ may raise anything
-        text = f"{type(error).__name__}: (the exception's text could not be made)"
-    if len(text) > _MAX_ERROR:
-        half = _MAX_ERROR // 2
-        text = f"{text[:half]}\n... [{len(text) - 2 * half:,} characters left out] ...\n{text[-half:]}"
-    return text
-
-
-def _strip(report: traceback.TracebackException, seen: set[int]) -> None:
-    if id(report) in seen:
-        return
-    seen.add(id(report))
-    kept = [frame for frame in report.stack if not frame.filename.startswith(_OURS)]
-    report.stack[:] = [frame for frame in kept if "concurrent/futures" not in frame.filename]
-    for other in (report.__cause__, report.__context__):
-        if other is not None:
-            _strip(other, seen)
-    for other in report.exceptions or () if hasattr(report, "exceptions") else ():
-        _strip(other, seen)
-
-
 def _printable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
@@ -381,52 +347,3 @@ def _weight(value: Any, limit: int) -> int:
         if weight > limit:
             break
     return weight
-
-
-def _no_input(prompt: object = "") -> NoReturn:  # noqa: ARG001
-    raise EOFError("input() is not available here: nobody is at the keyboard")
-
-
-def serve_stream(incoming: int, outgoing: int, facts: dict[str, Any]) -> NoReturn:
-    """Take over this process as the REPL of a host at the other end of one stream of bytes each way.
-
-    Args:
-        facts: about this place, for the host.
-    """
-    serve_over(Channel(Duplex(incoming, outgoing), None, leave), facts)
-
-
-def serve_over(channel: Channel, facts: dict[str, Any] | None = None) -> NoReturn:
-    """The same, over a channel that the caller has made."""
-    prepared(channel, facts)()
-
-
-def prepared(channel: Channel, facts: dict[str, Any] | None = None) -> Callable[[], NoReturn]:
-    """Make this process all that a REPL is before it speaks with its host; return what does that, also in a fork."""
-    mapped.allow()
-    capture = Capture()
-
-    def redirect() -> None:
-        sys.stdout = sys.stderr = capture
-        memory.begin_block()
-
-    worker = Worker(channel, capture, redirect, memory.end_block)
-    sys.stdout = sys.stderr = capture
-    sys.modules["__main__"] = worker.module
-    sys.argv = [""]
-    builtins.input = _no_input
-    threading.stack_size(1 << 20)
-
-    def on_interrupt(_signal: int, _frame: object) -> None:
-        if worker.running:
-            channel.interrupt()
-
-    def serve() -> NoReturn:
-        signal.signal(signal.SIGINT, on_interrupt)
-        channel.start()
-        channel.send({"op": "ready", "facts": facts})
-        worker.serve()
-        leave()
-        raise AssertionError("unreachable")
-
-    return serve
