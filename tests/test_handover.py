@@ -189,7 +189,7 @@ async def test_no_descriptor_and_no_room_is_left_of_contexts(isolated: Bench) ->
     assert "KeyboardInterrupt" in str(execution.error)
     assert 1 <= len(waiting.queries) <= handed.MAX_ROOMS
     assert len(os.listdir("/proc/self/fd")) <= before
-    assert len(isolated.repl._link._rooms) == 0  # type: ignore[attr-defined]
+    assert len(isolated.repl._link.calls._rooms) == 0  # type: ignore[attr-defined]
 
 
 async def test_contexts_beyond_what_is_lent_wait_for_their_turn(
@@ -356,7 +356,7 @@ BREACHES = {
 async def test_a_worker_is_ended_that_sends(isolated: Bench, code: str) -> None:
     execution = await isolated.run(RAW + code, max_time=10)
     assert "broke the protocol" in str(execution.error), execution
-    assert len(isolated.repl._link._rooms if isolated.repl._link else ()) == 0  # type: ignore[attr-defined]
+    assert len(isolated.repl._link.calls._rooms if isolated.repl._link else ()) == 0  # type: ignore[attr-defined]
     assert await isolated.shown("6 * 7") == "42\n"
 
 

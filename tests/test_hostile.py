@@ -215,7 +215,7 @@ async def test_a_call_of_a_thread_that_outlives_its_block_is_refused(isolated: B
     code = "import threading\ngo = threading.Event()\ndef late():\n    go.wait()\n    try: rlm_query('q', 'c')\n    except SubcallError as e: said.append(str(e))\nsaid = []\nt = threading.Thread(target=late)\nt.start()"
     await isolated.shown(code)
     link = isolated.repl._link  # type: ignore[attr-defined]
-    assert link.subcalls is None
+    assert link.calls.subcalls is None
     await isolated.shown("go.set()\nt.join()\nNone")
     assert await isolated.answered("FINAL('x' * 3_000_000)") == "x" * 3_000_000
 

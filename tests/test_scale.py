@@ -12,7 +12,7 @@ import pytest
 from conftest import Bench
 from recursor import RLM, Limits
 from recursor.errors import SubcallError
-from recursor.sandboxes import repl
+from recursor.sandboxes import blocks
 from recursor.sandboxes.guest.batches import WINDOW
 from recursor.testing import ListSink, ScriptedModel
 from recursor.types import Batch, BlockExecuted, LlmQuery, Message, Reply, RlmQuery, Subcall, Usage
@@ -200,7 +200,12 @@ class Desk:
 def left(bench: Bench) -> tuple[int, int, int, bool]:
     """Calls, bytes and rooms that the link still holds, and whether it reads."""
     link: Any = bench.repl._link  # type: ignore[attr-defined]
-    return len(link._calls), link._bytes_in_flight, len(link._rooms), link._transport.is_reading()
+    return (
+        len(link.calls._tasks),
+        link.calls._bytes_in_flight,
+        len(link.calls._rooms),
+        link._transport.is_reading(),
+    )
 
 
 @pytest.mark.parametrize(
@@ -256,7 +261,7 @@ async def test_values_that_equal_prompts_share_are_not_one_object(bench: Bench) 
 async def test_an_interrupted_batch_leaves_nothing_behind(
     isolated: Bench, code: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(repl, "LAST_GRACE", 20.0)  # a busy machine takes its time
+    monkeypatch.setattr(blocks, "LAST_GRACE", 20.0)  # a busy machine takes its time
     desk = Desk(wait=True)
     await isolated.shown("import asyncio\nkept = 1")
     execution = await isolated.repl.execute(code, desk, max_wall=1.0)

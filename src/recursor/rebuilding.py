@@ -19,7 +19,8 @@ from recursor.protocols import Journal
 from recursor.replay import Past
 from recursor.routing import Routes
 from recursor.run import Place, Run
-from recursor.sandboxes.repl import BACK, DIED, INTERRUPTED, LOST
+from recursor.sandboxes.blocks import INTERRUPTED
+from recursor.sandboxes.repl import BACK, DIED, LOST
 from recursor.sinks import Fanout
 from recursor.task import Task
 from recursor.threads import in_thread

@@ -1,4 +1,4 @@
-"""The host's line to one worker: frames out, frames in, contexts, its calls and their replies.
+"""The host's line to one worker: frames out, frames in, contexts.
 
 Nothing here outlives its worker: a new worker gets a new link, so that a reply to the old one can
 never reach it. Whatever breaks the protocol ends the worker; the loop is never kept busy by it.
@@ -11,40 +11,24 @@ import itertools
 import os
 import socket
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from functools import partial
 from typing import Any, Protocol, TypeVar
 
-from recursor.errors import RLMError, SandboxError
-from recursor.protocols import Repl, Source, Subcalls
+from recursor.errors import SandboxError
+from recursor.protocols import Source
 from recursor.sandboxes import wire
-from recursor.sandboxes.guest import toolcalls, values
-from recursor.sandboxes.guest.images import media_type
-from recursor.sandboxes.handed import CAN_LEND, HandedSource, Rooms
+from recursor.sandboxes.calls import MAX_CALLS_IN_FLIGHT, READING, Calls
 from recursor.threads import in_thread
-from recursor.types import Batch, LlmQuery, RlmQuery, Subcall, ToolCall
 
-MAX_CALLS_IN_FLIGHT = 1 << 12
-"""Calls that are answered at once: two full windows of a batch."""
-MAX_BRANCHES = 128
-"""Forks that are being made at once; a worker waits for each."""
-MAX_BYTES_IN_FLIGHT = 1 << 26
 TOGETHER = 1 << 16
 """Bytes of frames that are sent at once, where there are as many."""
 MAX_UNREAD = 1 << 26
 """Bytes that may wait for a worker that does not read."""
-MAX_RESULT = 1 << 28
 PART = 1 << 20
 """Bytes of a context that are sent at once to a worker that takes no descriptors."""
-READING = 30.0
-"""Seconds that a worker has to read a large result before the next is sent."""
 MAX_KEPT = 1 << 20
 """Bytes of a draft that is held for a worker."""
-ENDING = 5.0
-"""Seconds that a cancelled call has to end: a tool may hold on to it."""
-DECODE_ASIDE = 1 << 16
-"""Bytes from which a value is decoded in a thread."""
 F = TypeVar("F", bound=wire.Frame)
 
 
@@ -74,36 +58,12 @@ class Worker(Protocol):
         """Block until it is gone; return how it ended, as a person says it."""
 
 
-class Clock:
-    """Seconds a block has run by itself: it stands still while calls are in flight."""
-
-    def __init__(self) -> None:
-        self._ran = 0.0
-        self._since: float | None = time.monotonic()
-
-    def stop(self) -> None:
-        if self._since is not None:
-            self._ran += time.monotonic() - self._since
-            self._since = None
-
-    def start(self) -> None:
-        if self._since is None:
-            self._since = time.monotonic()
-
-    @property
-    def ran(self) -> float:
-        return self._ran + (time.monotonic() - self._since if self._since is not None else 0.0)
-
-
 class Link(asyncio.Protocol):
     """Talks to one worker.
 
     Attributes:
         lost: set when the worker is gone, with what it did wrong (None: it just went).
-        clock: of the block that runs.
-        subcalls: who answers calls; None while no block runs.
-        sources: what was loaded into it, by name.
-        branch: makes a fork that the running block asks for by a number; None where there are none.
+        calls: of the block that runs.
         kept: form and bytes of the last small draft of the answer.
     """
 
@@ -118,14 +78,10 @@ class Link(asyncio.Protocol):
         if worker.aux is not None:
             worker.aux.setblocking(False)
         self.lost: asyncio.Future[str | None] = loop.create_future()
-        self.clock = Clock()
-        self.subcalls: Subcalls | None = None
+        self.calls = Calls(self, sources)
         self.kept: tuple[str, bytes] | None = None
-        self.branch: Callable[[int], Awaitable[Repl]] | None = None
         self.forking = asyncio.Lock()
         """Held by who has the worker forked."""
-        self._forks: dict[int, Repl] = {}
-        """Copies of the REPL that no call has taken yet."""
         self._decoder = wire.Decoder()
         self._transport: asyncio.Transport | None = None
         self._ready: asyncio.Future[wire.Facts | None] = loop.create_future()
@@ -133,11 +89,6 @@ class Link(asyncio.Protocol):
         self._expected: dict[int, tuple[type[Any], asyncio.Future[Any]]] = {}
         self._parts: dict[int, bytearray] = {}
         self._parts_size = 0
-        self._calls: dict[int, asyncio.Task[None]] = {}
-        self._branches: dict[int, asyncio.Task[None]] = {}
-        self._bytes_in_flight = 0
-        self.sources = sources
-        self._rooms = Rooms(self._hand_room, self._refuse)
         self._outgoing: list[bytes] = []
         self._outgoing_size = 0
         self._printed = bytearray()
@@ -256,18 +207,7 @@ class Link(asyncio.Protocol):
 
     async def end_calls(self) -> None:
         """Cancel the calls in flight and wait until they have ended; later ones are refused."""
-        self.subcalls = None
-        tasks = list(self._calls.values())
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks, timeout=ENDING)
-            self._calls.clear()  # what holds on to a call holds up no later block
-            self._bytes_in_flight = 0
-            if self._transport is not None:
-                self._transport.resume_reading()
-        await self._end_branches()
-        await self._rooms.free_all()
+        await self.calls.end()
         self._parts.clear()
         self._parts_size = 0
 
@@ -339,11 +279,11 @@ class Link(asyncio.Protocol):
                 if self._parts_size > wire.MAX_VALUE or len(self._parts) > 2 * MAX_CALLS_IN_FLIGHT:
                     raise wire.ProtocolError("more value than may leave the REPL")
             case wire.CallLlm() | wire.CallRlm() | wire.CallTool() | wire.CallBatch():
-                self._begin_call(frame, body)
+                self.calls.take(frame, body)
             case wire.Branch() | wire.AskRoom() | wire.Fill():
-                self._take_request(frame, body)
+                self.calls.take_request(frame, body)
             case wire.Cancel(ids=numbers):
-                self._cancel(numbers)
+                self.calls.cancel(numbers)
             case wire.Kept(form=form):
                 if len(body) > MAX_KEPT:
                     raise wire.ProtocolError("a draft that is not small")
@@ -363,9 +303,10 @@ class Link(asyncio.Protocol):
         if kind is not type(frame) or future is None or future.done():
             raise wire.ProtocolError(f"an answer to a question that was not asked ({frame.re})")
         carried = frame.answer if isinstance(frame, wire.Done | wire.Drafted) else None
-        future.set_result((frame, body if carried is None else self._carried(frame.re, carried.size)))
+        future.set_result((frame, body if carried is None else self.carried(frame.re, carried.size)))
 
-    def _carried(self, number: int, size: int) -> bytes:
+    def carried(self, number: int, size: int) -> bytes:
+        """Take what came ahead of a frame, in parts. Raises ProtocolError where it is not so many bytes."""
         data = bytes(self._parts.pop(number, b""))
         self._parts_size -= len(data)
         if size != len(data):
@@ -380,183 +321,19 @@ class Link(asyncio.Protocol):
                 asyncio.get_running_loop().remove_reader(output)
         self._printed = (self._printed + data)[-2000:]
 
-    # Forks --------------------------------------------------------------------------------------
+    # What calls need ----------------------------------------------------------------------------
 
-    def _begin_branch(self, number: int) -> None:
-        if number in self._branches or number in self._forks or number in self._calls:
-            raise wire.ProtocolError("a fork number twice")
-        if len(self._branches) >= MAX_BRANCHES:
-            raise wire.ProtocolError("more forks at once than a worker of ours asks for")
-        if self.subcalls is None or self.branch is None:
-            self._refuse(number, "no block is running: calls from threads end with their block")
-            return
-        # The clock goes on: a fork takes milliseconds, and whoever delays one would stop it.
-        task = asyncio.get_running_loop().create_task(self._make_branch(number, self.branch))
-        self._branches[number] = task
+    @property
+    def takes_descriptors(self) -> bool:
+        """Whether any reach the worker."""
+        return self.worker.aux is not None
 
-    async def _make_branch(self, number: int, branch: Callable[[int], Awaitable[Repl]]) -> None:
-        try:
-            self._forks[number] = await branch(number)
-        except RLMError as error:
-            self._refuse(number, str(error))
-        finally:
-            del self._branches[number]
+    def refuse(self, number: int, reason: str) -> None:
+        """Answer a call with an error."""
+        self.send({"op": "reply", "re": number, "ok": False}, reason[:10_000].encode("utf-8", "replace"))
 
-    async def _taken(self, number: int) -> Repl:
-        """The copy of a number, for the call that it was made for."""
-        making = self._branches.get(number)
-        if making is not None:
-            await asyncio.wait([making])
-        if number not in self._forks:
-            raise SandboxError("there is no such copy of the REPL for a child to begin in")
-        return self._forks.pop(number)
-
-    def _go_on(self) -> None:
-        """Let the clock of the block run where it waits for nothing."""
-        if not self._calls:
-            self.clock.start()
-
-    async def _end_branches(self) -> None:
-        tasks = list(self._branches.values())
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks, timeout=ENDING)
-        while self._forks:
-            _, repl = self._forks.popitem()
-            await repl.close()
-
-    # Calls --------------------------------------------------------------------------------------
-
-    def _begin_call(self, frame: wire.Call, body: bytes) -> None:
-        if frame.id in self._calls:
-            raise wire.ProtocolError("a call number twice")
-        if isinstance(frame, wire.CallTool) and frame.ahead:
-            body += self._carried(frame.id, frame.ahead)
-        elif isinstance(frame, wire.CallRlm):
-            body = self._with_parts(frame, body)
-        if self.subcalls is None:
-            self._refuse(frame.id, "no block is running: calls from threads end with their block")
-            return
-        self.clock.stop()
-        self._bytes_in_flight += len(body)
-        task = asyncio.get_running_loop().create_task(self._answer(frame, body, self.subcalls))
-        self._calls[frame.id] = task
-        task.add_done_callback(partial(self._end_call, frame, len(body)))
-        if len(self._calls) >= MAX_CALLS_IN_FLIGHT or self._bytes_in_flight >= MAX_BYTES_IN_FLIGHT:
-            assert self._transport is not None
-            self._transport.pause_reading()
-
-    def _with_parts(self, frame: wire.CallRlm, body: bytes) -> bytes:
-        """The question, and after it the context where that did not come by another way."""
-        context = frame.context
-        if isinstance(context, wire.InParts):
-            body += self._carried(frame.id, context.size)
-        if len(body) < frame.question or (
-            len(body) > frame.question and not isinstance(context, wire.Inline | wire.InParts)
-        ):
-            raise wire.ProtocolError("a question of another size than announced")
-        return body
-
-    async def _answer(self, frame: wire.Call, body: bytes, subcalls: Subcalls) -> None:
-        fork: Repl | None = None
-        try:
-            if isinstance(frame, wire.CallRlm) and frame.fork is not None:
-                fork = await self._taken(frame.fork)
-            value = await subcalls.answer(await self._subcall(frame, body, fork))
-            form, data = values.encode(value)
-            if len(data) > MAX_RESULT:
-                raise SandboxError(
-                    f"the result has {len(data):,} bytes; at most {MAX_RESULT:,} can enter the REPL"
-                )
-        except RLMError as error:
-            self._refuse(frame.id, str(error))
-        except values.NotPlain as error:
-            self._refuse(frame.id, f"the result cannot enter the REPL: {error}")
-        except Exception as error:  # noqa: BLE001 - the block waits for a reply, whatever went wrong
-            self._refuse(frame.id, f"the call failed: {type(error).__name__}: {error}")
-        else:
-            await self._drained(READING)
-            self.send({"op": "reply", "re": frame.id, "ok": True, "form": form}, data)
-        finally:
-            if fork is not None:
-                await fork.close()
-
-    async def _subcall(self, frame: wire.Call, body: bytes, fork: Repl | None) -> Subcall:
-        match frame:
-            case wire.CallLlm():
-                prompt, images = _pictures(frame, body)
-                return LlmQuery(prompt.decode("utf-8", "replace"), frame.model, frame.schema, images)
-            case wire.CallBatch():
-                return Batch(frame.count, frame.recursive, frame.model)
-            case wire.CallTool():
-                return ToolCall(frame.name, *await _arguments(frame, body))
-            case wire.CallRlm():
-                context = await self._context(frame, body)
-                question = body[: frame.question].decode("utf-8", "replace")
-                return RlmQuery(
-                    question,
-                    context,
-                    frame.model,
-                    frame.schema,
-                    tuple(frame.tools),
-                    frame.instruction,
-                    frame.limits,
-                    fork,
-                )
-
-    async def _context(self, frame: wire.CallRlm, body: bytes) -> Source | None:
-        match frame.context:
-            case None:
-                return None
-            case wire.Same(name=name):
-                if name not in self.sources:
-                    raise SandboxError(f"there is no context {name[:100]!r} to hand on")
-                return self.sources[name]
-            case wire.InRoom(form=form, room=number):
-                room = self._rooms.get(number)
-                await in_thread(room.seal, form)
-                return room
-            case wire.Inline(form=form) | wire.InParts(form=form):
-                data = body[frame.question :]
-                return HandedSource(form, data, len(data))
-
-    def _take_request(self, frame: wire.Branch | wire.AskRoom | wire.Fill, body: bytes) -> None:
-        match frame:
-            case wire.Branch(id=number):
-                self._begin_branch(number)
-            case wire.Fill(room=number):
-                self._fill_room(number, body)
-            case wire.AskRoom():
-                self._ask_room(frame)
-
-    def _ask_room(self, frame: wire.AskRoom) -> None:
-        if frame.id in self._rooms or len(self._rooms) >= MAX_CALLS_IN_FLIGHT:
-            raise wire.ProtocolError("more room than a worker of ours asks for")
-        if self.subcalls is None:
-            self._refuse(frame.id, "no block is running: calls from threads end with their block")
-        elif not CAN_LEND:
-            self.send({"op": "reply", "re": frame.id, "ok": True, "form": "values"}, b"null")
-        else:
-            self._rooms.ask(frame.id, frame.size)
-
-    def _cancel(self, numbers: list[int]) -> None:
-        for number in numbers:
-            task = self._calls.get(number)
-            if task is not None:
-                task.cancel()
-            elif number in self._rooms:
-                self._rooms.give_up(number)
-
-    def _fill_room(self, number: int, body: bytes) -> None:
-        try:
-            room = self._rooms.get(number)
-        except SandboxError:
-            return  # its block has ended, or its call
-        if self.worker.aux is not None or not room.fill(body):
-            raise wire.ProtocolError("more context than was announced")
-
-    def _hand_room(self, number: int, descriptor: int) -> None:
+    def hand(self, number: int, descriptor: int) -> None:
+        """Give memory that was asked for."""
         if self.worker.aux is not None:
             try:
                 socket.send_fds(self.worker.aux, [b"."], [descriptor])
@@ -565,7 +342,7 @@ class Link(asyncio.Protocol):
                 return
         self.send({"op": "room", "re": number})
 
-    async def _drained(self, seconds: float) -> None:
+    async def drained(self, seconds: float) -> None:
         """Wait until the worker has read most of what it was sent; `send` gives it up when it has not."""
         deadline = time.monotonic() + seconds
         while self._transport is not None and self._unread > MAX_UNREAD:
@@ -573,47 +350,12 @@ class Link(asyncio.Protocol):
                 return
             await asyncio.sleep(0.005)
 
-    def _refuse(self, number: int, reason: str) -> None:
-        self.send({"op": "reply", "re": number, "ok": False}, reason[:10_000].encode("utf-8", "replace"))
+    def pause(self) -> None:
+        """Read nothing more of the worker."""
+        assert self._transport is not None
+        self._transport.pause_reading()
 
-    def _end_call(self, frame: wire.Call, size: int, task: asyncio.Task[None]) -> None:
-        if task.cancelled():  # maybe before it began
-            self._refuse(frame.id, "the call was cancelled")
-        if isinstance(frame, wire.CallRlm) and isinstance(frame.context, wire.InRoom):
-            self._rooms.free(frame.context.room)
-        if self._calls.get(frame.id) is not task:
-            return  # given up before, with all others of its block
-        del self._calls[frame.id]
-        self._bytes_in_flight -= size
-        self._go_on()
-        if len(self._calls) < MAX_CALLS_IN_FLIGHT and self._bytes_in_flight < MAX_BYTES_IN_FLIGHT:
-            assert self._transport is not None
+    def resume(self) -> None:
+        """Read on."""
+        if self._transport is not None:
             self._transport.resume_reading()
-
-
-async def decoded(form: str, data: bytes) -> Any:
-    """Decode a value from a sandbox. Raises ValueError when it is none."""
-    if len(data) > DECODE_ASIDE:
-        return await in_thread(values.decode, form, data)
-    return values.decode(form, data)
-
-
-def _pictures(frame: wire.CallLlm, body: bytes) -> tuple[bytes, tuple[bytes, ...]]:
-    """The prompt, and the pictures after it. Raises SandboxError where they are none."""
-    start = end = len(body) - sum(frame.images)
-    found: list[bytes] = []
-    for size in frame.images:
-        found.append(body[end : end + size])
-        end += size
-    if start < 0 or not all(map(media_type, found)):
-        raise SandboxError("an image is no PNG, JPEG, GIF or WebP")
-    return body[:start], tuple(found)
-
-
-async def _arguments(frame: wire.CallTool, body: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    try:
-        if len(body) > DECODE_ASIDE:
-            return await in_thread(toolcalls.unpack, frame.apart, body)
-        return toolcalls.unpack(frame.apart, body)
-    except ValueError as error:
-        raise SandboxError(f"the arguments could not be read: {error}") from None

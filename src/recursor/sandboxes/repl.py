@@ -17,26 +17,21 @@ from typing import Any
 from recursor.errors import RLMError, SandboxError, UnreadableFile
 from recursor.protocols import Snapshot, Source, Subcalls
 from recursor.sandboxes import branches, wire
+from recursor.sandboxes.blocks import execution_of, watched
+from recursor.sandboxes.calls import Clock, decoded
 from recursor.sandboxes.files import FileSource
 from recursor.sandboxes.folders import FolderSource
-from recursor.sandboxes.link import Clock, Link, Worker, decoded
+from recursor.sandboxes.link import Link, Worker
 from recursor.threads import in_thread
-from recursor.types import CallStyle, ContextInfo, Execution, Isolation, Output, Submission, Variable
+from recursor.types import CallStyle, ContextInfo, Execution, Isolation
 
-GRACE = 1.0
-"""Seconds between the interrupt and the kill."""
-LAST_GRACE = 0.05
-"""The same when the time of the whole run is up."""
 START = 30.0
 """Seconds within which a worker must be ready, and a small context loaded."""
 LOAD_RATE = 1e7
 """Bytes a second that loading a context reaches at the very least."""
-MAX_ERROR = 8_000
-MAX_NOTES = 20
 CLOSED = "the REPL is closed"
 DIED = "The REPL died in this block: "
 DIED_SINCE = "the REPL died after the block before: "
-INTERRUPTED = "the block was interrupted: "
 LOST = "the REPL is started anew: your variables are lost, the given ones are loaded again"
 BACK = (
     "the REPL went back to what it was before {}: your variables of then are there; what was done outside of them "
@@ -109,7 +104,7 @@ class WireRepl:
             await link.bury(None)
             raise SandboxError(CLOSED)
         self._link = link
-        link.branch = self._branch
+        link.calls.branch = self._branch
         facts = await link.open(START)
         try:
             self.isolation = self._found(facts) if callable(self._found) else self._found
@@ -144,7 +139,7 @@ class WireRepl:
         began, started = time.time(), time.monotonic()
         link = await self._alive()
         self._since += 1
-        link.subcalls, link.clock = subcalls, Clock()
+        link.calls.subcalls, link.calls.clock = subcalls, Clock()
         header = {"op": "run", "readings": [float(reading) for reading in readings[: wire.MAX_READINGS]]}
         done = link.expect(header, wire.Done, code.encode("utf-8", "surrogatepass"))
         try:
@@ -262,8 +257,8 @@ class WireRepl:
     def _adopt(self, link: Link, sources: Mapping[str, Source]) -> None:
         """Go on with a worker that was another's, and has what was loaded there."""
         self._link, self._since = link, 1
-        link.branch = self._branch
-        link.sources = self._sources
+        link.calls.branch = self._branch
+        link.calls.sources = self._sources
         if sources is not self._sources:
             self._sources.clear()
             self._sources.update(sources)
@@ -309,53 +304,13 @@ class WireRepl:
         max_time: float | None,
         max_wall: float | None,
     ) -> Execution:
-        stopped = await self._watch(link, done, max_time, max_wall)
+        stopped = await watched(link, done, max_time, max_wall)
         if not done.done():
             how = await self._bury(link, stopped)
             return Execution(code, error=f"{DIED}{how}", notes=(self._fall_back(),))
         frame, body = done.result()
-        error = frame.error and _clipped(frame.error, MAX_ERROR)
-        notes = (*self._told, *(_clipped(note, 500) for note in frame.notes[:MAX_NOTES]))
-        self._told = ()
-        if stopped and error:
-            notes = (*notes, f"{INTERRUPTED}{stopped}")
-        submission = None
-        if frame.answer is not None:
-            try:
-                submission = Submission(await decoded(frame.answer.form, body))
-            except ValueError as problem:
-                error = f"The answer could not be read: {problem}; make it smaller or simpler"
-        output = Output(frame.head, frame.omitted, frame.tail)
-        variables = tuple(
-            Variable(each.name, each.type, each.size, each.preview, each.change) for each in frame.variables
-        )
-        return Execution(
-            code, output, error, notes, submission, readings=tuple(frame.readings),
-            variables=variables, more_variables=frame.more_variables,
-        )  # fmt: skip
-
-    async def _watch(
-        self, link: Link, done: asyncio.Future[Any], max_time: float | None, max_wall: float | None
-    ) -> str | None:
-        """Wait for the block; at a bound interrupt it, then give up. Return the bound that was hit."""
-        begun = time.monotonic()
-        while True:
-            own = None if max_time is None else max_time - link.clock.ran
-            wall = None if max_wall is None else begun + max_wall - time.monotonic()
-            if own is not None and own <= 0:
-                stopped = f"it ran for {max_time:g} s without waiting for a sub-call, and that is the limit"
-                grace = GRACE
-                break
-            if wall is not None and wall <= 0:
-                stopped, grace = "the time of the whole run is up", LAST_GRACE
-                break
-            left = min((bound for bound in (own, wall) if bound is not None), default=None)
-            if await link.first(done, left) or link.lost.done():
-                return None
-        link.interrupt()  # first: it would go on to send calls while those in flight end
-        await link.end_calls()
-        await link.first(done, grace)
-        return stopped
+        told, self._told = self._told, ()
+        return await execution_of(code, frame, body, told, stopped)
 
     async def _load(self, link: Link, name: str, source: Source) -> ContextInfo:
         if link.worker.aux is None and isinstance(source, FolderSource):
@@ -408,7 +363,3 @@ async def opened(
         await repl.close()
         raise
     return repl
-
-
-def _clipped(text: str, limit: int) -> str:
-    return text if len(text) <= limit else f"{text[:limit]}... [{len(text) - limit:,} characters left out]"
