@@ -16,7 +16,7 @@ from conftest import Bench
 from recursor import RLM, Limits
 from recursor.context import prepare, same
 from recursor.errors import SandboxError
-from recursor.sandboxes import handed, link
+from recursor.sandboxes import calls, handed
 from recursor.sandboxes.guest import contexts
 from recursor.sandboxes.guest.text import Text
 from recursor.sandboxes.handed import HandedSource
@@ -140,7 +140,7 @@ async def test_a_lazy_text_is_handed_on_without_being_made(monkeypatch: pytest.M
 
 
 async def test_without_anonymous_memory_a_context_goes_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(link, "CAN_LEND", False)
+    monkeypatch.setattr(calls, "CAN_LEND", False)
     monkeypatch.setattr(handed, "CAN_LEND", False)
     repl = await InProcessSandbox().open()
     back, _ = await kept(Bench(repl), "FINAL(rlm_query('q', 'x' * 5_000_000) == 'x' * 5_000_000)")

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from conftest import Bench
+from recursor.protocols import CopyableRepl
 from recursor.sandboxes import jail
 from recursor.sandboxes.process import ProcessSandbox
 from recursor.types import Batch
@@ -108,6 +109,22 @@ async def test_a_worker_that_waits_is_locked_in_and_has_nothing_of_the_host(zygo
     assert "NoNewPrivs:\t1" in status
     assert "CapEff:\t0000000000000000" in status
     worker.close()
+
+
+async def test_copies_are_made_while_repls_come_and_go() -> None:
+    """What the template asks the kernel about one REPL does not change when another ends."""
+
+    async def come_and_go() -> None:
+        for _ in range(12):
+            repl = await ProcessSandbox().open()
+            assert isinstance(repl, CopyableRepl)
+            copies = [await repl.fork() for _ in range(2)]
+            await repl.close()
+            for copy in copies:
+                await copy.close()
+
+    async with asyncio.timeout(60):
+        await asyncio.gather(*(come_and_go() for _ in range(5)))
 
 
 # Who reads --------------------------------------------------------------------------------------

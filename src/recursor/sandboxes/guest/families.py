@@ -38,6 +38,8 @@ _REQUEST, _HEAD, _ANSWER = 80, struct.Struct("=QIIi"), struct.Struct("=QqiI")
 """struct seccomp_notif: its size, and its id, pid, flags and number of the call; struct seccomp_notif_resp."""
 _CREDENTIALS = struct.Struct("=iII")
 _PIDFD_GETFD = 438
+_PATIENCE = 0.02
+"""Seconds to wait for a question that was there."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -111,7 +113,12 @@ class Family:
         """Answer a process that wants to fork, or to be pinned."""
         request = bytearray(_REQUEST)
         try:
-            fcntl.ioctl(self.listener, _RECEIVE, request)
+            # Who asked may have been killed meanwhile: then this waits for who asks next.
+            signal.setitimer(signal.ITIMER_REAL, _PATIENCE)
+            try:
+                fcntl.ioctl(self.listener, _RECEIVE, request)
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
             number, caller, _, call = _HEAD.unpack_from(request)
             pins = call == self._pinning
             allowed = self._unpinned and caller not in self.members if pins else caller in self._allowed

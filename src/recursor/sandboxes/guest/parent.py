@@ -65,6 +65,7 @@ class Parent:
         """Locked in, or about to be, and the next that the host gets."""
         self._scratch = (0, 0)
         """Bytes of the /tmp of the last two that the host was given."""
+        signal.signal(signal.SIGALRM, lambda *_: None)  # ends a wait of `Family.judge`
         self._poll = select.epoll()
         self._poll.register(control, select.EPOLLIN)
 
@@ -79,7 +80,12 @@ class Parent:
         self._answer({"ready": facts})
         while True:
             events = dict(self._poll.poll())
-            self._serve_host()  # first: whether a process may fork was said before it tries to
+            if self._control.fileno() in events:
+                # First: whether a process may fork was said before it tries to. Then what else there is has
+                # to be asked anew: numbers of descriptors may mean other things now.
+                self._serve_host()
+                self._look_ahead()
+                continue
             for descriptor, happened in events.items():
                 if descriptor in self._listeners:
                     self._serve_family(descriptor, happened)
@@ -120,6 +126,11 @@ class Parent:
         if events & select.EPOLLIN:
             self._listeners[listener].judge()
         else:  # none of its processes is left
+            self._ignore(listener)
+
+    def _ignore(self, listener: int) -> None:
+        """Ask no more about a listener. To close it is not enough: a worker that is being born has a copy."""
+        if self._listeners.pop(listener, None) is not None:
             self._poll.unregister(listener)
 
     def _answer(self, message: dict[str, Any], descriptors: tuple[int, ...] = ()) -> None:
@@ -162,11 +173,11 @@ class Parent:
         family.kill()
         for pid in family.members:
             self._wait(pid)
-        self._listeners.pop(family.listener, None)
+        self._ignore(family.listener)
         family.end()
 
     def _forget(self, family: Family) -> None:
-        self._listeners.pop(family.listener, None)
+        self._ignore(family.listener)
         family.forget()
 
     def _drop_fork(self, family: Family, pid: int) -> None:
@@ -263,6 +274,8 @@ class Parent:
             self._newcomer, self._scratch = None, (0, 0)  # who asks for one will hear of it
 
     def _dismiss(self, newcomer: Newcomer) -> None:
+        with suppress(OSError):  # it was admitted
+            self._poll.unregister(newcomer.door)
         newcomer.door.close()
         with suppress(ProcessLookupError):
             os.kill(newcomer.pid, signal.SIGKILL)
@@ -329,6 +342,7 @@ class Parent:
 
     def _become_worker(self, scratch: int, door: int) -> NoReturn:
         try:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
             for place, descriptor in ((1, 0), (2, 0), (DOOR, door)):
                 os.dup2(descriptor, place, inheritable=False)
             listener = self._locks.lock_in(scratch, last=DOOR)
