@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -12,6 +13,7 @@ import pytest
 
 from recursor.testing import ModelServer
 from recursor.trajectory import view
+from recursor.trajectory.claim import claim
 from recursor.trajectory.garbage import collect
 from recursor.types import Message
 from terminal import Terminal
@@ -93,6 +95,17 @@ def test_a_pipe_ends_at_what_is_wrong_and_says_so(cli: Cli, server: ModelServer)
     assert (done.returncode, done.stdout) == (3, "1\n")
     assert "a limit ended it (max_turns); what its code did stays" in done.stderr
     assert cli("chat", "-", *at(server)).returncode == 2
+
+
+def test_a_pipe_ends_where_a_question_is_not_taken_with_its_context(
+    cli: Cli, server: ModelServer, environment: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "a.txt").write_text("some text")
+    assert cli("chat", "--session", "s", *at(server), stdin="FINAL(1)").returncode == 0
+    store = Path(environment["XDG_STATE_HOME"]) / "recursor" / "runs.db"
+    with claim(store, hashlib.blake2b(b"s", digest_size=16).hexdigest()):
+        done = cli("chat", "a.txt", "--session", "s", *at(server), stdin="FINAL(2)\nFINAL(3)\n")
+    assert (done.returncode, done.stdout, done.stderr.count("is at work elsewhere")) == (1, "", 1)
 
 
 def test_on_a_terminal_it_prompts_and_goes_on_after_an_interruption(

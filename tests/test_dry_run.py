@@ -135,3 +135,26 @@ def test_without_a_model_none_is_looked_for(here: Batches) -> None:
 def test_a_sandbox_elsewhere_is_not_tried(here: Batches) -> None:
     done = here.run(None, "How?", "--model", "openai/gpt-5", "--sandbox", "e2b", "--dry-run")
     assert "e2b: not tried" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (("--max-cost", "1"), "needs a known price"),
+        (("--sandbox", "nope"), "unknown sandbox 'nope'"),
+        (("--session", "s", "--no-store"), "--session needs the store"),
+    ],
+)
+def test_what_a_run_would_refuse_is_refused(here: Batches, flags: tuple[str, ...], told: str) -> None:
+    model = ("--model", "some-model", "--base-url", "http://127.0.0.1:9/v1")
+    done = here.run(None, "How?", "text", *model, *flags, "--dry-run")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert told in done.stderr
+
+
+def test_a_bound_of_money_for_all_is_refused_as_a_batch_refuses_it(here: Batches) -> None:
+    here.questions("How?", "And then?")
+    model = ("--model", "some-model", "--base-url", "http://127.0.0.1:9/v1")
+    done = here.run(None, "--batch", "q.jsonl", "text", *model, "--max-total-cost", "1", "--dry-run")
+    assert done.returncode == 2
+    assert "needs a known price" in done.stderr

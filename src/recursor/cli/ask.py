@@ -70,11 +70,11 @@ def command(
     schema = contexts.schema(form)
     again = options.Again.of(flags, paths)
     settings = options.load(flags)
+    if session is not None and not settings.settings.record:
+        raise click.UsageError("--session needs the store, from which it goes on")
     if dry_run:
         dry.show(settings, paths, question, raw=raw, as_json=output.as_json)
         return
-    if session is not None and not settings.settings.record:
-        raise click.UsageError("--session needs the store, from which it goes on")
     rlm = make_rlm(settings, output)
     context = contexts.read(paths, raw=raw)
     also = coverage.told(settings, output, context) if evidence else None

@@ -15,7 +15,7 @@ from recursor import config
 from recursor.cli import ask, contexts, exits, options, progress
 from recursor.cli.making import make_rlm
 from recursor.cli.text import as_text, clean, count, money, preview
-from recursor.errors import ConfigError, RLMError
+from recursor.errors import RLMError
 from recursor.session import Session
 from recursor.types import StopReason
 
@@ -136,8 +136,8 @@ class _Talk:
         self._code = self._code or code
 
     def _asked(self, question: str, context: Any) -> bool:
-        """Ask, and print the answer; return whether the question was taken."""
-        limits = self._loaded.settings.limits
+        """Ask, and print the answer; return whether the question, and what came with it, is one of the session."""
+        limits, before = self._loaded.settings.limits, len(self._chat.history)
         display = progress.choose(limits, self._output.display, None)
         try:
             done = asyncio.run(ask.follow(lambda: self._chat.stream(question, context), display))
@@ -149,7 +149,7 @@ class _Talk:
         except RLMError as error:
             display.close()
             self._ended(exits.report(error) or exits.FAILED)
-            return not isinstance(error, ConfigError)
+            return len(self._chat.history) > before
         finally:
             display.close()
         self._ended(exits.of_completion(done))

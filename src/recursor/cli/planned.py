@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from recursor import config, prompt, prompts
+from recursor import config, plugins, prompt, prompts
 from recursor.cli import endpoints
 from recursor.cli.described import own_of
 from recursor.context import prepare
@@ -21,6 +21,7 @@ from recursor.context.loaders import head_of, is_text, kind_of
 from recursor.engine import DIRECT
 from recursor.errors import ConfigError, RLMError
 from recursor.files import Url
+from recursor.governance import check_prices
 from recursor.limits import SHARED, Limits
 from recursor.lm import LM
 from recursor.models.presets import split
@@ -126,6 +127,10 @@ def plan(
     """Say what would be done. Raises ConfigError where a run would."""
     settings = loaded.settings
     models = _models(loaded)
+    bounds_of_money = (settings.limits.max_cost, pooled(total).max_cost)
+    if any(bound is not None for bound in bounds_of_money):
+        check_prices(models.values(), strict=False)
+    plugins.load("recursor.sandboxes", settings.sandbox)
     root = models["root"] if models else None
     ratio = _learned(loaded.store_path, root.name) if root and loaded.store_path.is_file() else None
     context = None if given is None else _context(given, ratio)
