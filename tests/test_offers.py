@@ -139,7 +139,7 @@ def test_the_pages_of_the_other_wire_and_the_names_and_prices_of_others_are_read
         ({"error": KEY}, "no list of models"),
         ({"data": 3}, "no list of models"),
         ({"data": [3, {}, {"id": 4}, {"id": ""}]}, "it has no models"),
-        ({"data": [{"id": "a\x1b[31mb\nc\u202ed"}]}, "openai/abcd"),
+        ({"data": [{"id": "a\x1b[31mb\nc\u202ed"}]}, "it has no models"),
     ],
 )
 def test_what_a_provider_sends_is_named_cleaned_and_never_quoted(
@@ -152,10 +152,28 @@ def test_what_a_provider_sends_is_named_cleaned_and_never_quoted(
         at(monkeypatch, "mistral", other.url)
         done = run("models")
     assert done.exit_code == 0, "one that fails hides no other"
-    assert said in done.stdout.replace("\n", "") if "abcd" in said else said in done.stdout
+    assert said in done.stdout
     assert "mistral/scripted" in done.stdout
     assert KEY not in done.output
     assert "\x1b" not in done.output
+
+
+def test_names_that_are_no_line_and_windows_that_are_none_are_left_out(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offered = [
+        {"id": "evil\nopenai · https://api.openai.com/v1 · key from here"},
+        {"id": "\x1b[31mred"},
+        {"id": "less", "context_length": -5},
+        {"id": "much", "context_length": 10**30},
+        {"id": "some", "context_length": 4_096},
+    ]
+    with LocalServer({"/v1/models": {"data": offered}}) as server:
+        at(monkeypatch, "vllm", server.url)
+        lines = run("models", "vllm").stdout.splitlines()
+    assert [line.split() for line in lines[1:-1]] == [
+        ["vllm/less", "?", "free"], ["vllm/much", "?", "free"], ["vllm/some", "4,096", "free"],
+    ]  # fmt: skip
 
 
 def test_offline_asks_nobody_and_shows_the_price_list(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

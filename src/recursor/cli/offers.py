@@ -25,6 +25,8 @@ from recursor.record import public_url
 MOST_PAGES = 20
 MOST_ASKED = 50
 """Models of a local server that are asked for their window."""
+MOST_TOKENS = 10**12
+"""Of a window; what a server says beyond that is none."""
 _WINDOWS = ("context_length", "context_window", "max_context_length", "max_model_len", "max_input_tokens",
             "inputTokenLimit")  # fmt: skip
 
@@ -174,13 +176,17 @@ def _rows(place: Place, headers: Mapping[str, str], connect: float) -> Iterator[
 
 def _offer(place: Place, row: Mapping[str, Any]) -> Offer | None:
     name = row.get("id")
-    if not isinstance(name, str) or not name or len(name) > 200:
+    if not isinstance(name, str) or not name or len(name) > 200 or not name.isprintable():
         return None
     name = name.removeprefix("models/")  # as Gemini has it
     of = preset_for(place.specs[0], place.base_url).price_list if place.specs else place.preset.price_list
-    tokens = next((row[each] for each in _WINDOWS if isinstance(row.get(each), int)), None)
+    tokens = next((row[each] for each in _WINDOWS if _is_window(row.get(each))), None)
     prefix = f"{place.provider}/" if place.provider else ""
     return Offer(prefix + name, tokens or window(of, name), _price(row.get("pricing")) or listed(of, name))
+
+
+def _is_window(said: Any) -> bool:
+    return isinstance(said, int) and not isinstance(said, bool) and 0 < said <= MOST_TOKENS
 
 
 def _price(said: Any) -> Price | None:
