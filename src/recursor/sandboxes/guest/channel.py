@@ -15,6 +15,7 @@ import signal
 import socket
 import tempfile
 import threading
+import warnings
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from typing import Any, Protocol, TypeAlias
@@ -84,7 +85,15 @@ class Channel:
     def start(self) -> None:
         """Begin to read. Call it in the thread that runs the blocks."""
         self._owner = threading.get_ident()
-        threading.Thread(target=self._read, daemon=True, name="channel").start()
+        self._read_aside()
+
+    def _read_aside(self) -> threading.Thread:
+        """Have a thread read."""
+        # Python 3.12 and later warn of it wherever code forks; nothing of it is needed in the child.
+        warnings.filterwarnings("ignore", r"This process \(pid=\d+\) is multi-threaded", DeprecationWarning)
+        reader = threading.Thread(target=self._read, daemon=True, name="channel")
+        reader.start()
+        return reader
 
     def inbox(self) -> Inbox:
         """Make a queue whose `get` waits for what comes of a frame that is read."""
