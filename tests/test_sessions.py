@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 from recursor import RLM, CodeTool, ConfigError, Limits, ModelError, background, review, tool
 from recursor.errors import LimitExceeded, RLMError, TrajectoryError
+from recursor.files import Raw
 from recursor.session import Session
 from recursor.testing import ScriptedModel
 from recursor.trajectory import view
@@ -636,6 +637,25 @@ def test_contexts_that_are_not_kept_are_asked_for_by_their_turn(tmp_path: Path) 
         chat.completion("read")
     with rlm.session("s", contexts={1: "first CANARY", 2: ["second"]}) as chat:
         assert chat.completion("read").answer == [1, ["second"], "first CANARY"]
+
+
+@pytest.mark.parametrize("wrap", [list, Raw])
+def test_several_files_are_read_again_from_where_they_are(
+    wrap: Callable[[Any], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("one/notes/b.txt", "one/a.csv", "two/a.csv"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(f"x\n{name}\n")
+    rlm, _, _ = made({"names": "FINAL(sorted(context))"}, tmp_path / "r.db")
+    monkeypatch.chdir(tmp_path / "one")
+    with rlm.session("s") as chat:
+        assert chat.completion("names", wrap([Path("a.csv"), Path("notes")])).answer == [
+            "a.csv",
+            "notes/b.txt",
+        ]
+    monkeypatch.chdir(tmp_path / "two")
+    with rlm.session("s") as chat:
+        assert chat.completion("names").answer == ["a.csv", "notes/b.txt"]
 
 
 def test_a_context_that_could_not_be_kept_is_asked_for(tmp_path: Path) -> None:

@@ -24,6 +24,19 @@ class Raw:
 
 
 @dataclass(frozen=True, slots=True)
+class Placed:
+    """Files and folders that were given by names in a folder: they are read there, and keep their names.
+
+    Args:
+        given: a list of paths, or `Raw` of such.
+        folder: where names begin that begin at no root.
+    """
+
+    given: Any
+    folder: str
+
+
+@dataclass(frozen=True, slots=True)
 class Content:
     """The content of a file that is in no file: from a pipe, a request, a mailbox.
 

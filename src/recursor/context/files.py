@@ -24,13 +24,18 @@ def of_file(path: Path, *, raw: bool = False) -> FileSource:
     return FileSource(path, size, kind, text=is_text(kind))
 
 
-def of_folders(paths: Sequence[Path | Url], origin: str, *, raw: bool = False) -> FolderSource:
+def of_folders(
+    paths: Sequence[Path | Url], origin: str, *, raw: bool = False, under: str = ""
+) -> FolderSource:
     """Return the source for all files in folders, and files: a mapping of relative paths, and of addresses.
+
+    Args:
+        under: where relative paths begin; empty is the working directory.
 
     Raises:
         ConfigError: one of them cannot be read.
     """
-    walk = _Walk(raw)
+    walk = _Walk(raw, under)
     documents: list[Document] = []
     fetched = []
     for path in paths:
@@ -53,19 +58,22 @@ class _Walk:
     In a repository files of text stay text: there a page of HTML or a table is source code.
     """
 
-    def __init__(self, raw: bool) -> None:
+    def __init__(self, raw: bool, under: str) -> None:
         self.left_out = 0
         self._raw = raw
+        self._under = under
 
     def documents(self, path: Path, *, whole_names: bool) -> Iterator[Document]:
-        if not path.is_dir():
+        place = Path(self._under, path)
+        if not place.is_dir():
             name = str(path) if whole_names else path.name
-            yield self._document(name, str(path), _regular(path), is_code=False)
+            yield self._document(name, str(place), _regular(place), is_code=False)
             return
-        top = str(path)
-        ignored = Ignored.of(path)
+        top = str(place)
+        ignored = Ignored.of(place)
         for entry in self._files(top, ignored):
-            shown = entry.path if whole_names else entry.path[len(top) :].lstrip("/")
+            below = entry.path[len(top) :].lstrip("/")
+            shown = os.path.join(path, below) if whole_names else below  # noqa: PTH118 - of the same kind
             status = entry.stat()
             if not os.access(entry.path, os.R_OK):
                 raise ConfigError(f"context: {entry.path!r} cannot be read: permission denied")

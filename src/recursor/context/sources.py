@@ -19,7 +19,7 @@ from recursor.context import files
 from recursor.context.loaders import is_text, kind_of
 from recursor.context.remote import FetchedSource
 from recursor.errors import ConfigError
-from recursor.files import Content, Raw, Url
+from recursor.files import Content, Placed, Raw, Url
 from recursor.sandboxes.files import FileSource, SharedText, picture, written
 from recursor.sandboxes.folders import ONLY_IN_A_REPL, FolderSource
 from recursor.sandboxes.guest import contexts, kinds, values
@@ -219,8 +219,8 @@ def prepare(context: Any) -> Source:  # noqa: PLR0911 - one for each kind
         return FetchedSource(context)
     if isinstance(context, Source):
         return context
-    if isinstance(context, Raw):
-        return _raw(context.paths)
+    if isinstance(context, Raw | Placed):
+        return _raw(context.paths) if isinstance(context, Raw) else _placed(context)
     if isinstance(context, Content):
         return ContentSource(context)
     return _data(context)
@@ -232,6 +232,13 @@ def _raw(paths: Any) -> Source:
     if not several and not given[0].is_dir():
         return files.of_file(given[0], raw=True)
     return files.of_folders(given, _named(given), raw=True)
+
+
+def _placed(context: Placed) -> Source:
+    raw = isinstance(context.given, Raw)
+    given = list(context.given.paths if raw else context.given)
+    found = [each if isinstance(each, Url) else Path(each) for each in given]
+    return files.of_folders(found, _named(given), raw=raw, under=context.folder)
 
 
 def _named(paths: Sequence[Any]) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from recursor.errors import ConfigError, TrajectoryError
-from recursor.files import Content, Raw, Url
+from recursor.files import Content, Placed, Raw, Url
 from recursor.sandboxes.guest import values
 from recursor.trajectory.file import connect
 from recursor.trajectory.packing import squeezed, stretched
@@ -222,7 +222,8 @@ def packed(context: Any) -> tuple[str, bytes | None]:
         named = [asdict(path) if isinstance(path, Url) else os.fspath(path) for path in paths]
         if not several and not isinstance(given, Url):
             named = [os.fspath(Path(given).absolute())]
-        return "paths", json.dumps({"paths": named, "several": several, "raw": raw}).encode()
+        told = {"paths": named, "several": several, "raw": raw}
+        return "paths", json.dumps(told | {"folder": os.getcwd()} if several else told).encode()  # noqa: PTH109
     if isinstance(context, Content):
         return "content", squeezed(values.encode({"name": context.name, "data": bytes(context.data)})[1])
     if isinstance(context, str):
@@ -244,7 +245,8 @@ def _unpacked(connection: sqlite3.Connection, kind: str, data: bytes | None) -> 
                 told = json.loads(data)
                 paths: Any = [Path(path) if isinstance(path, str) else Url(**path) for path in told["paths"]]
                 paths = paths if told["several"] else paths[0]
-                return Raw(paths) if told["raw"] else paths
+                paths = Raw(paths) if told["raw"] else paths
+                return Placed(paths, told["folder"]) if told.get("folder") else paths
             case "text":
                 return stretched(data).decode("utf-8", "surrogatepass")
             case "bytes":
