@@ -84,7 +84,8 @@ async def resume(
         if run.session is not None:
             session, turn = run.session
             raise ConfigError(
-                f"run {run.id} is turn {turn} of session {session!r}: session({session!r}).resume() goes on with it"
+                f"run {run.id} is turn {turn} of session {session!r}: session({session!r}).resume() goes on with "
+                "the last one"
             )
 
         async def go_on() -> Completion:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 import click
@@ -46,7 +47,8 @@ def command(run_id: str, paths: tuple[str, ...], **flags: Any) -> None:
         session, turn = run.session
         chat = rlm.session(session, contexts={turn: context} if paths else None)
         if chat.last_run_id != run.id:
-            raise ConfigError(f"session {session!r} has gone on since: ask it again, --session {session}")
+            again_by = f"--session {shlex.quote(session)}"
+            raise ConfigError(f"session {session!r} has gone on since: ask it again, {again_by}")
         ask.carry_out(settings, output, again, lambda: chat.stream(resume=True))
     ask.carry_out(settings, output, again, lambda: rlm.stream(context=context, resume=run.id))
 
