@@ -12,10 +12,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from local import LocalServer, ollama
-from recursor.cli import cli, endpoints, windows
+from recursor.cli import canary, cli, endpoints, windows
 from recursor.cli.windows import Window, window_of
 from recursor.models.presets import PRESETS
-from recursor.testing import ModelServer
+from recursor.testing import ModelServer, ScriptedModel
 from recursor.types import Reply, Usage
 from terminal import Terminal
 
@@ -119,6 +119,14 @@ def test_the_other_wire_is_tried_by_the_same_words(run: Run) -> None:
     with ModelServer(Echo()) as server:
         done = run("doctor", "--model", "anthropic/x", "--base-url", server.url, "--tokens", "5000", "--json")
     assert json.loads(done.stdout)["verdict"] == "whole", done.output
+
+
+@pytest.mark.parametrize("counted", [1, 10**9])
+async def test_what_a_server_counts_makes_the_prompt_no_larger_than_was_said(counted: int) -> None:
+    model = ScriptedModel(lambda _: Reply("none", Usage(counted, 10, calls=1)))
+    await canary.examine(model, 20_000)
+    short, long = (sum(len(message.content) for message in prompt) for prompt in model.requests)
+    assert short < long < 20_000 / 0.15
 
 
 def test_nothing_is_sent_where_it_costs_and_nobody_agrees(

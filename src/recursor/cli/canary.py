@@ -22,6 +22,9 @@ TURNS = 8
 """Pairs of messages of the padding: servers drop whole messages, old ones first."""
 FEW = 4_000
 """Characters of the first prompt, which tells how many tokens a character is."""
+PLAUSIBLE = (0.15, 0.6)
+"""Tokens that a character of such a prompt may be; a server that counts otherwise leaves out what it has cached,
+or may not have the prompt, and its price, made larger than was said."""
 LACKING = 0.8
 """Of the tokens that were sent, what a server counts at least that has read them all."""
 ANSWER = 300
@@ -75,8 +78,9 @@ async def examine(model: Model, tokens: int) -> Outcome:
     short, words = prompt(FEW, draw)
     first = await model.query(short)
     able = all(_found(words, first))
-    said = _counted(first)
-    density = said / _characters(short) if said else DENSITY
+    density = (_counted(first) or 0) / _characters(short)
+    if not PLAUSIBLE[0] <= density <= PLAUSIBLE[1]:
+        density = DENSITY
     messages, words = prompt(round(tokens / density), draw)
     sent = round(_characters(messages) * density)
     try:
