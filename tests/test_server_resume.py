@@ -36,7 +36,7 @@ class Stuck(ScriptedModel):
 async def cut_off(store: Path, body: Any = HELLO, path: str = "/v1/chat/completions", **how: Any) -> str:
     """The id of a run that a server left when it ended, after its first turn."""
     settings = Settings(grace=0.0, **{name: how.pop(name) for name in list(how) if name == "key_file"})
-    server = Server({"recursor": RLM(Stuck([COUNT]), store=store)}, settings)
+    server = Server({"recursor": RLM(Stuck(how.pop("replies", [COUNT])), store=store)}, settings)
     async with aiohttp.ClientSession() as session:
         async with server.serving():
             run = asyncio.ensure_future(Client(server, session).post(body, path, **how))
@@ -103,6 +103,20 @@ async def test_without_a_store_nothing_is_resumed() -> None:
     async with serving(ScriptedModel([])) as client:
         status, _, _ = await client.post(HELLO, headers={"X-Recursor-Resume": "0" * 32})
     assert status == 400
+
+
+async def test_what_a_run_has_cost_is_not_taken_from_the_budget_again(tmp_path: Path) -> None:
+    file, store = tmp_path / "keys.toml", tmp_path / "runs.db"
+    mine = {"Authorization": f"Bearer {keys.add(file, 'me')}"}
+    with file.open("a") as text:
+        text.write("max_cost = 1.0\n")
+    first = Reply(COUNT, Usage(7, 3, calls=1), 0.45, "scripted", "stop")
+    run_id = await cut_off(store, key_file=file, headers=mine, replies=[first])
+    model = ScriptedModel([Reply(LAST, Usage(7, 3, calls=1), 0.25, "scripted", "stop")])
+    async with serving(model, Settings(key_file=file), store=store) as client:
+        status, done, _ = await client.post(HELLO, headers={**mine, "X-Recursor-Resume": run_id})
+        assert (status, done["choices"][0]["finish_reason"]) == (200, "stop"), done
+        assert client.server._accounts.spending.of("me")[1] == pytest.approx(0.7)
 
 
 async def test_nobody_goes_on_with_the_run_of_another_key(tmp_path: Path) -> None:

@@ -62,20 +62,24 @@ class Accounts:
             )
         account.tokens -= 1
 
-    def place(self, client: Client, limits: Limits) -> Place:
-        """A place for a run, and the limits that it has there. Raises ApiError when there is none."""
+    def place(self, client: Client, limits: Limits, before: float = 0.0) -> Place:
+        """A place for a run, and the limits that it has there. Raises ApiError when there is none.
+
+        Args:
+            before: what one has cost that is gone on with; its limits count that, and the client has paid for it.
+        """
         self.enter(client)
         try:
             left = self._left(client)
         except BaseException:
             self.leave(client)
             raise
-        if left < math.inf:
-            limits = replace(
-                limits, max_cost=min(left, math.inf if limits.max_cost is None else limits.max_cost)
-            )
-            self._account(client).reserved += limits.max_cost or 0.0
-        return Place(self, client, limits, limits.max_cost or 0.0 if left < math.inf else 0.0)
+        if left == math.inf:
+            return Place(self, client, limits, 0.0)
+        most = min(left + before, math.inf if limits.max_cost is None else limits.max_cost)
+        reserved = max(0.0, most - before)
+        self._account(client).reserved += reserved
+        return Place(self, client, replace(limits, max_cost=most), reserved)
 
     def check_own(self, client: Client, run_id: str) -> None:
         """Raise ApiError unless a run is this client's. Without keys there is nobody else."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from recursor.errors import RLMError
@@ -18,6 +19,7 @@ from recursor.server.sessions import Sessions
 from recursor.server.stored import Stored
 from recursor.server.work import Outcome, Work
 from recursor.session import Session
+from recursor.trajectory.journal import StoreJournal
 
 
 class Runs:
@@ -51,14 +53,15 @@ class Runs:
                     "previous_response_not_found",
                     "input",
                 )
-        limits, session = asked.bounded(rlm.limits), None
+        limits, session, before = asked.bounded(rlm.limits), None, 0.0
         if asked.resume:
             self._accounts.check_own(client, asked.resume)
+            before = await _cost_of(rlm, asked.resume) if client.has_budget else 0.0
             session = await self.sessions.of_run(client.name, asked.model, rlm, asked.resume)
         elif asked.going is not None:
             session = await self.sessions.take(client.name, asked.model, rlm, asked.going)
         try:
-            place = self._accounts.place(client, limits)
+            place = self._accounts.place(client, limits, before)
             try:
                 work = Work(session or rlm, asked, place, self._metrics)
             except RLMError as error:
@@ -100,3 +103,18 @@ class Runs:
 
     def _give_back(self, session: Session, work: Work) -> None:
         self.sessions.give(work.model, session, work.run_id)
+
+
+async def _cost_of(rlm: RLM, run_id: str) -> float:
+    """US dollars that a recorded run has cost so far. Raises ApiError."""
+    if rlm.store is None:
+        return 0.0
+
+    def cost(store: Path) -> float:
+        with StoreJournal(store) as journal:
+            return journal.spent(run_id)[1] or 0.0
+
+    try:
+        return await asyncio.to_thread(cost, rlm.store)
+    except RLMError as error:
+        raise of_error(error) from error
