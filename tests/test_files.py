@@ -12,12 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import Bench
-from recursor.context import prepare
+from recursor import RLM
+from recursor.context import FolderSource, prepare
+from recursor.errors import ConfigError, SandboxError
 from recursor.sandboxes import files
 from recursor.sandboxes.files import FileSource
 from recursor.sandboxes.guest import contexts
 from recursor.sandboxes.guest.mapped import WIDTHS
 from recursor.sandboxes.process import ProcessSandbox
+from recursor.testing import ScriptedModel
 
 LARGE = contexts.SHARED
 
@@ -161,3 +164,22 @@ async def test_what_would_need_much_memory_as_a_str_stays_in_its_file(
     assert source.shared() is source
     (tmp_path / "file").write_bytes(b"a" * source.size)
     assert source.shared().form == "ascii"
+
+
+def test_links_in_a_circle_are_left_out_and_a_path_that_none_can_have_is_refused(tmp_path: Path) -> None:
+    tmp_path.joinpath("a.txt").write_text("here")
+    tmp_path.joinpath("circle").symlink_to("circle")
+    folder = prepare(tmp_path)
+    assert isinstance(folder, FolderSource)
+    assert [each.name for each in folder.documents] == ["a.txt"]
+    for path in ("a" * 300, "a\0b", str(tmp_path / "circle")):
+        with pytest.raises(ConfigError, match="context: "):
+            prepare(Path(path))
+
+
+def test_a_folder_that_changes_before_it_is_loaded_is_an_error_that_names_the_file(tmp_path: Path) -> None:
+    tmp_path.joinpath("a.txt").write_text("here")
+    folder = prepare(tmp_path)
+    tmp_path.joinpath("a.txt").write_text("there, and longer")
+    with pytest.raises(SandboxError, match=r"'a.txt' was changed after the run had begun"):
+        RLM(ScriptedModel([])).completion("?", folder)

@@ -24,6 +24,7 @@ from mcp.shared._httpx_utils import create_mcp_http_client
 
 from recursor import RLM, ConfigError, Limits
 from recursor.cli.runs import story
+from recursor.errors import RLMError
 from recursor.hosted import arguments
 from recursor.hosted.folders import Folders
 from recursor.hosted.mcp import CLIPPED, Tools
@@ -214,13 +215,38 @@ async def test_a_folder_with_a_link_that_leads_out_is_refused_and_one_within_is_
     assert "d.txt is a link that leads out" in why
 
 
+@pytest.mark.parametrize("asked", ["a.txt", "."])
+async def test_a_link_that_comes_after_the_look_leads_nowhere(
+    asked: str, folder: Path, tmp_path: Path
+) -> None:
+    secret, read = tmp_path / "secret.txt", folder / "a.txt"
+    found = secret.stat()
+    read.write_bytes(b"x" * found.st_size)
+    os.utime(read, ns=(found.st_atime_ns, found.st_mtime_ns))
+    source = Folders([folder]).context([asked])
+    read.unlink()
+    read.symlink_to(secret)
+    with pytest.raises(RLMError, match="leads out of what may be read"):
+        await RLM(ScriptedModel([])).acompletion("?", source)
+
+
+async def test_a_pipe_that_comes_after_the_look_holds_nobody_up(folder: Path) -> None:
+    source = Folders([folder]).context(["a.txt"])
+    (folder / "a.txt").unlink()
+    os.mkfifo(folder / "a.txt")
+    with pytest.raises(RLMError):
+        await asyncio.wait_for(RLM(ScriptedModel([])).acompletion("?", source), 20)
+
+
 async def test_without_an_allowed_folder_no_paths_are_offered_or_taken(tmp_path: Path) -> None:
     async with host([], tmp_path) as client:
         [ask, *_] = (await client.list_tools()).tools
         assert "paths" not in ask.input_schema["properties"]
         assert "--allow" in await refused(client, "ask", question="?", paths=["/etc/passwd"])
     async with host([], tmp_path, [tmp_path]) as client:
-        assert "NUL" in await refused(client, "ask", question="?", paths=["a\0b"])
+        tmp_path.joinpath("circle").symlink_to("circle")
+        for path in ("a\0b", "circle", "a" * 300, "a/" * 3000):
+            assert "cannot be read" in await refused(client, "ask", question="?", paths=[path])
         assert "there is no 'x'" in await refused(client, "ask", question="?", paths=["x"])
     with pytest.raises(ConfigError, match="no folder"):
         Folders([tmp_path / "x"])

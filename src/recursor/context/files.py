@@ -65,7 +65,7 @@ class _Walk:
 
     def documents(self, path: Path, *, whole_names: bool) -> Iterator[Document]:
         place = Path(self._under, path)
-        if not place.is_dir():
+        if not is_folder(place):
             name = str(path) if whole_names else path.name
             yield self._document(name, str(place), _regular(place), is_code=False)
             return
@@ -74,7 +74,10 @@ class _Walk:
         for entry in self._files(top, ignored):
             below = entry.path[len(top) :].lstrip("/")
             shown = os.path.join(path, below) if whole_names else below  # noqa: PTH118 - of the same kind
-            status = entry.stat()
+            try:
+                status = entry.stat()
+            except FileNotFoundError:  # it is gone since
+                continue
             if not os.access(entry.path, os.R_OK):
                 raise ConfigError(f"context: {entry.path!r} cannot be read: permission denied")
             yield self._document(shown, entry.path, status, is_code=ignored is not None)
@@ -91,7 +94,7 @@ class _Walk:
                     if not ignored.ignores(each.name, is_folder=each.is_dir(follow_symlinks=False))
                 ]
                 self.left_out += every - len(entries)
-            yield from (entry for entry in entries if entry.is_file())
+            yield from (entry for entry in entries if _is_file(entry))
             for entry in entries:
                 if entry.is_dir(follow_symlinks=False):
                     inside = ignored.within((entry.name,), Path(entry.path)) if ignored is not None else None
@@ -104,13 +107,31 @@ class _Walk:
         return Document(name, path, status.st_size, status.st_mtime_ns, kind)
 
 
+def is_folder(path: Path) -> bool:
+    """Whether it is one; no path that cannot be is."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    """Whether it is one, or a link to one; links in a circle are none."""
+    try:
+        return entry.is_file()
+    except OSError:
+        return False
+
+
 def _regular(path: Path) -> os.stat_result:
     try:
         status = path.stat()
     except FileNotFoundError:
         raise ConfigError(f"context: there is no file or folder {str(path)!r}") from None
-    except OSError as error:
-        raise ConfigError(f"context: {str(path)!r} cannot be read: {error.strerror}") from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"context: {str(path)!r} cannot be read: {getattr(error, 'strerror', error)}"
+        ) from None
     if not stat.S_ISREG(status.st_mode):  # a pipe would block for ever
         raise ConfigError(f"context: {str(path)!r} is neither a file nor a folder")
     if not os.access(path, os.R_OK):

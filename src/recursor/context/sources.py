@@ -207,7 +207,7 @@ def prepare(context: Any) -> Source:  # noqa: PLR0911 - one for each kind
         return EncodedSource("bytes", lambda file: file.write(context))
     if isinstance(context, os.PathLike):
         path = Path(context)
-        return files.of_folders([path], str(path)) if path.is_dir() else files.of_file(path)
+        return files.of_folders([path], str(path)) if files.is_folder(path) else files.of_file(path)
     if (
         isinstance(context, list | tuple)
         and context
@@ -229,7 +229,7 @@ def prepare(context: Any) -> Source:  # noqa: PLR0911 - one for each kind
 def _raw(paths: Any) -> Source:
     several = isinstance(paths, list | tuple)
     given = [Path(each) for each in paths] if several else [Path(paths)]
-    if not several and not given[0].is_dir():
+    if not several and not files.is_folder(given[0]):
         return files.of_file(given[0], raw=True)
     return files.of_folders(given, _named(given), raw=True)
 

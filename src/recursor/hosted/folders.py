@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from recursor.context import FolderSource, prepare
+from recursor.context import FolderSource, Source, prepare
 from recursor.errors import ConfigError
+from recursor.sandboxes.files import FileSource
 
 MAX_PATHS = 1000
 
@@ -24,8 +25,10 @@ class Folders:
             if not path.is_dir():
                 raise ConfigError(f"--allow: {path} is no folder")
 
-    def context(self, paths: Sequence[str]) -> Path | list[Path]:
+    def context(self, paths: Sequence[str]) -> Source:
         """The context that paths stand for; relative ones are below an allowed folder. Blocks; call it in a thread.
+
+        No file of it is read that is out of these folders by the time it is opened.
 
         Raises:
             ConfigError: one of them is not there, or is not to be read, or holds a link that leads elsewhere.
@@ -33,28 +36,34 @@ class Folders:
         if not paths or len(paths) > MAX_PATHS:
             raise ConfigError(f"paths: name between 1 and {MAX_PATHS:,} files and folders")
         found = [self._allowed(path) for path in paths]
-        context = found[0] if len(found) == 1 else found
-        source = prepare(context)
+        source = prepare(found[0] if len(found) == 1 else found)
+        assert isinstance(source, FolderSource | FileSource), "paths are files and folders"
+        source.within = self.allowed
         for document in source.documents if isinstance(source, FolderSource) else ():
             path = Path(document.path)
             if path.is_symlink() and not self._holds(path.resolve()):
                 raise ConfigError(f"paths: {path} is a link that leads out of what may be read: {self._told}")
-        return context
+        return source
 
     def _allowed(self, path: str) -> Path:
-        if "\0" in path:
-            raise ConfigError("paths: there is a NUL in one")
         if not self.allowed:
             raise ConfigError(
                 "paths: this server reads no files; the operator allows folders with --allow DIR"
             )
-        places = [(folder / path).resolve() for folder in self.allowed]
-        inside = [place for place in places if self._holds(place)]
-        if not inside:  # whether it exists is nobody's business
-            raise ConfigError(f"paths: {path[:300]!r} is not below a folder that may be read: {self._told}")
-        for place in inside:
-            if place.exists():
-                return place
+        try:
+            places = [(folder / path).resolve() for folder in self.allowed]
+            inside = [place for place in places if self._holds(place)]
+            if not inside:  # whether it exists is nobody's business
+                raise ConfigError(
+                    f"paths: {path[:300]!r} is not below a folder that may be read: {self._told}"
+                )
+            for place in inside:
+                if place.exists():
+                    return place
+        except (OSError, RuntimeError, ValueError) as error:  # too long, links in a circle, a NUL
+            if isinstance(error, ConfigError):
+                raise
+            raise ConfigError(f"paths: {path[:300]!r} cannot be read") from None
         raise ConfigError(f"paths: there is no {path[:300]!r} in {self._told}")
 
     def _holds(self, path: Path) -> bool:

@@ -12,12 +12,12 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from recursor.errors import ConfigError, UnreadableFile
-from recursor.sandboxes.folders import ONLY_IN_A_REPL
+from recursor.sandboxes.folders import ONLY_IN_A_REPL, opened
 from recursor.sandboxes.guest import contexts
 from recursor.sandboxes.guest.images import Image
 from recursor.sandboxes.guest.mapped import CODECS
@@ -68,6 +68,8 @@ class FileSource:
         self.size = size
         self.origin = str(path)
         self.path = path
+        self.within: Sequence[Path] = ()
+        """Folders that it may not be out of when it is opened, wherever links lead by then; empty for no such bound."""
         self._lock = threading.Lock()
         self._seen: tuple[tuple[int, ...], SharedText | None] | None = None
         """What the file was when it was read, and what came of it."""
@@ -76,7 +78,7 @@ class FileSource:
         """What it was when it was hashed, and its digest."""
 
     def open(self) -> int:
-        return os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        return opened(str(self.path), self.within)
 
     def value(self) -> Any:
         """Read the whole file as it stands; of a picture, no more than that it is one. Blocks; call it in a thread.
@@ -94,7 +96,7 @@ class FileSource:
     def digest(self) -> str:
         """Hash the bytes, and what they are read as ("sha256:..."); once for as long as the file does not change.
         Blocks; call it in a thread."""
-        with self._hashing, self.path.open("rb") as file:
+        with self._hashing, os.fdopen(self.open(), "rb") as file:
             identity, began = _identity(os.fstat(file.fileno())), time.time()
             if self._hashed is None or self._hashed[0] != identity:
                 hashing = hashlib.file_digest(file, "sha256")

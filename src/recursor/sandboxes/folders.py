@@ -7,6 +7,8 @@ protocol. What a REPL asks for is a number among those that there are, and one a
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -15,6 +17,7 @@ import socket
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Protocol
 
 from recursor.errors import ConfigError, SandboxError
@@ -66,6 +69,8 @@ class FolderSource:
         self.decisions = tuple(decision for each in fetched for decision in each.decisions)
         """What was decided about the hosts that were asked for documents."""
         self.origin = origin
+        self.within: Sequence[Path] = ()
+        """Folders that no file that is opened may be out of, wherever links lead by then; empty for no such bound."""
         self._told = told
         self._documents = documents
         self._digest: str | None = None
@@ -97,7 +102,9 @@ class FolderSource:
         plain = [
             each._replace(kind="") if each.kind not in kinds.OPAQUE else each for each in self._documents
         ]
-        return FolderSource(plain, self.origin, self._told, self._fetched)
+        found = FolderSource(plain, self.origin, self._told, self._fetched)
+        found.within = self.within
+        return found
 
     def value(self) -> dict[str, Any]:
         """Read all documents, as they stand in their files. Blocks; call it in a thread.
@@ -108,6 +115,7 @@ class FolderSource:
         if self.opaque:
             raise ConfigError(ONLY_IN_A_REPL.format(self.origin))
         plain = FolderSource([each._replace(kind="") for each in self._documents], self.origin)
+        plain.within = self.within
         value: dict[str, Any] = contexts.load(plain.whole().open(), "documents", plain.size)
         return value
 
@@ -136,9 +144,7 @@ class FolderSource:
     def _opened(self, document: Document) -> BinaryIO:
         """Open the file, if it is still the one that was found."""
         try:
-            descriptor = os.open(
-                document.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
-            )  # it may be a pipe now
+            descriptor = opened(document.path, self.within)
             status = os.fstat(descriptor)
             if (status.st_size, status.st_mtime_ns) == (document.size, document.changed):
                 return os.fdopen(descriptor, "rb")
@@ -193,6 +199,33 @@ class Whole:
             self._folder.write(file)
             file.seek(0)
             return os.dup(file.fileno())
+
+
+def opened(path: str, within: Sequence[Path]) -> int:
+    """Open a file to be read; a pipe that is in its place by now holds nobody up.
+
+    Args:
+        within: folders that it must be in, as it is found now, however it is called; empty for no such bound.
+
+    Raises:
+        OSError: it cannot be opened, or is not in them.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        if within and not any(_place(descriptor).is_relative_to(folder) for folder in within):
+            raise PermissionError(errno.EACCES, "it leads out of what may be read", path)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _place(descriptor: int) -> Path:
+    """Where an open file is."""
+    if hasattr(fcntl, "F_GETPATH"):
+        found = fcntl.fcntl(descriptor, fcntl.F_GETPATH, bytes(1024))
+        return Path(os.fsdecode(found.rstrip(b"\0")))
+    return Path(f"/proc/self/fd/{descriptor}").readlink()
 
 
 def _packs(documents: Sequence[Document]) -> list[int]:

@@ -188,6 +188,7 @@ class Worker:
         try:
             value, note = self._loaded(header)
             self._names.load(header["name"], value, alias=header["form"] == "alias")
+            told = contexts.describe(value, note)  # which reads documents of a folder
         except Unreadable as error:
             self._channel.send({"op": "failed", "re": number, "error": str(error), "unreadable": True})
             return
@@ -196,7 +197,7 @@ class Worker:
                 {"op": "failed", "re": number, "error": f"{type(error).__name__}: {error}"[:1000]}
             )
             return
-        self._channel.send({"op": "loaded", "re": number, **contexts.describe(value, note)})
+        self._channel.send({"op": "loaded", "re": number, **told})
 
     def _loaded(self, header: dict[str, Any]) -> Loaded:
         descriptor, form, size = header["descriptor"], header["form"], header["size"]
