@@ -256,3 +256,12 @@ def test_a_child_that_was_cut_off_goes_on_in_the_same_state(tmp_path: Path) -> N
     assert again.asked == [("child", 1), ("q", 1)]
     assert str(done.answer[1]) in first.prompts["child"][-1].content
     assert done.answer[0] == done.answer[1][0]
+
+
+def test_copies_read_one_folder_at_the_same_time(tmp_path: Path) -> None:
+    for number in range(20):
+        tmp_path.joinpath(f"{number:02}.txt").write_text(f"{number:02}" * 600_000)
+    reads = "FINAL(sum(context[name][:2] == name[:2] for _ in range(5) for name in sorted(context)))"  # each is fetched anew
+    cast = Cast(q=["FINAL(rlm_query_batched(['child'] * 6, fork=True))"], child=[reads])
+    limits = Limits(max_depth=2, max_cell_time=20, max_turns=1)
+    assert RLM(model(cast), limits=limits).completion("q", tmp_path).answer == [100] * 6

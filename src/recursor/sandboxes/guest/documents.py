@@ -19,7 +19,8 @@ import socket
 import struct
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, BinaryIO
 
 from . import loading
@@ -88,7 +89,7 @@ class Documents(Lazy):
             os.close(descriptor)
 
     def _fetch(self, pack: int) -> int:
-        with self._fetching:
+        with self._fetching, _alone(self._socket):
             self._socket.send(NUMBER.pack(pack))
             while True:
                 reply, descriptors, _, _ = socket.recv_fds(self._socket, 1 << 12, 1)
@@ -107,6 +108,25 @@ class Documents(Lazy):
 
     def _what(self) -> str:
         return "documents"
+
+
+@contextmanager
+def _alone(connection: socket.socket) -> Iterator[None]:
+    """Let no copy of this process ask meanwhile: all have this very socket, and one would take the reply to another.
+
+    The kernel lets go of it for a process that ends.
+    """
+    import fcntl  # noqa: PLC0415 - not everywhere, and not needed where nothing is fetched
+
+    try:
+        fcntl.lockf(connection, fcntl.LOCK_EX)
+    except OSError:  # no lock is to be had for sockets; nor is there a copy, outside of Linux
+        yield
+        return
+    try:
+        yield
+    finally:
+        fcntl.lockf(connection, fcntl.LOCK_UN)
 
 
 def read(name: str, kind: str, data: bytes) -> Any:
