@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,6 +12,7 @@ import pytest
 
 from recursor.server import keys
 from recursor.server.app import Settings
+from recursor.trajectory.claim import claim
 from recursor.types import Message
 from serving import Client, serving
 
@@ -298,3 +300,14 @@ async def test_a_conversation_whose_first_question_was_refused_is_still_there() 
         await client.post({}, f"{RESPONSES}/{going['id']}/cancel")
         _, done, _ = await client.post(body, RESPONSES)
         assert done["output"][0]["content"][0]["text"] == "here"
+
+
+async def test_a_session_that_is_at_work_elsewhere_is_locked(tmp_path: Path) -> None:
+    store = tmp_path / "r.db"
+    body = {"model": "recursor", "input": "FINAL('here')", "metadata": {"session": "s"}}
+    async with serving(code_of, store=store) as client:
+        assert (await client.post(body, RESPONSES))[0] == 200
+        with claim(store, hashlib.blake2b(b"anybody/session s", digest_size=16).hexdigest()):
+            status, refused, headers = await client.post(body, RESPONSES)
+        assert (status, refused["error"]["code"], headers["Retry-After"]) == (409, "conversation_locked", "5")
+        assert (await client.post(body, RESPONSES))[0] == 200

@@ -11,6 +11,7 @@
       LimitExceeded             a limit is used up; the loop turns it into a stop reason
       SubcallError              raised inside the sandbox when a sub-call failed
       TrajectoryError           a recording is damaged or of an unknown version
+        AtWork                  somebody else is at work on the run, or on the session
 
 Code that the root LM wrote and that raised is not here: it is an observation,
 which the root LM reads and repairs. Errors are plain data and pickle.
@@ -105,3 +106,7 @@ class TrajectoryError(RLMError):
 
     completion: Any = None
     """The `Completion` of a run whose end could not be recorded: the answer is not lost with it."""
+
+
+class AtWork(TrajectoryError):
+    """Somebody else is at work on the run, or on the session; the same may succeed when they have ended."""

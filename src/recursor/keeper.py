@@ -22,7 +22,7 @@ from recursor import assembly, background, conversation
 from recursor.asker import Asker
 from recursor.context import Source
 from recursor.conversation import Conversation, Exchange
-from recursor.errors import ConfigError, RLMError, TrajectoryError
+from recursor.errors import AtWork, ConfigError, RLMError, TrajectoryError
 from recursor.governance import ask_about_hosts
 from recursor.inputs import inputs
 from recursor.ledger import Ledger
@@ -195,8 +195,8 @@ class Keeper:
                     key = hashlib.blake2b(self.id.encode(), digest_size=16).hexdigest()
                     try:
                         stack.enter_context(claim(self._recall.store, key))
-                    except TrajectoryError:
-                        raise TrajectoryError(
+                    except AtWork:
+                        raise AtWork(
                             f"session {self.id!r} is at work elsewhere: wait for the end of its turn"
                         ) from None
                 token = _inside.set(_inside.get() | {self.id})

@@ -112,7 +112,7 @@ class Session:
         Raises:
             ConfigError: as `RLM.completion`; or a context of an earlier turn is needed again and is not at hand.
             LimitExceeded: the limits of the whole session are used up.
-            TrajectoryError: another process is at work on this session.
+            AtWork: another process is at work on this session.
         """
         wanted = Wanted(question, context, messages, schema)
         return background.run(lambda: self._keeper.ask(self._asker, wanted))

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from recursor.errors import ConfigError, ContextOverflow, ModelError, RLMError, RunStopped, SandboxError
+from recursor.errors import (
+    AtWork,
+    ConfigError,
+    ContextOverflow,
+    ModelError,
+    RLMError,
+    RunStopped,
+    SandboxError,
+)
 
 KINDS = {
     400: "invalid_request_error", 401: "authentication_error", 402: "insufficient_quota", 403: "permission_error",
@@ -64,6 +72,8 @@ def of_error(error: RLMError, run_id: str = "") -> ApiError:
             status, code, retry_after = 429, "upstream_rate_limit", error.retry_after or 10
         case ModelError():
             status, code, retry_after = 503 if error.retryable else 502, "upstream_error", error.retry_after
+        case AtWork():
+            status, code, retry_after = 409, "conversation_locked", 5
         case RunStopped():
             status, code = 503, "run_stopped"
         case SandboxError():

@@ -13,7 +13,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from recursor.errors import ConfigError, RLMError, RunStopped, TrajectoryError
+from recursor.errors import AtWork, ConfigError, RLMError, RunStopped, TrajectoryError
 from recursor.rlm import RLM
 from recursor.server.accounts import Place
 from recursor.server.asked import Asked
@@ -187,7 +187,7 @@ class Work:
                     self._follow(event)
             outcome = "failed" if self._completion is None else str(self._completion.stop_reason)
         except TrajectoryError as error:  # the answer is not lost with its record
-            asked_for = self._resumes and not self.run_id
+            asked_for = self._resumes and not self.run_id and not isinstance(error, AtWork)
             self._error, outcome = ConfigError(str(error)) if asked_for else error, "failed"
             self._completion = error.completion
         except RLMError as error:

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
-from recursor.errors import RunStopped, TrajectoryError
+from recursor.errors import AtWork, RunStopped, TrajectoryError
 
 _ID = re.compile("[0-9a-f]{32}")
 LOOK_EVERY = 0.2
@@ -28,7 +28,7 @@ async def attended(store: Path, run_id: str, work: Callable[[], Awaitable[T]]) -
     """Do the work of a run while it is held, until it ends or somebody asks for its stop.
 
     Raises:
-        TrajectoryError: another holds it.
+        AtWork: another holds it.
         RunStopped: it was cancelled, since somebody asked for it.
     """
     with claim(store, run_id):
@@ -86,7 +86,8 @@ def claim(store: Path, run_id: str) -> Iterator[None]:
     """Hold a run of a store. No wish for its stop is older than that, or stays when that ends.
 
     Raises:
-        TrajectoryError: another holds it, in this process or in another; or it is no id of a run.
+        AtWork: another holds it, in this process or in another.
+        TrajectoryError: it is no id of a run, or cannot be locked.
     """
     wanted = _lock(fcntl.F_WRLCK, run_id)
     if wanted is None:
@@ -99,7 +100,7 @@ def claim(store: Path, run_id: str) -> Iterator[None]:
         except OSError as error:
             os.close(descriptor)
             if isinstance(error, BlockingIOError):
-                raise TrajectoryError(f"run {run_id} is at work: wait for its end, or stop it") from None
+                raise AtWork(f"run {run_id} is at work: wait for its end, or stop it") from None
             raise TrajectoryError(f"run {run_id} cannot be locked: {error.strerror}") from error
     try:
         _forget_wish(store, run_id)
