@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import io
 import sqlite3
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from recursor.types import (
     ModelCalled,
     Reply,
     RunEnded,
+    RunStarted,
     StopReason,
     Usage,
 )
@@ -113,6 +116,19 @@ async def test_what_a_full_disk_kept_out_is_written_by_the_next_flush(tmp_path: 
         await store.flush()
         assert other.execute("SELECT count(*) FROM call").fetchone() == (2,)
         other.close()
+
+
+def test_a_store_that_nobody_holds_commits_what_waits_and_leaves_no_thread(tmp_path: Path) -> None:
+    before = set(threading.enumerate())
+    store = Store(tmp_path / "runs.db")
+    store.emit(RunStarted("a" * 32, None, 0, "q", (), "m", "m", None, 0.0))
+    (writer,) = set(threading.enumerate()) - before
+    del store
+    gc.collect()
+    writer.join(10)
+    assert not writer.is_alive()
+    with view.open(tmp_path / "runs.db") as recorded:
+        assert [run.question for run in recorded.runs()] == ["q"]
 
 
 async def test_a_second_store_on_a_file_leaves_the_locks_of_the_first(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import asyncio
 import os
 import queue
 import threading
+import weakref
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -41,10 +42,11 @@ class Store:
         if durability not in ("normal", "full"):
             raise ConfigError(f"durability must be 'normal' or 'full', not {durability!r}")
         self.path = Path(path)
-        self._durability = durability
+        self._durability: Literal["normal", "full"] = durability
         self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
+        weakref.finalize(self, self._queue.put, _STOP).atexit = False
 
     def __enter__(self) -> Self:
         return self
@@ -89,46 +91,11 @@ class Store:
         if self._thread is None:
             with self._lock:
                 if self._thread is None:
-                    self._thread = threading.Thread(target=self._write, daemon=True, name="recursor-store")
+                    own = (self.path, self._durability, self._queue)
+                    self._thread = threading.Thread(
+                        target=_write, args=own, daemon=True, name="recursor-store"
+                    )
                     self._thread.start()
-
-    # The writer thread --------------------------------------------------------------------------
-
-    def _write(self) -> None:
-        writer: Writer | None = None
-        events: list[Event] = []
-        lost: Exception | None = None
-        stopping = False
-        while not stopping:
-            batch = self._batch()
-            stopping = batch[-1] is _STOP
-            waiting = [item for item in batch if isinstance(item, tuple)]
-            events += [item for item in batch if not isinstance(item, tuple) and item is not _STOP]
-            failure: Exception | None = None
-            try:
-                if writer is None and events:
-                    writer = Writer(connect(self.path, self._durability))
-                if writer is not None and events:
-                    lost = writer.write(events) or lost
-                    events = []
-            except Exception as error:  # noqa: BLE001 - whoever waits would wait for ever
-                failure = error
-            failure = failure or lost
-            if waiting:
-                lost = None
-            _wake(waiting, f"{self.path}: events cannot be recorded: {failure}" if failure else None)
-        if writer is not None:
-            writer.connection.close()
-
-    def _batch(self) -> list[Any]:
-        """All that waits, at least one; ends after a stop."""
-        batch = [self._queue.get()]
-        try:
-            while batch[-1] is not _STOP:
-                batch.append(self._queue.get_nowait())
-        except queue.Empty:
-            pass
-        return batch
 
 
 def resolve_store(store: Any) -> Sink:
@@ -158,3 +125,44 @@ def _settle(futures: list[asyncio.Future[None]], failure: str | None) -> None:
             future.set_result(None)
         else:
             future.set_exception(TrajectoryError(failure))
+
+
+# The writer thread: it does not hold its store, and ends with it -------------------------------------
+
+
+def _write(path: Path, durability: Literal["normal", "full"], things: queue.SimpleQueue[Any]) -> None:
+    writer: Writer | None = None
+    events: list[Event] = []
+    lost: Exception | None = None
+    stopping = False
+    while not stopping:
+        batch = _batch(things)
+        stopping = batch[-1] is _STOP
+        waiting = [item for item in batch if isinstance(item, tuple)]
+        events += [item for item in batch if not isinstance(item, tuple) and item is not _STOP]
+        failure: Exception | None = None
+        try:
+            if writer is None and events:
+                writer = Writer(connect(path, durability))
+            if writer is not None and events:
+                lost = writer.write(events) or lost
+                events = []
+        except Exception as error:  # noqa: BLE001 - whoever waits would wait for ever
+            failure = error
+        failure = failure or lost
+        if waiting:
+            lost = None
+        _wake(waiting, f"{path}: events cannot be recorded: {failure}" if failure else None)
+    if writer is not None:
+        writer.connection.close()
+
+
+def _batch(things: queue.SimpleQueue[Any]) -> list[Any]:
+    """All that waits, at least one; ends after a stop."""
+    batch = [things.get()]
+    try:
+        while batch[-1] is not _STOP:
+            batch.append(things.get_nowait())
+    except queue.Empty:
+        pass
+    return batch
