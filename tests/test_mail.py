@@ -121,13 +121,13 @@ def test_parts_in_parts_end() -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [b"From: a\nSubject: " + b"=?utf-8?q?x?= " * 50_000, b"From: " + b"(" * 200_000, b"Date: " + b"1 " * 100_000 + b"\nFrom: x",
+    [b"From: a\nSubject: " + b"=?utf-8?q?x?= " * 250_000, b"From: " + b"(" * 200_000, b"Date: " + b"1 " * 100_000 + b"\nFrom: x",
      b"From: a\nContent-Type: text/plain; " + b"x*0*=a;" * 20_000 + b"\n\nx", b"From: a\n" + b"X: y\n" * 200_000],
 )  # fmt: skip
 def test_long_headers_are_read_in_time(data: bytes) -> None:
     began = time.process_time()
     read("eml", data)
-    assert time.process_time() - began < 20
+    assert time.process_time() - began < 10
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
@@ -149,5 +149,5 @@ def test_a_large_mailbox_is_read_soon() -> None:
     one = b"From x\nFrom: a@b\nSubject: s\nContent-Type: text/plain\n\n" + b"words and words\n" * 20 + b"\n"
     began = time.process_time()
     assert len(read("mbox", one * 5_000).value) == 5_000
-    assert time.process_time() - began < 20
+    assert time.process_time() - began < 10
     assert mail.FIELDS.startswith("from")

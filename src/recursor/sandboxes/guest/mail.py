@@ -21,6 +21,8 @@ MOST_MESSAGES = 200_000
 MOST_PARTS = 10_000
 DEEPEST = 50
 """Levels of parts in parts."""
+MOST_DECODED = 1 << 16
+"""Characters of a header whose encoded words are decoded, which takes time with the square of their number."""
 FIELDS = "from, to, cc, subject, date, id, in_reply_to, text, attachments"
 _BEGIN = re.compile(rb"(?:\A|\n\r?\n)From [^\n]*\n")
 _QUOTED = re.compile(rb"^>(>*From )", re.MULTILINE)
@@ -171,7 +173,8 @@ def _plain(value: Any) -> str:
     """A header as a person reads it, in one line."""
     header: Any = importlib.import_module("email.header")
     try:
-        text = str(header.make_header(header.decode_header(value)))
+        short = len(str(value)) <= MOST_DECODED
+        text = str(header.make_header(header.decode_header(value))) if short else str(value)
     except Exception:  # noqa: BLE001 - charsets that are none, and encodings that are broken
         text = str(value)
     return " ".join(text.encode("utf-8", "replace").decode().split()) if value is not None else ""
