@@ -388,6 +388,24 @@ async def test_a_host_starts_it_and_asks_over_stdio(
     assert done.structured_content == {"answer": 5}
 
 
+def test_half_a_sign_in_a_request_is_a_question_mark(command: list[str], environment: dict[str, str]) -> None:
+    asked = {"name": "ask", "arguments": {"question": "How long?", "text": "ab\ud83d"}}
+    messages = [
+        HELLO,
+        {"jsonrpc": "2.0", "method": "notifications/initialized"},
+        {"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": asked},
+    ]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as started:
+        assert started.stdin is not None
+        assert started.stdout is not None
+        started.stdin.write(b"".join(json.dumps(each).encode() + b"\n" for each in messages))
+        started.stdin.flush()
+        replies = (json.loads(line) for line in started.stdout)
+        reply = next(each for each in replies if each.get("id") == 2)
+        started.stdin.close()
+    assert reply["result"]["structuredContent"] == {"answer": 3}
+
+
 def test_garbage_on_stdin_does_not_end_it_and_stdout_is_json_lines(
     command: list[str], environment: dict[str, str]
 ) -> None:

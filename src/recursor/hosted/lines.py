@@ -30,7 +30,7 @@ class Lines:
 
     async def receive(self) -> dict[str, Any] | None:
         """The next message; None at the end."""
-        while (line := await self._line()) is not None:
+        while (line := await self.line()) is not None:
             try:
                 message = json.loads(line)
             except (ValueError, RecursionError):
@@ -43,7 +43,7 @@ class Lines:
     async def close(self) -> None:
         """They are not ours to close."""
 
-    async def _line(self) -> bytes | None:
+    async def line(self) -> bytes | None:
         """The next line; None at the end."""
         looked = 0
         while (end := self._data.find(b"\n", looked)) < 0:

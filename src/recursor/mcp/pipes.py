@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -36,6 +37,7 @@ FLUSHING = 0.5
 GRACE = 2.0
 """Seconds that a server has to end when its stdin is closed, and again when it is told to."""
 _POLL = 0.01
+_HALF = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 @asynccontextmanager
@@ -164,13 +166,17 @@ class _Pipes:
 
 def _message(line: bytes) -> SessionMessage | None:
     """The message of a line; None where it is none: programs print what they should not."""
-    try:
-        return SessionMessage(jsonrpc_message_adapter.validate_json(line, by_name=False))
-    except ValueError:
-        pass
-    with suppress(ValueError, RecursionError):  # halves of signs outside the plane, as JavaScript writes them
-        text = json.dumps(json.loads(line.decode("utf-8", "replace")), ensure_ascii=False)
-        return SessionMessage(
-            jsonrpc_message_adapter.validate_json(text.encode("utf-8", "replace"), by_name=False)
-        )
+    with suppress(ValueError):
+        return SessionMessage(jsonrpc_message_adapter.validate_json(mended(line), by_name=False))
     return None
+
+
+def mended(line: bytes) -> bytes:
+    """A line of JSON with question marks for halves of signs: JavaScript writes them, and the package takes none."""
+    if _HALF.search(line) is None:
+        return line
+    try:
+        text = json.dumps(json.loads(line.decode("utf-8", "replace")), ensure_ascii=False)
+    except (ValueError, RecursionError):
+        return line
+    return text.encode("utf-8", "replace")
