@@ -41,8 +41,8 @@ class Line(Protocol):
     def takes_descriptors(self) -> bool:
         """Whether any reach the worker."""
 
-    def send(self, header: dict[str, Any], body: bytes = b"") -> None:
-        """Send a frame."""
+    def send(self, header: dict[str, Any], body: bytes = b"", *, now: bool = False) -> None:
+        """Send a frame; `now` where none is to come that it could go with."""
 
     def refuse(self, number: int, reason: str) -> None:
         """Answer a call with an error."""
@@ -171,7 +171,8 @@ class Calls:
             self._line.refuse(frame.id, f"the call failed: {type(error).__name__}: {error}")
         else:
             await self._line.drained(READING)
-            self._line.send({"op": "reply", "re": frame.id, "ok": True, "form": form}, data)
+            alone = len(self._tasks) == 1
+            self._line.send({"op": "reply", "re": frame.id, "ok": True, "form": form}, data, now=alone)
         finally:
             if fork is not None:
                 await fork.close()

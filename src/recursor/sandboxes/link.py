@@ -13,6 +13,7 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from recursor.errors import SandboxError
@@ -111,18 +112,22 @@ class Link(asyncio.Protocol):
             raise SandboxError(f"the worker did not start: {await self.bury(late)}")
         return self._ready.result()
 
-    def send(self, header: dict[str, Any], body: bytes = b"") -> None:
-        """Send one frame, with others of this moment. A worker that does not read them is given up."""
+    def send(self, header: dict[str, Any], body: bytes = b"", *, now: bool = False) -> None:
+        """Send one frame, with others of this moment. A worker that does not read them is given up.
+
+        Args:
+            now: none is to come that it could go with.
+        """
         if self._transport is None or self._transport.is_closing():
             return
         if self._unread > MAX_UNREAD:
             self.give_up("does not read what it asked for")
             return
-        if not self._outgoing:
+        if not (self._outgoing or now):
             asyncio.get_running_loop().call_soon(self._flush)
         self._outgoing.append(wire.encode(header, body))
         self._outgoing_size += len(body)
-        if self._outgoing_size > TOGETHER:
+        if now or self._outgoing_size > TOGETHER:
             self._flush()
 
     @property
@@ -196,13 +201,25 @@ class Link(asyncio.Protocol):
             number = next(self._numbers)
         future: asyncio.Future[tuple[F, bytes]] = asyncio.get_running_loop().create_future()
         self._expected[number] = kind, future
-        self.send({**header, "id": number}, body)
+        self.send({**header, "id": number}, body, now=True)
         return future
 
     async def first(self, future: asyncio.Future[Any], seconds: float | None) -> bool:
         """Wait until the future is done, the worker is lost, or the time is up; return the first."""
-        waited: set[asyncio.Future[Any]] = {future, self.lost}
-        await asyncio.wait(waited, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        if not (future.done() or self.lost.done()):  # what asyncio.wait does, in less time
+            loop = asyncio.get_running_loop()
+            waiter: asyncio.Future[None] = loop.create_future()
+            timer = None if seconds is None else loop.call_later(seconds, _wake, waiter)
+            wake = partial(_wake, waiter)
+            future.add_done_callback(wake)
+            self.lost.add_done_callback(wake)
+            try:
+                await waiter
+            finally:
+                if timer is not None:
+                    timer.cancel()
+                future.remove_done_callback(wake)
+                self.lost.remove_done_callback(wake)
         return future.done()
 
     async def end_calls(self) -> None:
@@ -359,3 +376,8 @@ class Link(asyncio.Protocol):
         """Read on."""
         if self._transport is not None:
             self._transport.resume_reading()
+
+
+def _wake(waiter: asyncio.Future[None], _: object = None) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
