@@ -309,7 +309,11 @@ def test_any_text_is_an_address_or_refused(text: str) -> None:
     [
         ({"Content-Length": "10"}, b"short", "breaks off after 5 of 10 bytes"),
         ({"Content-Length": "99999999"}, b"", "more than 1,048,576 bytes"),
-        ({"Content-Encoding": "gzip"}, gzip.compress(bytes(50_000_000), mtime=0), "more than 1,048,576 bytes"),
+        (
+            {"Content-Encoding": "gzip"},
+            gzip.compress(bytes(50_000_000), mtime=0),
+            "more than 1,048,576 bytes",
+        ),
         ({"Content-Encoding": "gzip"}, gzip.compress(b"x" * 1000, mtime=0)[:-9], "breaks off"),
         ({"Content-Encoding": "gzip"}, b"not gzip", "cannot be fetched"),
         ({"Content-Encoding": "br"}, b"?", "sends it as 'br'"),

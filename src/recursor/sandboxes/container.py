@@ -25,8 +25,8 @@ from recursor.errors import ConfigError, IsolationUnavailable
 from recursor.protocols import Repl
 from recursor.sandboxes import wire
 from recursor.sandboxes.link import Worker
-from recursor.sandboxes.process import MEMORY, PER_CONTEXT_BYTE, SCRATCH
 from recursor.sandboxes.repl import opened
+from recursor.sandboxes.sizes import MEMORY, PER_CONTEXT_BYTE, SCRATCH
 from recursor.sandboxes.stream import (
     CommandWorker,
     arguments,

@@ -25,9 +25,9 @@ import aiohttp
 from recursor.errors import IsolationUnavailable
 from recursor.sandboxes import wire
 from recursor.sandboxes.inbox import relayed
-from recursor.sandboxes.process import MEMORY
 from recursor.sandboxes.remote import ENDING, LEASE, Remote
 from recursor.sandboxes.service import BESIDE, LIFETIME, STARTING, ServiceSandbox
+from recursor.sandboxes.sizes import MEMORY
 from recursor.types import Isolation
 
 PORTS = range(3000, 10_000)

@@ -17,9 +17,9 @@ from typing import Any
 
 from recursor.sandboxes import wire
 from recursor.sandboxes.inbox import Inbox, Lines, Words, relayed
-from recursor.sandboxes.process import MEMORY
 from recursor.sandboxes.remote import ENDING, LEASE, Remote
 from recursor.sandboxes.service import LIFETIME, ServiceSandbox
+from recursor.sandboxes.sizes import MEMORY
 from recursor.types import Isolation
 
 REQUEST = 30.0

@@ -12,9 +12,9 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from recursor.sandboxes import wire
-from recursor.sandboxes.process import MEMORY
 from recursor.sandboxes.remote import Remote
 from recursor.sandboxes.service import BESIDE, LIFETIME, ServiceSandbox
+from recursor.sandboxes.sizes import MEMORY
 from recursor.types import Isolation
 
 

@@ -21,9 +21,9 @@ from typing import Any
 
 from recursor.sandboxes import wire
 from recursor.sandboxes.inbox import Inbox, Lines, Words, relayed
-from recursor.sandboxes.process import MEMORY
 from recursor.sandboxes.remote import LEASE, Remote
 from recursor.sandboxes.service import BESIDE, LIFETIME, ServiceSandbox
+from recursor.sandboxes.sizes import MEMORY
 from recursor.types import Isolation
 
 STOPPING = 2.0

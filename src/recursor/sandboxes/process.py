@@ -16,17 +16,12 @@ from recursor.sandboxes.link import Worker
 from recursor.sandboxes.mounts import Mounts, checked
 from recursor.sandboxes.remedies import explain_tiers, reason
 from recursor.sandboxes.repl import opened
+from recursor.sandboxes.sizes import MEMORY, PER_CONTEXT_BYTE, SCRATCH
 from recursor.sandboxes.template import Tier
 from recursor.sandboxes.workers import Spawned
 from recursor.threads import in_thread
 from recursor.types import CallStyle
 
-MEMORY = 2 << 30
-"""Bytes that a REPL may allocate, beside what its context needs."""
-PER_CONTEXT_BYTE = 6
-"""A text takes up to four bytes a character; code copies pieces of it."""
-SCRATCH = 64 << 20
-"""Bytes of the private /tmp."""
 WEAK: Final[tuple[Tier, ...]] = ("namespaces", "bubblewrap", "landlock")
 _TRIAL = 64 << 20
 _LEAST = 64 << 20

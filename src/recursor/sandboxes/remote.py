@@ -23,8 +23,8 @@ from recursor.protocols import Repl
 from recursor.sandboxes import wire
 from recursor.sandboxes.inbox import PIECE, Inbox
 from recursor.sandboxes.link import Worker
-from recursor.sandboxes.process import MEMORY, PER_CONTEXT_BYTE
 from recursor.sandboxes.repl import opened
+from recursor.sandboxes.sizes import MEMORY, PER_CONTEXT_BYTE
 from recursor.sandboxes.stream import preface, python
 from recursor.types import CallStyle, Isolation
 

@@ -18,8 +18,8 @@ from typing import Any, ClassVar
 
 from recursor.errors import IsolationUnavailable
 from recursor.sandboxes import wire
-from recursor.sandboxes.process import MEMORY
 from recursor.sandboxes.remote import ENDING, LEASE, Remote, RemoteSandbox
+from recursor.sandboxes.sizes import MEMORY
 from recursor.sandboxes.stream import not_locked, own_locks
 from recursor.types import Isolation
 

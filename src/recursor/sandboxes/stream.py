@@ -28,8 +28,8 @@ from recursor.errors import IsolationUnavailable
 from recursor.protocols import Repl
 from recursor.sandboxes import wire
 from recursor.sandboxes.link import Worker
-from recursor.sandboxes.process import MEMORY, PER_CONTEXT_BYTE
 from recursor.sandboxes.repl import START, opened
+from recursor.sandboxes.sizes import MEMORY, PER_CONTEXT_BYTE
 from recursor.threads import in_thread
 from recursor.types import CallStyle, Isolation
 

@@ -26,8 +26,8 @@ from typing import Any, Final
 from recursor.errors import ConfigError, IsolationUnavailable
 from recursor.protocols import Repl
 from recursor.sandboxes.link import Worker
-from recursor.sandboxes.process import MEMORY, PER_CONTEXT_BYTE, SCRATCH
 from recursor.sandboxes.repl import opened
+from recursor.sandboxes.sizes import MEMORY, PER_CONTEXT_BYTE, SCRATCH
 from recursor.sandboxes.stream import CommandWorker, boot, preface
 from recursor.threads import in_thread
 from recursor.types import CallStyle, Isolation
