@@ -419,8 +419,12 @@ def test_a_session_that_nobody_holds_leaves_no_process() -> None:
     assert live is not None
     repl: Any = live.repl
     del chat, live
-    gc.collect()
-    wait_until(lambda: repl._closed)
+
+    def closed() -> bool:
+        gc.collect()  # each time: the loop of the runs may hold on to the last one for a moment
+        return bool(repl._closed)
+
+    wait_until(closed)
 
 
 # One after the other ----------------------------------------------------------------------------
