@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
 import stat
 import subprocess
 import sys
 import threading
 import tomllib
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -21,8 +19,10 @@ from recursor import config
 from recursor.config import changing, edit, tree
 from recursor.errors import ConfigError
 from terminal import Terminal
+from test_cli import Cli, environment
 
-Cli: TypeAlias = Callable[..., "subprocess.CompletedProcess[str]"]
+__all__ = ["environment"]
+
 MINE = """\
 # my settings
 model = "openai/gpt-5"   # the best = so far # really
@@ -43,15 +43,6 @@ extra_body = {top_k = 3, "x y" = {z = [1, 2]}}
 [[routes]]
 model = "a"
 """
-
-
-@pytest.fixture
-def environment(tmp_path: Path) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.endswith("_API_KEY")}
-    return {
-        **kept, "XDG_CONFIG_HOME": str(tmp_path / "config"), "XDG_STATE_HOME": str(tmp_path / "state"),
-        "PYTHONWARNINGS": "error",
-    }  # fmt: skip
 
 
 @pytest.fixture

@@ -3,43 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
 import stat
-import subprocess
-import sys
 import tomllib
-from collections.abc import Callable
 from pathlib import Path
-from typing import TypeAlias
 
 import pytest
 
 from recursor import config
 from recursor.testing import ModelServer
 from terminal import Terminal
+from test_cli import Cli, cli, environment
 
-Cli: TypeAlias = Callable[..., "subprocess.CompletedProcess[str]"]
+__all__ = ["cli", "environment"]
+
 KEY = "sk-canary-0123456789abcdef"
-
-
-@pytest.fixture
-def environment(tmp_path: Path) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.endswith("_API_KEY")}
-    return {
-        **kept, "XDG_CONFIG_HOME": str(tmp_path / "config"), "XDG_STATE_HOME": str(tmp_path / "state"),
-        "PYTHONWARNINGS": "error",
-    }  # fmt: skip
-
-
-@pytest.fixture
-def cli(tmp_path: Path, environment: dict[str, str]) -> Cli:
-    def run(*arguments: str, stdin: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "recursor", *arguments], capture_output=True, text=True, cwd=tmp_path,
-            env=environment | variables, timeout=60, check=False, input=stdin,
-        )  # fmt: skip
-
-    return run
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from recursor import assembly
 from recursor.asker import Asker
@@ -12,14 +12,19 @@ from recursor.errors import ConfigError
 from recursor.governance import ask_about_hosts
 from recursor.inputs import inputs, recorded_inputs
 from recursor.ledger import Ledger
+from recursor.protocols import Sink
 from recursor.questions import raised_for_all
 from recursor.replay import Past
 from recursor.run import Place
-from recursor.schema import shape
+from recursor.schema import Shape, shape
 from recursor.sinks import QueueSink
 from recursor.threads import in_thread
 from recursor.tools import check_code
 from recursor.types import Completion, RunEnded, StopReason
+
+if TYPE_CHECKING:
+    from recursor.trajectory.journal import StoreJournal
+    from recursor.trajectory.view import RecordedRun
 
 
 async def complete(
@@ -73,12 +78,7 @@ async def resume(
         run = await in_thread(journal.root, run_id)
         assembly.check_models(engine.routes, run.model, run.sub_model)
         expected = shape(run.settings.get("schema") if schema is None else schema)
-        done = journal.ended(run.id)
-        if isinstance(done, Completion) and done.stop_reason is StopReason.ANSWERED:
-            done = replace(done, answer=expected.accept(done.answer))
-            if watcher is not None:
-                watcher.emit(run.start())
-                watcher.emit(RunEnded(run.id, done, None, run.ended or 0.0))
+        if (done := answered(journal, run, expected, watcher)) is not None:
             return done
 
         if run.session is not None:
@@ -102,3 +102,17 @@ async def resume(
         return await asker.attended(run.id, go_on)
     finally:
         journal.close()
+
+
+def answered(
+    journal: StoreJournal, run: RecordedRun, expected: Shape, watcher: Sink | None
+) -> Completion | None:
+    """What a recorded run answered, told to who watches; None where it did not answer."""
+    done = journal.ended(run.id)
+    if not isinstance(done, Completion) or done.stop_reason is not StopReason.ANSWERED:
+        return None
+    done = replace(done, answer=expected.accept(done.answer))
+    if watcher is not None:
+        watcher.emit(run.start())
+        watcher.emit(RunEnded(run.id, done, None, run.ended or 0.0))
+    return done

@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from recursor import assembly, background, conversation
+from recursor.answers import answered
 from recursor.asker import Asker
 from recursor.context import Source
 from recursor.conversation import Conversation, Exchange
@@ -40,7 +41,7 @@ from recursor.tools import check_code
 from recursor.trajectory.claim import claim
 from recursor.trajectory.journal import StoreJournal
 from recursor.trajectory.sessions import State, is_secret
-from recursor.types import Completion, RunEnded, StopReason
+from recursor.types import Completion
 
 _inside: ContextVar[frozenset[str]] = ContextVar("sessions", default=frozenset())
 """The sessions of whose turns what runs here is a part."""
@@ -151,12 +152,7 @@ class Keeper:
                 assembly.check_models(asker.engine.routes, run.model, run.sub_model)
                 check_code(run.settings.get("code_tools", {}), asker.engine.tools)
                 expected = shape(run.settings.get("schema") if schema is None else schema)
-                done = journal.ended(run.id)
-                if isinstance(done, Completion) and done.stop_reason is StopReason.ANSWERED:
-                    done = replace(done, answer=expected.accept(done.answer))
-                    if watcher is not None:
-                        watcher.emit(run.start())
-                        watcher.emit(RunEnded(run.id, done, None, run.ended or 0.0))
+                if (done := answered(journal, run, expected, watcher)) is not None:
                     return done
                 if self._held.live is not None and self._held.live.applied >= turn.number:
                     await self._drop()
