@@ -93,7 +93,7 @@ async def hosted(environment: dict[str, str], **where: Any) -> None:
     said = json.loads(done.stdout)
     assert said["tools"] == ["ask", "start", "status", "result", "cancel"]
     assert said["answer"]["structuredContent"] == {"answer": 3}
-    assert said["progress"][-1].startswith("answered")
+    assert said["progress"][0].startswith("running")
     assert said["aborted"]
     assert "FINAL(len(context))" in said["run"]
 

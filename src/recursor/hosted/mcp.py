@@ -305,16 +305,18 @@ class Tools:
 
 
 async def _followed(ctx: Context, job: Job, seconds: float | None) -> None:
-    """Tell the host how a run goes until it has ended, or some time has passed."""
+    """Tell the host how a run goes, at least once, until it has ended or some time has passed."""
     began = told = time.monotonic()
     events = -1
-    while not job.ended and (seconds is None or time.monotonic() - began < seconds):
-        left = TICK if seconds is None else min(TICK, max(0.0, began + seconds - time.monotonic()))
-        await job.wait(left)
+    while True:
         now = time.monotonic()
         if job.events != events or now - told > ALIVE:
             events, told = job.events, now
             await ctx.session.report_progress(now - began, None, clean(job.outcome().told()))
+        left = TICK if seconds is None else min(TICK, began + seconds - now)
+        if job.ended or left <= 0:
+            return
+        await job.wait(left)
 
 
 def _summary(outcome: Outcome, question: str, started: float) -> dict[str, Any]:
