@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from recursor import RLM, CodeTool, ConfigError, Limits, ModelError, background, review, tool
 from recursor.errors import LimitExceeded, RLMError, TrajectoryError
 from recursor.files import Raw
-from recursor.session import Session
+from recursor.sessions.session import Session
 from recursor.testing import ScriptedModel
 from recursor.trajectory import view
 from recursor.types import Message, Reply, RunEnded, RunStarted, StopReason, Usage

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from recursor.questions import Question
     from recursor.rlm import RLM
     from recursor.routing import Route, Routes
+    from recursor.sessions.session import Session
     from recursor.tools import CodeTool, tool
     from recursor.types import Completion, StopReason
 
@@ -43,6 +44,7 @@ __all__ = [
     "Route",
     "Routes",
     "SandboxError",
+    "Session",
     "StopReason",
     "SubcallError",
     "tool",
@@ -57,6 +59,7 @@ _HOMES = {
     "Retries": "models.retry",
     "Route": "routing",
     "Routes": "routing",
+    "Session": "sessions.session",
     "CodeTool": "tools",
     "tool": "tools",
     "Completion": "types",

@@ -36,7 +36,7 @@ from recursor.tools import AnyTool, code_of, collect
 from recursor.types import Completion, Event
 
 if TYPE_CHECKING:
-    from recursor.session import Session
+    from recursor.sessions.session import Session
 
 
 class RLM:
@@ -255,7 +255,7 @@ class RLM:
         Raises:
             ConfigError: any of these is wrong, or the strategy is "direct".
         """
-        from recursor import session  # noqa: PLC0415 - imports sqlite3
+        from recursor.sessions import session  # noqa: PLC0415 - imports sqlite3
 
         return session.made(
             self._asker, id, limits=limits, idle=idle, keep_contexts=keep_contexts, contexts=contexts

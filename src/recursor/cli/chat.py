@@ -16,7 +16,7 @@ from recursor.cli import ask, contexts, exits, options, progress
 from recursor.cli.making import make_rlm
 from recursor.cli.text import as_text, clean, count, money, preview
 from recursor.errors import RLMError
-from recursor.session import Session
+from recursor.sessions.session import Session
 from recursor.types import StopReason
 
 HELP = """/files PATH...  give files or folders with the next question: the newest `context` from then on

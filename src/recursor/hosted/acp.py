@@ -26,7 +26,7 @@ from recursor.hosted.shown import Shown, message
 from recursor.hosted.texts import clean
 from recursor.mcp import McpServer
 from recursor.rlm import RLM
-from recursor.session import Session
+from recursor.sessions.session import Session
 from recursor.threads import in_thread
 from recursor.types import (
     Completion,

@@ -18,7 +18,7 @@ from recursor.server.metrics import Metrics
 from recursor.server.sessions import Sessions
 from recursor.server.stored import Stored
 from recursor.server.work import Outcome, Work
-from recursor.session import Session
+from recursor.sessions.session import Session
 from recursor.trajectory.journal import StoreJournal
 
 

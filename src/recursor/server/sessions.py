@@ -16,7 +16,7 @@ from recursor.errors import RLMError
 from recursor.rlm import RLM
 from recursor.server.failures import ApiError, of_error
 from recursor.server.keys import oldest_of_most
-from recursor.session import Session
+from recursor.sessions.session import Session
 from recursor.trajectory.sessions import SessionRecord, session_of
 
 MAX_NAME = 100

@@ -20,7 +20,7 @@ from recursor.server.asked import Asked
 from recursor.server.failures import of_error
 from recursor.server.functions import Call, Function, tools_of
 from recursor.server.metrics import Metrics
-from recursor.session import Session
+from recursor.sessions.session import Session
 from recursor.types import Completion, Event, ModelCalled, RunEnded, RunStarted, StopReason, Usage
 
 SILENCE = 15.0

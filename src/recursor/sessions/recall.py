@@ -8,15 +8,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from recursor import conversation, rebuilding
 from recursor.asker import Asker
 from recursor.context import Source, prepare
-from recursor.conversation import Conversation, Exchange
 from recursor.errors import ConfigError, TrajectoryError
 from recursor.governance import ask_about_hosts
 from recursor.inputs import inputs
-from recursor.live import Live, Question
-from recursor.spent import Account, Spent
+from recursor.sessions import conversation, rebuilding
+from recursor.sessions.conversation import Conversation, Exchange
+from recursor.sessions.live import Live, Question
+from recursor.sessions.spent import Account, Spent
 from recursor.threads import in_thread
 from recursor.trajectory.journal import StoreJournal
 from recursor.trajectory.packing import pack_value, unpack_value

@@ -6,15 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from recursor import conversation, governance
+from recursor import governance
 from recursor.asker import Asker
 from recursor.context import AliasSource, Source, prepare
-from recursor.conversation import Conversation, Exchange
 from recursor.errors import SandboxError, SubcallError
 from recursor.loop import LOOK
 from recursor.protocols import CopyableRepl
 from recursor.sandboxes.repl import DIED_SINCE
 from recursor.schema import ANYTHING, Shape
+from recursor.sessions import conversation
+from recursor.sessions.conversation import Conversation, Exchange
 from recursor.task import Start, Task
 from recursor.threads import in_thread
 from recursor.types import ContextInfo, Output, Subcall

@@ -18,24 +18,25 @@ from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any
 
-from recursor import assembly, background, conversation
+from recursor import assembly, background
 from recursor.answers import answered
 from recursor.asker import Asker
 from recursor.context import Source
-from recursor.conversation import Conversation, Exchange
 from recursor.errors import AtWork, ConfigError, RLMError, TrajectoryError
 from recursor.governance import ask_about_hosts
 from recursor.inputs import inputs
 from recursor.ledger import Ledger
 from recursor.limits import Limits
-from recursor.live import Live, Question, opened
 from recursor.protocols import Sink
-from recursor.recall import STOPPED, Found, Recall, plain
 from recursor.replay import Past
 from recursor.run import Place
 from recursor.schema import shape
+from recursor.sessions import conversation
+from recursor.sessions.conversation import Conversation, Exchange
+from recursor.sessions.live import Live, Question, opened
+from recursor.sessions.recall import STOPPED, Found, Recall, plain
+from recursor.sessions.spent import Spent
 from recursor.sinks import Digests, Fanout
-from recursor.spent import Spent
 from recursor.threads import in_thread
 from recursor.tools import check_code
 from recursor.trajectory.claim import claim

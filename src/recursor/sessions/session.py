@@ -12,11 +12,11 @@ from typing import Any, Self
 from recursor import background, streaming
 from recursor.asker import Asker
 from recursor.errors import ConfigError
-from recursor.keeper import Keeper, Wanted
 from recursor.limits import SHARED, Limits
 from recursor.offered import ToolSource
 from recursor.protocols import Sink
-from recursor.recall import Recall
+from recursor.sessions.keeper import Keeper, Wanted
+from recursor.sessions.recall import Recall
 from recursor.threads import in_thread
 from recursor.tools import AnyTool
 from recursor.types import Completion, Event, Usage
