@@ -6,6 +6,7 @@ import array
 import asyncio
 import http.server
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -24,6 +25,7 @@ from recursor.parse import blocks
 from recursor.sandboxes import wire
 from recursor.sandboxes.guest import text as guest_text
 from recursor.sandboxes.guest.text import Text
+from recursor.schema import shape
 from recursor.testing import ScriptedModel
 from recursor.types import Reply, Usage
 
@@ -98,12 +100,59 @@ def test_a_reference_in_a_schema_of_the_caller_fetches_nothing_either(
         "{'$dynamicRef': '#x'}",
         "{'properties': {'a': {'items': {'pattern': 'x'}}}}",
         "{'description': 'x' * 20_000}",
+        "{'$ref': '#/default', 'default': {'pattern': '^(a+)+$'}}",
+        "{'$ref': '#/$defs/a/examples/0', '$defs': {'a': {'examples': [{'uniqueItems': True}]}}}",
+        "{'$ref': '#/%64efault', 'default': {'pattern': '^(a+)+$'}}",
+        "{'type': [{}, *([n] for n in range(2_000))]}",
         "{'$defs': {str(n): {'allOf': [{'$ref': f'#/$defs/{n + 1}'}] * 4} for n in range(20)} | {'20': {}}, '$ref': '#/$defs/0'}",
     ],
 )
 def test_a_schema_that_would_keep_the_host_busy_is_refused_or_given_up(schema: str) -> None:
     sub = ScriptedModel(lambda _: json.dumps("a" * 40 + "!"), name="sub")
     assert "SubcallError" in told(f"llm_query('a', schema={schema})", sub=sub)
+
+
+@pytest.mark.parametrize(
+    ("schema", "place"),
+    [
+        ({"type": [{}, *([n] for n in range(1_500))]}, "#/type"),
+        ({"type": "strin"}, "#/type"),
+        ({"items": [{}]}, "#/items"),
+        ({"properties": {"a": {"anyOf": []}}}, "#/properties/a/anyOf"),
+        ({"properties": {"a": "string"}}, "#/properties/a"),
+        ({"$defs": []}, "#/$defs"),
+        ({"required": ["a", 1]}, "#/required"),
+        ({"minLength": -1}, "#/minLength"),
+        ({"multipleOf": 0}, "#/multipleOf"),
+        ({"enum": "ab"}, "#/enum"),
+    ],
+)
+def test_a_schema_that_is_none_is_refused_by_its_place_and_in_no_time(schema: Any, place: str) -> None:
+    with pytest.raises(ConfigError, match=f"what stands at {re.escape(place)} is"):
+        shape(schema, trusted=False)
+
+
+def test_a_reference_may_lead_to_any_schema_within() -> None:
+    tree = {
+        "type": "array",
+        "prefixItems": [{"type": "string"}, {"$ref": "#"}],
+        "$defs": {"a/b": {"const": 1}},
+    }
+    assert shape(tree, trusted=False).accept(["a", ["b"]]) == ["a", ["b"]]
+    for path in ("#/prefixItems/0", "#/$defs/a~1b", "#/%24defs/a~1b"):
+        with pytest.raises(ValueError, match=r"\$\.x"):
+            shape({**tree, "properties": {"x": {"$ref": path}}, "type": "object"}, trusted=False).accept(
+                {"x": 2}
+            )
+
+
+def test_twins_among_many_dicts_are_found_in_time() -> None:
+    unique = shape({"type": "array", "uniqueItems": True})
+    rows = [{"a": n, "b": [True, None, 1.5]} for n in range(20_000)]
+    assert unique.accept([*rows, 1, True, "1", [1], ["1"]])
+    for twins in (rows[7], {"b": [True, None, 1.5], "a": 7.0}):
+        with pytest.raises(ValueError, match="an item twice"):
+            unique.accept([*rows, twins])
 
 
 def test_a_property_may_be_named_like_a_refused_keyword() -> None:
@@ -498,6 +547,7 @@ def test_nothing_is_left_of_runs_that_were_cancelled() -> None:
     code = """
 import asyncio, logging, os
 from recursor import RLM
+from recursor.schema import shape
 from recursor.testing import ScriptedModel
 logging.getLogger("asyncio").setLevel(logging.ERROR)  # that a busy machine was slow is a warning
 async def main():
@@ -528,6 +578,7 @@ def test_a_forked_child_can_complete_too() -> None:
     code = """
 import os
 from recursor import RLM
+from recursor.schema import shape
 from recursor.testing import ScriptedModel
 def answer(): return RLM(ScriptedModel(["```repl\\nFINAL(7)\\n```"])).completion("?").answer
 assert answer() == 7
@@ -544,6 +595,7 @@ def test_the_end_of_the_main_thread_does_not_lose_a_run() -> None:
     code = """
 import threading
 from recursor import RLM
+from recursor.schema import shape
 from recursor.testing import ScriptedModel
 rlm = RLM(ScriptedModel(lambda _: "```repl\\nFINAL(7)\\n```", latency=0.5))
 rlm.completion("The first of a process starts what all share.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import random
 from collections import namedtuple
 from contextlib import suppress
 from dataclasses import dataclass
@@ -94,6 +95,16 @@ class Foreign:
 def test_what_cannot_leave_is_named_with_its_place(value: Any, text: str) -> None:
     with pytest.raises(NotPlain, match=text):
         encode(value)
+
+
+def test_a_fraction_that_would_take_minutes_to_reduce_is_refused_on_both_sides() -> None:
+    with pytest.raises(NotPlain, match=r"value\['part'\] is a fraction of more than 4,300 digits"):
+        encode({"part": Fraction(3**10_000, 7)})
+    halves = "/".join("1" + random.Random(seed).randbytes(1 << 20).hex() for seed in (1, 2))
+    with pytest.raises(ValueError, match="too many digits"):
+        decode("values", json.dumps({"$": ["fraction", halves]}).encode())
+    large = Fraction(2**14_000, 3**8_000)
+    assert decode(*encode(large)) == large
 
 
 def test_a_cycle_is_named() -> None:

@@ -43,7 +43,7 @@ async def run(
             ledger.begin_turn()
             reply = await model.query(messages, schema=expected.json_schema)
             try:
-                answer, reason = structured(reply, expected), StopReason.ANSWERED
+                answer, reason = await structured(reply, expected), StopReason.ANSWERED
                 break
             except ValueError as problem:
                 messages = corrected(messages, reply, problem)
@@ -68,13 +68,13 @@ async def ask(messages: Sequence[Message], model: Model, expected: Shape) -> Any
     """
     reply = await model.query(messages, schema=expected.json_schema)
     try:
-        return structured(reply, expected)
+        return await structured(reply, expected)
     except ValueError as problem:
         failure = SubcallError(f"{problem}; it was: {reply.text[:500]}")
         messages = corrected(messages, reply, problem)
     try:
         reply = await model.query(messages, schema=expected.json_schema)
-        return structured(reply, expected)
+        return await structured(reply, expected)
     except (ModelError, LimitExceeded):
         raise failure from None
     except ValueError as problem:
@@ -87,14 +87,14 @@ def corrected(messages: Sequence[Message], reply: Reply, problem: ValueError) ->
     return [*messages, Message("assistant", reply.text or "(empty reply)"), wrong]
 
 
-def structured(reply: Reply, expected: Shape) -> Any:
+async def structured(reply: Reply, expected: Shape) -> Any:
     """The value that a reply in JSON stands for; its text where anything will do. Raises ValueError."""
     if expected.json_schema is None:
-        return expected.accept(reply.text)
+        return await expected.take(reply.text)
     text = reply.text.strip()
     if text.startswith("```"):
         text = text.split("\n", 1)[-1].rsplit("```", 1)[0]
     try:
-        return expected.accept(json.loads(text))
+        return await expected.take(json.loads(text))
     except (ValueError, RecursionError) as problem:
         raise ValueError(f"the reply does not follow the schema: {problem}") from None

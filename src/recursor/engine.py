@@ -125,7 +125,7 @@ class Engine(Shared):
             )  # fmt: skip
             parts = loop.Parts(
                 run.id, run.metered(run.model, "root"), run.replayed(repl), run, run.ledger, self.sink, self.dialect,
-                task.expected.accept, run.metered(run.model, "compaction"), remember, repl, run.replay.prompt_end,
+                task.expected.take, run.metered(run.model, "compaction"), remember, repl, run.replay.prompt_end,
                 self.compact_at or int(COMPACT_AT * (run.window or WINDOW)),
                 repl.checkpoint if isinstance(repl, CopyableRepl) else lambda: None,
             )  # fmt: skip

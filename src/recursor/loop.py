@@ -45,7 +45,7 @@ class Parts:
     ledger: Ledger
     sink: Sink
     dialect: prompt.Dialect
-    accept: Callable[[Any], Any]
+    accept: Callable[[Any], Awaitable[Any]]
     """Checks a submitted value and returns the answer; raises ValueError with what is wrong."""
     compactor: Model
     """Summarises old turns. Counts, records and bounds its calls by itself."""
@@ -155,7 +155,9 @@ async def execute(code: str, parts: Parts) -> Execution:
     )
     if execution.submission is not None:
         try:
-            return replace(execution, submission=Submission(accepted(execution.submission.value, parts)))
+            return replace(
+                execution, submission=Submission(await accepted(execution.submission.value, parts))
+            )
         except ValueError as problem:
             execution = replace(execution, submission=None, error=f"The answer was not accepted: {problem}")
     code = parts.dialect.wording.variables
@@ -176,14 +178,14 @@ def textual_counts(parts: Parts) -> bool:
     return parts.dialect.textual or ledger.turns > ledger.limits.max_turns or ledger.calls_left() == 0
 
 
-def accepted(value: Any, parts: Parts) -> Any:
+async def accepted(value: Any, parts: Parts) -> Any:
     """Check an answer; where text alone may say it, the text may be JSON."""
     try:
-        return parts.accept(value)
+        return await parts.accept(value)
     except ValueError:
         if not (textual_counts(parts) and isinstance(value, str)):
             raise
-        return parts.accept(parse.value(value))
+        return await parts.accept(parse.value(value))
 
 
 async def best_answer(turn: Turn | None, reason: StopReason, parts: Parts) -> Any:

@@ -7,8 +7,6 @@ import itertools
 import json
 import operator
 import re
-import threading
-import time
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -17,21 +15,10 @@ from typing import Annotated, Any, get_args, get_origin
 
 import msgspec
 
+from recursor import bounded
 from recursor.errors import ConfigError
+from recursor.threads import in_thread
 from recursor.types import Schema
-
-MAX_SCHEMA = 16_384
-MAX_NESTING = 50
-MAX_STEPS = 100_000
-MAX_CHECK = 0.5
-"""Seconds."""
-COSTLY = frozenset(
-    (
-        "pattern", "patternProperties", "propertyNames", "uniqueItems", "$schema", "$id", "$anchor",
-        "$dynamicRef", "$dynamicAnchor", "unevaluatedItems", "unevaluatedProperties",
-    )
-)  # fmt: skip
-"""Keywords that hostile use makes arbitrarily slow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,15 +28,21 @@ class Shape:
     Attributes:
         json_schema: to show to a model or a provider; None when anything will do.
         accept: returns the value in its final type; raises ValueError with path and reason.
+        slow: whether that is done in Python, item by item: what a JSON Schema asks for.
     """
 
     json_schema: Schema | None
     accept: Callable[[Any], Any]
+    slow: bool = False
 
     @property
     def text(self) -> str:
         """For a prompt; empty when anything will do."""
         return "" if self.json_schema is None else json.dumps(self.json_schema, ensure_ascii=False)
+
+    async def take(self, value: Any) -> Any:
+        """`accept`, and the event loop goes on meanwhile where it may take long."""
+        return await in_thread(self.accept, value) if self.slow else self.accept(value)
 
 
 ANYTHING = Shape(None, lambda value: value)
@@ -85,74 +78,30 @@ def _json_schema(schema: dict[str, Any], trusted: bool) -> Shape:
     import jsonschema  # noqa: PLC0415 - 60 ms, and most runs have no schema
     from referencing.jsonschema import EMPTY_REGISTRY  # noqa: PLC0415
 
-    if not trusted:
-        _refuse_costly(schema)
     kind: Any = jsonschema.Draft202012Validator
     if trusted:
         kind = jsonschema.validators.validator_for(schema, kind)
-    try:
-        kind.check_schema(schema)
-    except (jsonschema.SchemaError, RecursionError) as error:
-        raise ConfigError(f"schema: not a valid JSON Schema: {str(error).splitlines()[0][:300]}") from None
+        try:
+            kind.check_schema(schema)
+        except (jsonschema.SchemaError, RecursionError) as error:
+            problem = str(error).splitlines()[0][:300]
+            raise ConfigError(f"schema: not a valid JSON Schema: {problem}") from None
+    else:
+        bounded.check(schema)
 
     def accept(value: Any) -> Any:
         # A registry of our own: the library's default one fetches what a $ref names.
-        checker = (kind if trusted else _counted(kind))(schema, registry=EMPTY_REGISTRY)
-        _spent.steps, _spent.until = 0, time.monotonic() + MAX_CHECK
+        checker = bounded.counted(kind)(schema, registry=EMPTY_REGISTRY)
         try:
-            problems = list(itertools.islice(checker.iter_errors(value), 5))
+            with bounded.bounds(trusted=trusted):
+                problems = list(itertools.islice(checker.iter_errors(value), 5))
         except Exception as error:  # noqa: BLE001 - of a broken reference, an odd key, too many steps
             raise ValueError(f"cannot be checked: {type(error).__name__}: {error}"[:500]) from None
         if problems:
             raise ValueError("; ".join(f"{each.json_path[:200]}: {each.message[:300]}" for each in problems))
         return value
 
-    return Shape(schema, accept)
-
-
-def _refuse_costly(schema: Any, depth: int = 0) -> None:
-    """Raise ConfigError for keywords that hostile use makes arbitrarily slow."""
-    if depth == 0 and len(json.dumps(schema, default=repr)) > MAX_SCHEMA:
-        raise ConfigError(f"schema: more than {MAX_SCHEMA:,} characters")
-    if depth > MAX_NESTING:
-        raise ConfigError(f"schema: nested deeper than {MAX_NESTING} levels")
-    if isinstance(schema, list):
-        for item in schema:
-            _refuse_costly(item, depth + 1)
-    if not isinstance(schema, dict):
-        return
-    for key, value in schema.items():
-        if key in COSTLY:
-            raise ConfigError(f"schema: {key!r} is not available in sub-calls; check that in code")
-        if key == "$ref" and not str(value).startswith("#"):
-            raise ConfigError("schema: a $ref must lead into the schema itself (#/...)")
-        named = key in ("properties", "$defs", "definitions", "dependentSchemas") and isinstance(value, dict)
-        for inner in (
-            value.values() if named else () if key in ("enum", "const", "default", "examples") else (value,)
-        ):
-            _refuse_costly(inner, depth + 1)
-
-
-_spent = threading.local()
-"""By the check that goes on in this thread: its steps, and when it has to end."""
-
-
-@functools.cache
-def _counted(kind: Any) -> Any:
-    """A validator class that gives up after MAX_STEPS keywords, as `_spent` counts them."""
-    import jsonschema  # noqa: PLC0415
-
-    def counting(check: Any) -> Any:
-        def counted(*arguments: Any) -> Any:
-            _spent.steps += 1
-            if _spent.steps > MAX_STEPS or time.monotonic() > _spent.until:
-                raise ValueError("it takes too many steps")
-            return check(*arguments)
-
-        return counted
-
-    extend: Any = jsonschema.validators.extend
-    return extend(kind, {name: counting(check) for name, check in kind.VALIDATORS.items()})
+    return Shape(schema, accept, slow=True)
 
 
 # Types ----------------------------------------------------------------------------------------

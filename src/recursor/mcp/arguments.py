@@ -10,8 +10,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from recursor.bounded import COSTLY
 from recursor.errors import ConfigError, SubcallError
-from recursor.schema import ANYTHING, COSTLY, Shape, shape
+from recursor.schema import ANYTHING, Shape, shape
 
 TYPES = {
     "string": "str", "integer": "int", "number": "float", "boolean": "bool", "array": "list", "object": "dict",

@@ -33,7 +33,7 @@ MAX_BYTES = 1 << 29
 MAX_VALUES_BYTES = 1 << 26
 """For the form "values", which takes many times its bytes in memory."""
 MAX_DIGITS = 4300
-"""Python's own bound on the digits of an int that it prints."""
+"""Python's own bound on the digits of an int that it prints; of a fraction each half has as many at most."""
 HASHING = 2.0
 """Seconds within which a set or a dict must be built: hostile keys may all collide."""
 PIECE = 1 << 12
@@ -158,6 +158,10 @@ def _plain(value: Any, path: list[str], above: set[int]) -> Any:
         return str.__str__(value)
     if isinstance(value, list | tuple | dict | set | frozenset):
         return _container(value, path, above)
+    if isinstance(value, Fraction) and max(abs(value.numerator), value.denominator) >= _TOO_LONG:
+        raise NotPlain(
+            f"{_where(path)} is a fraction of more than {MAX_DIGITS:,} digits; return its halves as hex(half)"
+        )
     for plain_type, name, write in _SCALARS:
         if isinstance(value, plain_type):
             return {"$": [name, write(value)]}
@@ -304,7 +308,9 @@ def _duration(text: str) -> timedelta:
 
 def _ratio(text: str) -> Fraction:
     numerator, denominator = text.split("/")
-    return Fraction(int(numerator, 16), int(denominator, 16))
+    return Fraction(
+        _integer(numerator), _integer(denominator)
+    )  # which reduces it, in the square of its digits
 
 
 def _base64(text: str) -> bytes:

@@ -131,6 +131,10 @@ import datetime, decimal, fractions
 FINAL([decimal.Decimal('1e999999999'), decimal.Decimal('-1e-999999999'), fractions.Fraction(1, 7 ** 2000),
        float('nan'), float('inf'), 2 ** 4000, datetime.timedelta.max,
        datetime.datetime.max, complex('nan')])""", silent=True),
+    Attack("values", "asks with a fraction that would take minutes to reduce", STUCK, """
+halves = b'1%x/1%x' % (int.from_bytes(os.urandom(1 << 20)), int.from_bytes(os.urandom(1 << 20)))
+send(b'{"op":"tool","id":-1,"name":"x","apart":[],"ahead":0}', b'[[{"$":["fraction","' + halves + b'"]}],[]]')
+time.sleep(20)""", silent=True, max_time=2.0),
     Attack("values", "answers with an object that lies about itself", STUCK, """
 def loop(*_):
     while True: pass
