@@ -53,8 +53,9 @@ class Client:
 
     async def until(self, line: str) -> None:
         """Return when the metrics have a line."""
-        while line not in (await self.get("/metrics"))[1].splitlines():
-            await asyncio.sleep(0.005)
+        async with asyncio.timeout(60):
+            while line not in (await self.get("/metrics"))[1].splitlines():
+                await asyncio.sleep(0.005)
 
 
 def parsed(text: str) -> list[Any]:

@@ -74,7 +74,8 @@ async def test_a_run_waits_for_a_function_of_the_client_and_goes_on_with_its_rep
     assert first["id"] != second["id"]
 
 
-async def test_calls_that_code_makes_at_once_come_together() -> None:
+async def test_calls_that_code_makes_at_once_come_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recursor.server.work.GATHER", 2.0)  # however late a thread is
     async with serving(by_turn(BOTH)) as client:
         _, first, _ = await client.post(ASKING)
         calls = called(first)

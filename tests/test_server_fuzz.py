@@ -237,7 +237,7 @@ async def answered(client: Client, sent: bytes) -> tuple[int, str, str]:
     """Status, type and body of the reply to some bytes."""
     reader, writer = await asyncio.open_connection("127.0.0.1", client.server.port, limit=1 << 20)
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             writer.write(sent)
             head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
             fields = dict(line.split(": ", 1) for line in head.split("\r\n")[1:] if line)
@@ -276,7 +276,7 @@ async def test_requests_in_a_row_on_one_connection_are_answered_in_their_order()
         writer.write(
             b"".join(b"GET /v1/models/%d HTTP/1.1\r\n" % number + HOST + b"\r\n" for number in range(300))
         )
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             for number in range(300):
                 head = await reader.readuntil(b"\r\n\r\n")
                 size = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
@@ -291,13 +291,14 @@ async def test_a_head_that_comes_too_slowly_ends_the_connection(monkeypatch: pyt
     monkeypatch.setattr("recursor.server.listening.IDLE", 0.1)
     async with serving(ScriptedModel([])) as client:
         reader, writer = await asyncio.open_connection("127.0.0.1", client.server.port)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             writer.write(POST + b"\r\n")
-            while not reader.at_eof():
-                writer.write(b"X-A: b\r\n")
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(0.02):
-                        assert await reader.read(1) == b""
+            with contextlib.suppress(ConnectionResetError):  # it may end while another line is sent
+                while not reader.at_eof():
+                    writer.write(b"X-A: b\r\n")
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(0.02):
+                            assert await reader.read(1) == b""
         writer.close()
 
 
@@ -330,13 +331,13 @@ async def test_many_large_bodies_at_once_are_refused(monkeypatch: pytest.MonkeyP
         waiting = [await asyncio.open_connection("127.0.0.1", client.server.port) for _ in range(2)]
         for _, writer in waiting:
             writer.write(request(head=head, body=b" " * 89_000))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while (found := await answered(client, request(head=head, body=b" " * 90_000)))[0] == 400:
                 pass
         refused(*found)
         for _, writer in waiting:
             writer.close()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while (await answered(client, request(head=head, body=b" " * 90_000)))[0] == 429:
                 pass
     assert (found[0], json.loads(found[2])["error"]["code"]) == (429, "busy")

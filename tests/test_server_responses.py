@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from recursor.errors import ModelError
 from recursor.testing import ScriptedModel
-from serving import by_turn, serving
+from recursor.types import Message
+from serving import by_turn, parsed, serving
 
 PATH = "/v1/responses"
 ANSWER = "I see.\n```python\nFINAL('It is 42.')\n```"
@@ -118,13 +121,28 @@ async def test_a_stream_in_which_nothing_happens_says_that_it_is_alive(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("recursor.server.work.SILENCE", 0.02)
-    model = ScriptedModel([ANSWER] * 2, latency=0.3)
-    async with serving(model) as client:
-        kinds = [event["type"] for event in await client.events(HELLO, PATH)]
-        chat = json.dumps(
-            {"model": "recursor", "stream": True, "messages": [{"role": "user", "content": "Hello"}]}
-        )
-        async with client.session.post(client.root + "/v1/chat/completions", data=chat) as response:
-            assert ": working\n\n" in await response.text()
-    assert kinds[:3] == ["response.created", "response.in_progress", "response.in_progress"]
-    assert kinds[-1] == "response.completed"
+    go_on = asyncio.Event()
+
+    async def says(_: Sequence[Message]) -> str:
+        while not go_on.is_set():
+            await asyncio.sleep(0.005)
+        return ANSWER
+
+    chat = {"model": "recursor", "messages": [{"role": "user", "content": "Hello"}]}
+    signs = {
+        PATH: (HELLO, b"event: response.in_progress", 2),
+        "/v1/chat/completions": (chat, b": working\n\n", 1),
+    }
+    async with serving(says) as client:
+        for path, (body, sign, times) in signs.items():
+            go_on.clear()
+            text = b""
+            async with client.session.post(client.root + path, json={**body, "stream": True}) as response:
+                async for piece in response.content.iter_any():
+                    text += piece
+                    if text.count(sign) >= times:
+                        go_on.set()
+            kinds = [event["type"] for event in parsed(text.decode()) if "type" in event]
+            if kinds:
+                assert kinds[:3] == ["response.created", "response.in_progress", "response.in_progress"]
+                assert kinds[-1] == "response.completed"
