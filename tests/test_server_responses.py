@@ -92,7 +92,7 @@ async def test_a_stream_that_fails_says_so() -> None:
         events = await client.events(HELLO, PATH)
         status, reply, _ = await client.post(HELLO, PATH)
     assert events[-1]["type"] == "response.failed"
-    assert events[-1]["response"]["error"]["code"] == "upstream_error"
+    assert events[-1]["response"]["error"]["type"] == "upstream_error"
     assert (status, reply["error"]["code"]) == (502, "upstream_error")
 
 
@@ -129,7 +129,7 @@ async def test_a_stream_in_which_nothing_happens_says_that_it_is_alive(
         return ANSWER
 
     chat = {"model": "recursor", "messages": [{"role": "user", "content": "Hello"}]}
-    signs = {
+    signs: dict[str, tuple[dict[str, Any], bytes, int]] = {
         PATH: (HELLO, b"event: response.in_progress", 2),
         "/v1/chat/completions": (chat, b": working\n\n", 1),
     }

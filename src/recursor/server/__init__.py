@@ -5,8 +5,8 @@ does meanwhile comes as reasoning, its answer as content, and the usage is that 
 
     app, responding           HTTP: who may ask, which API, and what is served beside questions
     listening, body           connections, and bodies of requests: how slow, how large
-    chat, responses           the two APIs: requests in, replies and events out
-    asked, choice             what both ask for; whether a call of a function is the answer
+    chat, responses           the two APIs: requests in, replies and events out (of responses: response_form)
+    request, asked, choice    what both have in common, and ask for; whether a call of a function is the answer
     functions                 functions of the client, as tools for code
     runs, work, held          all runs, one of them, and those that wait for their client
     reply, stored, sessions   how a reply is sent; what is kept of responses; conversations

@@ -17,7 +17,7 @@ from recursor.errors import ConfigError
 from recursor.rlm import RLM
 from recursor.server import chat, metrics, responses
 from recursor.server.accounts import Accounts
-from recursor.server.asked import Asked, Headers
+from recursor.server.asked import Asked
 from recursor.server.body import Bodies
 from recursor.server.failures import ApiError
 from recursor.server.form import Form
@@ -25,6 +25,7 @@ from recursor.server.held import Held
 from recursor.server.keys import ANYBODY, Client, Keys
 from recursor.server.listening import CLIENT, check_version, error_response, go_on, listen
 from recursor.server.reply import Gone, Streamed, Whole
+from recursor.server.request import Headers
 from recursor.server.responding import Responding
 from recursor.server.runs import Runs
 from recursor.server.sessions import Sessions

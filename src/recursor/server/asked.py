@@ -1,13 +1,10 @@
-"""What both APIs ask for: checked before anything is paid."""
+"""One question of a client, whichever API it came by, and what is looked at in its messages before anything is paid."""
 
 from __future__ import annotations
 
-import json
-import math
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Any, NoReturn, Protocol, TypeVar
+from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 
@@ -15,46 +12,57 @@ from recursor.context.pictures import is_picture, of_part
 from recursor.errors import ConfigError
 from recursor.files import Content
 from recursor.limits import Limits
-from recursor.schema import ANYTHING, Shape, shape
+from recursor.schema import ANYTHING, Shape
 from recursor.server.choice import Choice
 from recursor.server.failures import ApiError
 from recursor.server.sessions import Going
 
 MAX_INSTRUCTION = 8_000
 """Characters of system messages that the root LM reads as they are; longer ones are data."""
-MAX_NESTING = 100
-"""Levels of a body."""
-LIMITS = tuple(each.name for each in fields(Limits))
-T = TypeVar("T", bound=msgspec.Struct)
 
 
-class Headers(Protocol):
-    """Headers of a request; names in any case."""
+class Terms(msgspec.Struct, frozen=True, kw_only=True):
+    """What a request asks beside its messages, in plain values as they came, so that it can be kept.
 
-    def get(self, name: str, /) -> str | None: ...
+    Attributes:
+        chat: whether it came by chat completions, which nest some of it deeper.
+        form: a `response_format`, or a `text.format`.
+        parallel: whether one reply may have several calls.
+        limits: bounds that the client sets beside the server's own.
+    """
+
+    model: str
+    chat: bool
+    form: Any = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: Any = None
+    parallel: bool = True
+    limits: dict[str, float] = {}
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
     """One question to an RLM."""
 
-    model: str
+    terms: Terms
     messages: Sequence[Mapping[str, Any]]
     """As chat completions have them, of whichever API they came."""
-    context: Content | None = None
-    """The files in them."""
     expected: Shape = ANYTHING
     """What the answer must follow."""
-    limits: Mapping[str, Any] = field(default_factory=dict)
-    """Bounds that the client sets beside the server's own."""
     choice: Choice = field(default_factory=Choice)
     """Of the client's functions."""
-    parallel: bool = True
-    """Whether one reply may have several calls."""
+    context: Content | None = None
+    """The files in the messages."""
     going: Going | None = None
     """The conversation that it is a part of; None when it stands alone."""
     resume: str = ""
     """The id of a run that was cut off, to go on with; empty for a new one."""
+    replies: int | None = None
+    """How many replies have told of that run, where it is the server that goes on by itself; None where it is not."""
+
+    @property
+    def model(self) -> str:
+        return self.terms.model
 
     @property
     def instruction(self) -> str:
@@ -86,47 +94,9 @@ class Asked:
     def bounded(self, own: Limits) -> Limits:
         """The server's limits, or smaller ones that the client set. Raises ApiError."""
         try:
-            return own.with_changes(self.limits).within(own)
+            return own.with_changes(self.terms.limits).within(own)
         except ConfigError as error:
             raise ApiError(400, str(error), param="metadata") from None
-
-
-def decoded(body: bytes, kind: type[T]) -> T:
-    """A body as JSON. Raises ApiError with what is wrong, and where."""
-    try:  # the standard library takes lone surrogates, which are text here
-        value = msgspec.convert(json.loads(body.decode("utf-8"), parse_constant=_no_number), kind)
-    except msgspec.ValidationError as error:
-        where = re.search(r"`\$\.?(.*)`$", str(error))
-        raise ApiError(
-            400, f"the body is not as it must be: {error}", param=where[1] if where else None
-        ) from None
-    except UnicodeDecodeError as error:
-        raise ApiError(400, f"the body is not UTF-8: {error.reason} at byte {error.start:,}") from None
-    except RecursionError:
-        raise ApiError(400, "the body is nested too deep") from None
-    except ValueError as error:
-        raise ApiError(400, f"the body is not JSON: {error}") from None
-    _check_nesting([getattr(value, name) for name in value.__struct_fields__])
-    return value
-
-
-def _no_number(text: str) -> NoReturn:
-    raise ValueError(f"{text} is none of its numbers")
-
-
-def _check_nesting(value: Any) -> None:
-    """Raise ApiError for a value that is deeper than anybody needs."""
-    level = [value]
-    for _ in range(MAX_NESTING):
-        level = [
-            item
-            for each in level
-            for item in (each.values() if isinstance(each, Mapping) else each)
-            if isinstance(item, list | Mapping)
-        ]
-        if not level:
-            return
-    raise ApiError(400, "the body is nested too deep")
 
 
 def check_messages(messages: Sequence[Mapping[str, Any]], param: str, *, goes_on: bool = False) -> None:
@@ -180,58 +150,6 @@ def _unseen(message: Mapping[str, Any]) -> str:
 
 def is_text(part: Mapping[str, Any]) -> bool:
     return part.get("type") in ("text", "refusal")
-
-
-def resumed(headers: Headers) -> str:
-    """The run to go on with: `X-Recursor-Resume`. Raises ApiError."""
-    run_id = headers.get("X-Recursor-Resume") or ""
-    if run_id and not re.fullmatch("[0-9a-f]{32}", run_id):
-        raise ApiError(400, "X-Recursor-Resume takes the whole id of a run, as X-Recursor-Run told it")
-    return run_id
-
-
-def limits_of(metadata: Any, headers: Headers) -> dict[str, Any]:
-    """Bounds that a request sets: `metadata: {"max_cost": "0.50"}` or `X-Recursor-Max-Cost: 0.50`."""
-    given = dict(metadata) if isinstance(metadata, Mapping) else {}
-    found: dict[str, Any] = {}
-    for name in LIMITS:
-        text = headers.get("X-Recursor-" + name.replace("_", "-"))
-        text = given.get(name) if text is None else text
-        if text is not None:
-            found[name] = _number(name, text)
-    return found
-
-
-def _number(name: str, text: Any) -> float:
-    try:
-        plain = not isinstance(text, str) or (text.isascii() and "_" not in text)
-        value = float(text) if isinstance(text, str | int | float) and plain else math.nan
-    except (ValueError, OverflowError):
-        value = math.nan
-    if not math.isfinite(value):
-        raise ApiError(400, f"{name} must be a number, not {str(text)[:40]!r}", param="metadata")
-    return int(value) if value == int(value) else value
-
-
-def expected_of(form: Any, param: str) -> Shape:
-    """What the answer must be by a `response_format`, or by a `text.format`. Raises ApiError."""
-    kind = form.get("type") if isinstance(form, Mapping) else None
-    if form is None or kind == "text":
-        return ANYTHING
-    schema: Any = {"type": "object"} if kind == "json_object" else None
-    if kind == "json_schema":
-        named = form.get("json_schema", form)
-        schema = named.get("schema") if isinstance(named, Mapping) else None
-    if not isinstance(schema, Mapping):
-        raise ApiError(
-            400,
-            f"{param} must have the type text, json_object or json_schema, the last of them with a schema",
-            param=param,
-        )
-    try:
-        return shape(schema, trusted=False)
-    except ConfigError as error:
-        raise ApiError(400, str(error), param=param) from None
 
 
 def text_of(message: Mapping[str, Any]) -> str:

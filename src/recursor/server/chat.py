@@ -3,67 +3,61 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import msgspec
-
-from recursor.server.asked import Asked, Headers, check_messages, decoded, expected_of, limits_of, resumed
-from recursor.server.attached import taken_out
-from recursor.server.choice import chosen
+from recursor.server.asked import Asked
 from recursor.server.failures import ApiError
 from recursor.server.form import PIECE, event, text_of
-from recursor.server.functions import Call, functions_of
+from recursor.server.functions import Call
+from recursor.server.request import Headers, Request, asked_of, decoded, refuse, terms_of
 from recursor.server.sessions import named
 from recursor.server.work import Outcome
 from recursor.types import Usage
 
-ELSEWHERE = ("functions", "function_call", "audio", "modalities")
-"""Fields that ask for another kind of answer."""
+MAX_STOPS = 4
+REFUSED: Mapping[str, Sequence[Any]] = {
+    "audio": (),
+    "function_call": ("none",),
+    "functions": ([],),
+    "logprobs": (False,),
+    "modalities": (["text"], []),
+    "moderation": (),
+    "n": (1,),
+    "top_logprobs": (0,),
+    "web_search_options": (),
+}
+"""Fields that ask for what no reply here has, and the values with which they do not."""
 
 
-class Request(msgspec.Struct):
+class ChatRequest(Request, kw_only=True):
     """What of a request matters here; other fields are taken and have no effect."""
 
-    model: str
     messages: list[dict[str, Any]]
-    stream: bool | None = None
     stream_options: dict[str, Any] | None = None
     response_format: dict[str, Any] | None = None
-    metadata: dict[str, Any] | None = None
-    tools: list[dict[str, Any]] | None = None
-    tool_choice: Any = None
-    parallel_tool_calls: bool | None = None
-    n: int | None = None
-    functions: Any = None
-    function_call: Any = None
+    stop: str | list[str] | None = None
+    service_tier: str | None = None
     audio: Any = None
+    function_call: Any = None
+    functions: Any = None
+    logprobs: Any = None
     modalities: Any = None
+    moderation: Any = None
+    n: Any = None
+    top_logprobs: Any = None
+    web_search_options: Any = None
 
 
 def read(body: bytes, headers: Headers) -> tuple[Form, Asked]:
     """Check a request. Raises ApiError with what is wrong."""
-    request = decoded(body, Request)
-    if request.n not in (None, 1):
-        raise ApiError(400, "n must be 1: an RLM gives one answer", param="n")
-    for name in ELSEWHERE:
-        if getattr(request, name) not in (None, [], ["text"], "none"):
-            raise ApiError(400, f"{name} is not served here", "unsupported_parameter", name)
-    messages, context = taken_out(request.messages, "messages")
-    check_messages(messages, "messages")
-    expected = expected_of(request.response_format, "response_format")
-    choice = chosen(functions_of(request.tools, nested=True), request.tool_choice)
-    asked = Asked(
-        request.model,
-        messages,
-        context,
-        choice.expected if choice.forced else expected,
-        limits_of(request.metadata, headers),
-        choice,
-        request.parallel_tool_calls is not False,
-        named(request.metadata, headers.get("X-Recursor-Session")),
-        resume=resumed(headers),
-    )
+    request = decoded(body, ChatRequest)
+    refuse(request, REFUSED)
+    if isinstance(request.stop, list) and len(request.stop) > MAX_STOPS:
+        raise ApiError(400, f"stop has {MAX_STOPS} texts at most", param="stop")
+    terms = terms_of(request, headers, request.response_format, chat=True)
+    going = named(request.metadata, headers.get("X-Recursor-Session"))
+    asked = asked_of(terms, request.messages, headers, going)
     request.messages = []  # a reply repeats none of them
     return Form(request), asked
 
@@ -71,25 +65,29 @@ def read(body: bytes, headers: Headers) -> tuple[Form, Asked]:
 class Form:
     """How one reply is said."""
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: ChatRequest) -> None:
         self.stream = bool(request.stream)
         self.background = self.stored = False
         self.response: Mapping[str, Any] = {}
         self._request = request
         self._wants_usage = bool((request.stream_options or {}).get("include_usage"))
+        self._tier = {} if request.service_tier is None else {"service_tier": "default"}
+        stops = [request.stop] if isinstance(request.stop, str) else request.stop or ()
+        free = (request.response_format or {}).get("type", "text") == "text"
+        self._stops = [stop for stop in stops if stop and free]
         self._created = int(time.time())
         self._id = ""
 
     def document(self, outcome: Outcome) -> Mapping[str, Any]:
         """The whole reply."""
-        message: dict[str, Any] = {"role": "assistant", "content": text_of(outcome), "refusal": None}
+        message: dict[str, Any] = {"role": "assistant", "content": self._text(outcome), "refusal": None}
         if outcome.calls:
             message["content"] = None
             message["tool_calls"] = [_call(call) for call in outcome.calls]
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish_reason(outcome)}
         return {
             "id": f"chatcmpl-{outcome.id}", "object": "chat.completion", "created": self._created,
-            "model": self._request.model, "choices": [choice], "usage": usage_of(outcome.usage),
+            "model": self._request.model, "choices": [choice], "usage": usage_of(outcome.usage), **self._tier,
         }  # fmt: skip
 
     def opening(self, reply_id: str) -> Iterator[bytes]:
@@ -105,7 +103,7 @@ class Form:
 
     def closing(self, outcome: Outcome) -> Iterator[bytes]:
         """The answer or the calls, why it ended, and what it used."""
-        text = "" if outcome.calls else text_of(outcome)
+        text = "" if outcome.calls else self._text(outcome)
         for start in range(0, len(text), PIECE):
             yield self._chunk({"content": text[start : start + PIECE]})
         for index, call in enumerate(outcome.calls):
@@ -130,8 +128,13 @@ class Form:
     def _common(self) -> dict[str, Any]:
         return {
             "id": self._id, "object": "chat.completion.chunk", "created": self._created,
-            "model": self._request.model,
+            "model": self._request.model, **self._tier,
         }  # fmt: skip
+
+    def _text(self, outcome: Outcome) -> str:
+        """The answer, up to the first of the texts that are to stop it."""
+        text = text_of(outcome)
+        return text[: min((at for stop in self._stops if (at := text.find(stop)) >= 0), default=len(text))]
 
 
 def _call(call: Call) -> dict[str, Any]:

@@ -10,11 +10,11 @@ import msgspec
 from aiohttp import web
 
 from recursor.rlm import RLM
-from recursor.server.asked import decoded
 from recursor.server.body import Bodies
 from recursor.server.failures import ApiError
 from recursor.server.keys import Client
 from recursor.server.reply import Gone
+from recursor.server.request import decoded
 from recursor.server.runs import Runs
 from recursor.server.stored import Background
 

@@ -88,7 +88,7 @@ class Work:
         self.model = asked.model
         self.place = place
         self.choice = asked.choice
-        self._parallel = asked.parallel
+        self._parallel = asked.terms.parallel
         self._resumes = bool(asked.resume)
         self._replies = 0
         self._asked = asked
