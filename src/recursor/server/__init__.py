@@ -9,7 +9,8 @@ does meanwhile comes as reasoning, its answer as content, and the usage is that 
     request, asked, choice    what both have in common, and ask for; whether a call of a function is the answer
     functions                 functions of the client, as tools for code
     runs, work, held          all runs, one of them, and those that wait for their client
-    reply, stored, sessions   how a reply is sent; what is kept of responses; conversations
+    reply, sessions           how a reply is sent; conversations
+    stored, later, again      responses that are kept; that go on by themselves; that go on after a restart
     keys, accounts, spending  who clients are, and what they may use and have used
     metrics, progress, failures   what is told: to operators, to readers of a stream, of errors
 """

@@ -15,14 +15,16 @@ from aiohttp import web
 
 from recursor.errors import ConfigError
 from recursor.rlm import RLM
-from recursor.server import chat, metrics, responses
+from recursor.server import chat, metrics, response_form, responses
 from recursor.server.accounts import Accounts
+from recursor.server.again import Again
 from recursor.server.asked import Asked
 from recursor.server.body import Bodies
 from recursor.server.failures import ApiError
 from recursor.server.form import Form
 from recursor.server.held import Held
 from recursor.server.keys import ANYBODY, Client, Keys
+from recursor.server.later import Background
 from recursor.server.listening import CLIENT, check_version, error_response, go_on, listen
 from recursor.server.reply import Gone, Streamed, Whole
 from recursor.server.request import Headers
@@ -30,7 +32,7 @@ from recursor.server.responding import Responding
 from recursor.server.runs import Runs
 from recursor.server.sessions import Sessions
 from recursor.server.spending import Spending
-from recursor.server.stored import Background
+from recursor.server.stored import Stored
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 CLEANUP = 5.0
@@ -121,7 +123,8 @@ class Server:
         self._accounts = Accounts(Spending(settings.spending), settings.max_runs)
         held = Held(settings.max_held, settings.hold)
         sessions = Sessions(settings.max_sessions, settings.session_idle)
-        self._runs = Runs(self._accounts, self._metrics, held, sessions)
+        stored = Stored(next((rlm.store for rlm in self._rlms.values() if rlm.store is not None), None))
+        self._runs = Runs(self._accounts, self._metrics, held, sessions, stored)
         first = next(iter(self._rlms.values()))
         responding = Responding(self._runs, self._bodies, self._admitted, first)
         application = web.Application(middlewares=[self._guard])
@@ -146,12 +149,20 @@ class Server:
             ends.callback(listener.close)
             ends.push_async_callback(self._end)
             self.port = listener.sockets[0].getsockname()[1]
+            again = asyncio.ensure_future(Again(self._runs, self._named, self._rlms).go())
+            ends.push_async_callback(_stopped, again)
             yield
 
     async def _end(self) -> None:
         """Take no more, and let runs end."""
         self._closing = True
         await self._runs.end(self.settings.grace, self._hurry)
+
+    def _named(self, name: str) -> Client | None:
+        """A client that may ask; None when it may not any more."""
+        if self._keys is None:
+            return ANYBODY if name == ANYBODY.name else None
+        return next((client for client in self._keys if client.name == name), None)
 
     def hurry(self) -> None:
         """Have the end, when it comes, not wait for runs."""
@@ -262,7 +273,7 @@ class Server:
         form, asked = await self._bodies.read(request, lambda body: read(body, request.headers))
         self._check_open()
         work = await runs.of(client, asked, self._rlm(asked.model))
-        if form.background:
+        if isinstance(form, response_form.Form) and form.background:
             return await self._later(request, await runs.stored.begin(client.name, work, form, runs.hold))
         reply = Streamed(request, work, form) if form.stream else Whole(work, form)
         held = said = False
@@ -270,14 +281,18 @@ class Server:
             await reply.follow()
             outcome = work.outcome()
             held = runs.hold(work, outcome)  # the client may be back before the reply has ended here
+            if form.stored:  # before it is told: the client may look at it at once
+                await runs.stored.keep(client.name, form.document(outcome))
             await reply.end(outcome)
             said = True
-            runs.stored.keep(client.name, form)
         except ApiError as error:
             if not reply.response.prepared:
                 raise
             self._metrics.refused(error.status)
-            await reply.fail(error)
+            chunks = list(form.failed(error))
+            if form.stored:
+                await runs.stored.keep(client.name, form.response)
+            await reply.fail(chunks)
         except Gone:
             log.debug("a client went away")
         finally:
@@ -295,3 +310,8 @@ class Server:
             return await made.follow(request, -1)
         except Gone:
             return web.Response()
+
+
+async def _stopped(task: asyncio.Future[None]) -> None:
+    task.cancel()
+    await asyncio.wait([task])

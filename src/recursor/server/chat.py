@@ -67,7 +67,7 @@ class Form:
 
     def __init__(self, request: ChatRequest) -> None:
         self.stream = bool(request.stream)
-        self.background = self.stored = False
+        self.stored = False
         self.response: Mapping[str, Any] = {}
         self._request = request
         self._wants_usage = bool((request.stream_options or {}).get("include_usage"))
@@ -112,10 +112,6 @@ class Form:
         if self._wants_usage:
             yield event({**self._common(), "choices": [], "usage": usage_of(outcome.usage)})
         yield b"data: [DONE]\n\n"
-
-    def cancelled(self) -> Iterator[bytes]:
-        """Never asked for: nobody can stop one but by going away."""
-        yield from ()
 
     def failed(self, error: ApiError) -> Iterator[bytes]:
         yield event(error.body())

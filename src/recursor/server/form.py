@@ -17,8 +17,6 @@ class Form(Protocol):
     """One reply: a document, or the events of a stream."""
 
     stream: bool
-    background: bool
-    """Whether the run goes on whoever waits."""
     stored: bool
     """Whether the reply may be looked at again."""
     response: Mapping[str, Any]
@@ -38,9 +36,6 @@ class Form(Protocol):
 
     def closing(self, outcome: Outcome) -> Iterator[bytes]:
         """The answer or the calls, and the end."""
-
-    def cancelled(self) -> Iterator[bytes]:
-        """The end of one that its client has stopped."""
 
     def failed(self, error: ApiError) -> Iterator[bytes]:
         """The end of a stream that has begun, and cannot go on."""

@@ -8,7 +8,6 @@ from contextlib import suppress
 
 from aiohttp import web
 
-from recursor.server.failures import ApiError
 from recursor.server.form import Form, encoded
 from recursor.server.progress import Progress
 from recursor.server.work import Outcome, Work
@@ -42,9 +41,8 @@ class Whole:
             headers={"X-Recursor-Run": self._work.run_id},
         )
 
-    async def fail(self, error: ApiError) -> None:
+    async def fail(self, _: Iterable[bytes]) -> None:
         """Never called: nothing is sent before the end."""
-        raise error
 
 
 class Streamed:
@@ -75,10 +73,10 @@ class Streamed:
         await self._begin()
         await self._send(self._form.closing(outcome))
 
-    async def fail(self, error: ApiError) -> None:
+    async def fail(self, chunks: Iterable[bytes]) -> None:
         """Say what went wrong, in a stream that has begun."""
         with suppress(Gone):
-            await self._send(self._form.failed(error))
+            await self._send(chunks)
 
     async def _begin(self) -> None:
         if self._work.run_id and not self.response.prepared:

@@ -16,7 +16,7 @@ from recursor.server.keys import Client
 from recursor.server.reply import Gone
 from recursor.server.request import decoded
 from recursor.server.runs import Runs
-from recursor.server.stored import Background
+from recursor.server.stored import check_here
 
 
 class Conversation(msgspec.Struct):
@@ -65,13 +65,14 @@ class Responding:
 
     async def _look(self, request: web.Request) -> web.StreamResponse:
         client = self._admitted(request)
-        found = self._runs.stored.find(client.name, request.match_info["name"])
+        found = await self._runs.stored.find(client.name, request.match_info["name"])
         if request.query.get("stream", "").lower() != "true":
             return web.json_response(found.document)
-        if not isinstance(found, Background):
+        if not found.background:
             raise ApiError(
                 400, "only responses that were asked for with background are streamed", param="stream"
             )
+        check_here(found)
         try:
             return await found.follow(request, _number(request.query.get("starting_after", "-1")))
         except Gone:

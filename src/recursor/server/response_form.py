@@ -57,6 +57,7 @@ class Form:
 
     Attributes:
         request: as it came, without its input.
+        number: of the next event.
     """
 
     def __init__(self, request: ResponsesRequest, created: float | None = None, first: int = 0) -> None:
@@ -67,14 +68,25 @@ class Form:
         self.response: Mapping[str, Any] = {}
         self._created = int(time.time() if created is None else created)
         self._id = ""
-        self._number = first
+        self.number = first
         self._thought: list[str] = []
+        self._whole: Mapping[str, Any] | None = None
+
+    @staticmethod
+    def again(request: ResponsesRequest, document: Mapping[str, Any], first: int) -> Form:
+        """Of a response that was told in part before."""
+        form = Form(request, document["created_at"], first)
+        form._id = document["id"].removeprefix("resp_")
+        form.response = document
+        return form
 
     def document(self, outcome: Outcome) -> Mapping[str, Any]:
-        """The whole reply."""
-        self._id = outcome.id
-        self.response = self._response(outcome, [*self._thoughts(), *self._items(outcome)])
-        return self.response
+        """The whole reply, the same however often it is asked for."""
+        if self._whole is None:
+            self._id = outcome.id
+            self._whole = self._response(outcome, [*self._thoughts(), *self._items(outcome)])
+        self.response = self._whole
+        return self._whole
 
     def opening(self, reply_id: str) -> Iterator[bytes]:
         self._id = reply_id
@@ -203,8 +215,8 @@ class Form:
         return self._event(kind, **self._summary(), part={"type": "summary_text", "text": text})
 
     def _event(self, kind: str, **rest: Any) -> bytes:
-        value = {"type": kind, "sequence_number": self._number, **rest}
-        self._number += 1
+        value = {"type": kind, "sequence_number": self.number, **rest}
+        self.number += 1
         return b"event: " + kind.encode() + b"\ndata: " + encoded(value) + b"\n\n"
 
 

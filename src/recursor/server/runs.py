@@ -31,10 +31,12 @@ class Runs:
         stored: responses that are kept, and their runs that go on by themselves.
     """
 
-    def __init__(self, accounts: Accounts, metrics: Metrics, held: Held, sessions: Sessions) -> None:
+    def __init__(
+        self, accounts: Accounts, metrics: Metrics, held: Held, sessions: Sessions, stored: Stored
+    ) -> None:
         self.held = held
         self.sessions = sessions
-        self.stored = Stored()
+        self.stored = stored
         self._accounts = accounts
         self._metrics = metrics
         self._works: set[Work] = set()
@@ -53,13 +55,8 @@ class Runs:
                     "previous_response_not_found",
                     "input",
                 )
-        limits, session, before = asked.bounded(rlm.limits), None, 0.0
-        if asked.resume:
-            self._accounts.check_own(client, asked.resume)
-            before = await _cost_of(rlm, asked.resume) if client.has_budget else 0.0
-            session = await self.sessions.of_run(client.name, asked.model, rlm, asked.resume)
-        elif asked.going is not None:
-            session = await self.sessions.take(client.name, asked.model, rlm, asked.going)
+        limits = asked.bounded(rlm.limits)
+        session, before = await self._before(client, asked, rlm)
         try:
             place = self._accounts.place(client, limits, before)
             try:
@@ -77,6 +74,21 @@ class Runs:
             work.ended(partial(self._give_back, session))
         return work
 
+    async def _before(self, client: Client, asked: Asked, rlm: RLM) -> tuple[Session | None, float]:
+        """The session that a run is a turn of, and what it has cost where it is gone on with. Raises ApiError."""
+        if asked.resume:
+            self._accounts.check_own(client, asked.resume)
+            before = await _cost_of(rlm, asked.resume) if client.has_budget else 0.0
+            session = await self.sessions.of_run(client.name, asked.model, rlm, asked.resume)
+            if session is None and asked.replies is not None:
+                raise ApiError(409, "its conversation has gone on without it", "run_superseded")
+            return session, before
+        if asked.going is None:
+            return None, 0.0
+        if asked.going.kind == "response":
+            await self.stored.check_going(client.name, asked.going.id)
+        return await self.sessions.take(client.name, asked.model, rlm, asked.going), 0.0
+
     def hold(self, work: Work, outcome: Outcome) -> bool:
         """Have a run wait for what its client is to do; return whether it does."""
         if outcome.waits:
@@ -90,6 +102,7 @@ class Runs:
             grace: seconds that they have.
             hurry: ends that time when it is set.
         """
+        self.stored.leave()
         await self.held.close()
         hurried = asyncio.ensure_future(hurry.wait())
         ends = asyncio.gather(*(work.wait() for work in self._works))

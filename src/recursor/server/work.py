@@ -81,6 +81,8 @@ class Work:
 
     Attributes:
         run_id: empty until it has begun.
+        asked: there until it has ended.
+        replies: that have told of it.
     """
 
     def __init__(self, rlm: RLM | Session, asked: Asked, place: Place, metrics: Metrics) -> None:
@@ -90,8 +92,9 @@ class Work:
         self.choice = asked.choice
         self._parallel = asked.terms.parallel
         self._resumes = bool(asked.resume)
-        self._replies = 0
-        self._asked = asked
+        self.replies = asked.replies or 0
+        self.asked = asked
+        self._whole = not asked.resume or asked.replies == 0
         self._metrics = metrics
         self._here = asyncio.get_running_loop()
         self._queue: asyncio.Queue[_Item] = asyncio.Queue()
@@ -142,9 +145,9 @@ class Work:
     def outcome(self) -> Outcome:
         """What to reply, when nothing more is told."""
         reply_id = self.reply_id
-        self._replies += 1
+        self.replies += 1
         done, calls = self._completion, self._calls
-        used = self._tally.usage if done is None or self._resumes else done.usage
+        used = done.usage if done is not None and self._whole else self._tally.usage
         since = less(used, self._told)
         self._told, self._calls = used, ()
         if done is not None:
@@ -155,7 +158,7 @@ class Work:
     @property
     def reply_id(self) -> str:
         """Names the next reply."""
-        return f"{self.run_id}-{self._replies + 1}" if self._replies else self.run_id
+        return f"{self.run_id}-{self.replies + 1}" if self.replies else self.run_id
 
     def bring(self, results: Mapping[str, str]) -> None:
         """Have code go on with what its calls returned, by their ids."""
@@ -204,10 +207,10 @@ class Work:
                 self.place.name, outcome, time.monotonic() - began, self._tally.usage, self._cost()
             )
             self._queue.put_nowait(_Ended())
-            del self._rlm, self._asked  # messages may be large, and tools refer back to here
+            del self._rlm, self.asked  # messages may be large, and tools refer back to here
 
     def _events(self) -> AsyncGenerator[Event, None]:
-        asked, rlm = self._asked, self._rlm
+        asked, rlm = self.asked, self._rlm
         messages, expected = asked.messages, asked.expected
         if not asked.resume:
             return rlm.stream(None, asked.context, messages=messages, schema=expected)

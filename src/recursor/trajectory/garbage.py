@@ -87,6 +87,8 @@ def _remove(connection: sqlite3.Connection, store: Path, before: float) -> Freed
     connection.execute("DELETE FROM run WHERE id IN (SELECT id FROM old)")
     if sessions:
         _remove_sessions(connection)
+    if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'response'").fetchone():
+        connection.execute("DELETE FROM response WHERE run_id IN (SELECT id FROM old)")
     messages = connection.execute(f"DELETE FROM node WHERE hash NOT IN ({_LIVE})").rowcount  # noqa: S608 - ours
     _remove_pictures(connection)
     return Freed(len(roots), calls, messages, 0)
