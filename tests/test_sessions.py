@@ -341,15 +341,13 @@ def test_a_repl_that_is_killed_goes_back_to_the_block_before() -> None:
         assert chat.completion("then").answer == 2
 
 
-def died(chat: Session) -> bool:
-    """Whether the process of its REPL is gone, which nobody else has noticed yet."""
+def end_repl(chat: Session) -> None:
+    """End the process of its REPL, and return when it is gone, which nobody else has noticed yet."""
     live = chat._keeper._held.live
     assert live is not None
     repl: Any = live.repl
-    return bool(repl._link.lost.done())
-
-
-DIES_LATER = "import os, threading\nx = 5\nthreading.Timer(0.05, os._exit, [1]).start()\nFINAL(x)"
+    repl._link.worker.kill()
+    wait_until(repl._link.lost.done)
 
 
 @pytest.mark.parametrize("sandbox", ["process", "conftest:PlainSandbox"])
@@ -357,25 +355,26 @@ def test_a_repl_that_died_between_questions_is_made_again_from_the_record(
     tmp_path: Path, sandbox: str
 ) -> None:
     rlm, book, _ = made(
-        {"a": "y = 4\nFINAL(y)", "die": DIES_LATER, "then": "FINAL([x, y])"},
+        {"a": "y = 4\nFINAL(y)", "b": "x = 5\nFINAL(x)", "then": "FINAL([x, y])"},
         tmp_path / "r.db",
         sandbox=sandbox,
     )
     with rlm.session() as chat:
         chat.completion("a")
-        chat.completion("die")
-        wait_until(lambda: died(chat))
+        chat.completion("b")
+        end_repl(chat)
         assert chat.completion("then").answer == [5, 4]
         assert "lost" not in book.told
 
 
 def test_without_a_record_a_repl_that_died_between_questions_is_told() -> None:
     rlm, book, _ = made(
-        {"die": DIES_LATER, "then": "FINAL(['x' in globals(), context])"}, sandbox="conftest:PlainSandbox"
+        {"b": "x = 5\nFINAL(x)", "then": "FINAL(['x' in globals(), context])"},
+        sandbox="conftest:PlainSandbox",
     )
     with rlm.session() as chat:
-        chat.completion("die", "text")
-        wait_until(lambda: died(chat))
+        chat.completion("b", "text")
+        end_repl(chat)
         assert chat.completion("then").answer == [False, "text"]
         assert "your variables are lost" in book.told
 
