@@ -30,6 +30,9 @@ READING = 30.0
 """Seconds that a worker has to read a large result before the next is sent."""
 ENDING = 5.0
 """Seconds that a cancelled call has to end: a tool may hold on to it."""
+WORK = 1e-4
+"""Seconds of its own time that a block pays for each call: the host's work for it. Else calls that are refused, or cost
+nothing, would stop its clock for as long as there are always more of them."""
 DECODE_ASIDE = 1 << 16
 """Bytes from which a value is decoded in a thread."""
 
@@ -64,7 +67,7 @@ class Line(Protocol):
 
 
 class Clock:
-    """Seconds a block has run by itself: it stands still while calls are in flight."""
+    """Seconds a block has run by itself: it stands still while calls are in flight, each of which has its price."""
 
     def __init__(self) -> None:
         self._ran = 0.0
@@ -78,6 +81,9 @@ class Clock:
     def start(self) -> None:
         if self._since is None:
             self._since = time.monotonic()
+
+    def pay(self, seconds: float) -> None:
+        self._ran += seconds
 
     @property
     def ran(self) -> float:
@@ -134,6 +140,7 @@ class Calls:
             self._line.refuse(frame.id, "no block is running: calls from threads end with their block")
             return
         self.clock.stop()
+        self.clock.pay(WORK)
         self._bytes_in_flight += len(body)
         task = asyncio.get_running_loop().create_task(self._answer(frame, body, self.subcalls))
         self._tasks[frame.id] = task

@@ -20,6 +20,7 @@ from recursor.errors import SandboxError
 from recursor.protocols import Source
 from recursor.sandboxes import wire
 from recursor.sandboxes.calls import MAX_CALLS_IN_FLIGHT, READING, Calls
+from recursor.sandboxes.intake import Intake
 from recursor.threads import in_thread
 
 TOGETHER = 1 << 16
@@ -83,7 +84,7 @@ class Link(asyncio.Protocol):
         self.kept: tuple[str, bytes] | None = None
         self.forking = asyncio.Lock()
         """Held by who has the worker forked."""
-        self._decoder = wire.Decoder()
+        self._intake = Intake(self._take_frame, lambda: bool(self._expected), self.give_up)
         self._transport: asyncio.Transport | None = None
         self._ready: asyncio.Future[wire.Facts | None] = loop.create_future()
         self._numbers = itertools.count(1)
@@ -201,6 +202,7 @@ class Link(asyncio.Protocol):
             number = next(self._numbers)
         future: asyncio.Future[tuple[F, bytes]] = asyncio.get_running_loop().create_future()
         self._expected[number] = kind, future
+        self._intake.ask()
         self.send({**header, "id": number}, body, now=True)
         return future
 
@@ -232,6 +234,7 @@ class Link(asyncio.Protocol):
         """Take the worker for lost, and kill it when it did something wrong."""
         if not self.lost.done():
             self.lost.set_result(reason)
+            self._intake.stop()
             if reason is not None:
                 self.worker.kill()
 
@@ -269,8 +272,10 @@ class Link(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
+        self._intake.begin(transport)
 
     def connection_lost(self, error: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
+        self._intake.end()
         self.give_up(None)
 
     def pause_writing(self) -> None:
@@ -280,13 +285,7 @@ class Link(asyncio.Protocol):
         self._writable.set()
 
     def data_received(self, data: bytes) -> None:
-        if self.lost.done():
-            return
-        try:
-            for frame, body in self._decoder.feed(data):
-                self._take_frame(frame, body)
-        except wire.ProtocolError as error:
-            self.give_up(f"broke the protocol ({error})")
+        self._intake.feed(data)
 
     def _take_frame(self, frame: wire.Frame, body: bytes) -> None:
         match frame:
@@ -369,13 +368,11 @@ class Link(asyncio.Protocol):
 
     def pause(self) -> None:
         """Read nothing more of the worker."""
-        assert self._transport is not None
-        self._transport.pause_reading()
+        self._intake.hold(True)
 
     def resume(self) -> None:
         """Read on."""
-        if self._transport is not None:
-            self._transport.resume_reading()
+        self._intake.hold(False)
 
 
 def _wake(waiter: asyncio.Future[None], _: object = None) -> None:

@@ -8,7 +8,7 @@ returns frames or raises `ProtocolError`, whatever it is fed; the caller then ki
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
@@ -234,8 +234,8 @@ class Decoder:
     def __init__(self) -> None:
         self._buffer = bytearray()
 
-    def feed(self, data: bytes) -> Iterator[tuple[Frame, bytes]]:
-        """Yield the frames that are complete now, with their bodies.
+    def feed(self, data: bytes) -> Generator[tuple[Frame, bytes], None, None]:
+        """Yield the frames that are complete now, with their bodies; those that nobody took come next time.
 
         Raises:
             ProtocolError: too long, not JSON, an unknown type, a missing or unknown field.
