@@ -1,6 +1,7 @@
 # On a machine with Python 3.11+, make and git: `make demo` and `make test` do everything by themselves.
+# Another Python has an environment of its own: `make test PYTHON=python3.14` makes .venv-3.14.
 PYTHON ?= python3
-VENV := .venv
+VENV := .venv$(if $(filter-out python3,$(PYTHON)),-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2] + sys.abiflags)'))
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
@@ -73,4 +74,4 @@ lock: $(STAMP)
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header --group dev --output-file dev.lock pyproject.toml
 
 clean:
-	rm -rf $(VENV) viewer/node_modules .bench .compat .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-* viewer/node_modules .bench .compat .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

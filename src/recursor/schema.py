@@ -68,7 +68,7 @@ def shape(schema: Any, *, trusted: bool = True) -> Shape:
         return _json_schema(dict(schema), trusted)
     try:
         return _of_type(schema)
-    except (TypeError, RuntimeError, RecursionError) as error:
+    except (TypeError, NameError, RuntimeError, RecursionError) as error:
         raise ConfigError(
             f"schema: {schema!r} is neither a JSON Schema nor a type with one ({error})"
         ) from None

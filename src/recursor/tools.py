@@ -7,6 +7,7 @@ import hashlib
 import inspect
 import keyword
 import re
+import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,12 +18,19 @@ import msgspec
 from recursor.errors import ConfigError, RLMError, SubcallError
 from recursor.threads import in_thread
 
+if sys.version_info >= (3, 14):
+    import annotationlib
+
 F = TypeVar("F", bound=Callable[..., Any])
 MAX_SIZE = 1 << 20
 """Characters of the arguments of one call, where a tool does not say otherwise."""
 MAX_DOCUMENTATION = 4_000
 """Characters that the root LM is told of one tool."""
 _SECTION = re.compile(r"(Args|Arguments|Parameters|Returns|Yields|Raises|Examples?|Notes?|Attributes):")
+_AS_TEXT: dict[str, Any] = {}
+"""What asks for annotations without evaluating them, which Python 3.14 leaves till then."""
+if sys.version_info >= (3, 14):
+    _AS_TEXT["annotation_format"] = annotationlib.Format.STRING
 _TOLD = {"Args": "", "Arguments": "", "Parameters": "", "Returns": "returns ", "Raises": "raises "}
 """Sections of a docstring that are told, and what stands before each entry."""
 
@@ -88,7 +96,7 @@ class Tool:
                 f"{self.name}: the arguments have more than {self.max_size:,} characters; pass less at a time"
             )
         try:
-            bound = inspect.signature(self.function).bind(*args, **kwargs)
+            bound = signature_of(self.function).bind(*args, **kwargs)
         except TypeError as error:
             raise SubcallError(f"{self.name}: {error}; it is {self.signature}") from None
         hints = _hints(self.function)
@@ -286,12 +294,16 @@ def documented(signature: str, docstring: str | None) -> tuple[str, str]:
     return line, "".join(f"\n  {entry}" for entry in entries)
 
 
-def _signature(function: Any) -> inspect.Signature:
-    """With the annotations as written, where they can be resolved."""
+def signature_of(function: Any, *, eval_str: bool = False) -> inspect.Signature:
+    """As `inspect.signature`, with annotations as text where they name what is not there when they are evaluated.
+
+    Raises:
+        TypeError, ValueError: it has none.
+    """
     try:
-        return inspect.signature(function, eval_str=True)
-    except Exception:  # noqa: BLE001 - evaluating a string annotation may raise anything
-        return inspect.signature(function)
+        return inspect.signature(function, eval_str=eval_str)
+    except Exception:  # noqa: BLE001 - evaluating an annotation may raise anything
+        return inspect.signature(function, **_AS_TEXT)
 
 
 def _hints(function: Any) -> dict[str, Any]:
@@ -309,5 +321,5 @@ def _made(function: Any, name: str | None, max_size: int) -> Tool:
     if not called.isidentifier() or keyword.iskeyword(called):
         raise ConfigError(f"tools: {called!r} is no name for a function; pass one with @tool(name=...)")
     about = function.func if isinstance(function, partial) else function
-    signature, details = documented(f"{called}{_signature(function)}", inspect.getdoc(about))
+    signature, details = documented(f"{called}{signature_of(function, eval_str=True)}", inspect.getdoc(about))
     return Tool(called, function, signature, max_size, details)

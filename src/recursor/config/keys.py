@@ -6,7 +6,6 @@ No error and no report shows one. Beside the keys file there is the environment;
 from __future__ import annotations
 
 import difflib
-import inspect
 import re
 import shlex
 import stat
@@ -20,6 +19,7 @@ from recursor.config import edit, paths
 from recursor.config.paths import keys_file
 from recursor.errors import ConfigError
 from recursor.models import presets
+from recursor.tools import signature_of
 
 KNOWN: Final[Mapping[str, tuple[str, ...]]] = {
     **{name: preset.keys for name, preset in presets.PRESETS.items() if preset.keys},
@@ -72,7 +72,7 @@ def sandbox(name: str, **arguments: Any) -> Any:
         ConfigError: nothing has that name, it does not take the arguments, or as `secret` does.
     """
     kind = plugins.load("recursor.sandboxes", name)
-    unknown = arguments.keys() - inspect.signature(kind).parameters.keys()
+    unknown = arguments.keys() - signature_of(kind).parameters.keys()
     if unknown:
         raise ConfigError(f"the sandbox {name!r} takes no {', '.join(sorted(unknown))}")
     variable = getattr(kind, "key_variable", None)

@@ -7,9 +7,9 @@ by `FINAL_VAR("name")`, or by setting `answer["content"]` and `answer["ready"]` 
 
 from __future__ import annotations
 
-import asyncio
 import builtins
 import difflib
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -28,6 +28,11 @@ _PLAIN = ("llm_query", "llm_query_batched", "rlm_query", "rlm_query_batched")
 HELPERS: dict[str, Callable[..., Any]] = {"chunk": chunk, "grep": grep, "search": search}
 """Names that code may bind to values of its own, as it does in `for chunk in chunks`."""
 _MISSING = object()
+_PYTHONS = frozenset((
+    "__name__", "__builtins__", "__doc__", "__loader__", "__package__", "__spec__", "__warningregistry__",
+    "__annotations__", "__annotate__", "__conditional_annotations__",
+))  # fmt: skip
+"""What Python itself keeps in a module."""
 
 
 class Names:
@@ -137,17 +142,7 @@ class Names:
 
     def variables(self) -> dict[str, Any]:
         """What blocks have bound themselves."""
-        hidden = {
-            *self._reserved,
-            "_",
-            "__name__",
-            "__builtins__",
-            "__doc__",
-            "__loader__",
-            "__package__",
-            "__spec__",
-            "__warningregistry__",
-        }
+        hidden = {*self._reserved, "_", *_PYTHONS}
         hidden |= {name for name, helper in HELPERS.items() if self._namespace.get(name) is helper}
         return {name: value for name, value in self._namespace.items() if name not in hidden}
 
@@ -230,7 +225,7 @@ class Names:
 def _plain_function(method: Callable[..., Any], name: str) -> Callable[..., Any]:
     """A function of this name without a visible `self`, so that its repr and its signature are what they seem."""
     bound: Any = method
-    if asyncio.iscoroutinefunction(method):
+    if inspect.iscoroutinefunction(method):
 
         async def asynchronous(*args: Any, **kwargs: Any) -> Any:
             return await bound(*args, **kwargs)

@@ -28,6 +28,7 @@ _NAMESPACES = (
 )
 _IOCTLS = [0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451]
 """TCGETS and TIOCGWINSZ (isatty), FIONREAD, FIONBIO, FIONCLEX, FIOCLEX."""
+_FICLONE = 0x40049409
 _FCNTLS = [0, 1, 2, 3, 4, 5, 6, 7, 1030, 1032, 1034]
 """Duplicating, flags, record locks (SQLite takes them), sizes and seals read; no leases, owners or pipe sizes."""
 _GETSOCKOPTS = [3, 4, 38, 39]
@@ -114,7 +115,13 @@ _CONDITIONAL: dict[str, list[bytes]] = {
         _op(_RETURN, _EPERM),
         _op(_RETURN, _ALLOW),
     ],
-    "ioctl": _one_of(1, _IOCTLS, _ENOTTY),
+    # To clone a file is what `Path.copy` tries first; this answer, of file systems that cannot, lets it go on.
+    "ioctl": [
+        _op(_LOAD, _low(1)),
+        _op(_EQUAL, _FICLONE, 0, 1),
+        _op(_RETURN, _ENOTSUP),
+        *_one_of(1, _IOCTLS, _ENOTTY),
+    ],
     "fcntl": _one_of(1, _FCNTLS, _EPERM),
     # Beside those a process may make itself less open to others: not dumpable.
     "prctl": [

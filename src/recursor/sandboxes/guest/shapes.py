@@ -18,11 +18,13 @@ _PLAIN: dict[Any, dict[str, Any]] = {
 }  # fmt: skip
 _LISTS = (list, set, frozenset, collections.abc.Sequence, collections.abc.Iterable, collections.abc.Set)
 _DICTS = (dict, collections.abc.Mapping)
+_Alias: Any = getattr(typing, "TypeAliasType", ())
+"""What `type Name = ...` makes, from Python 3.12 on."""
 
 
 def json_schema(kind: Any, within: tuple[Any, ...] = ()) -> dict[str, Any]:
-    """Return the JSON Schema of a type: builtin and generic types, unions, Literal, enums, dataclasses, TypedDicts, and
-    what has a `model_json_schema` of its own.
+    """Return the JSON Schema of a type: builtin and generic types, unions, Literal, enums, dataclasses, TypedDicts,
+    names that the `type` statement gives to these, and what has a `model_json_schema` of its own.
 
     Args:
         within: the types that it is part of.
@@ -32,6 +34,13 @@ def json_schema(kind: Any, within: tuple[Any, ...] = ()) -> dict[str, Any]:
     """
     if isinstance(kind, collections.abc.Hashable) and kind in _PLAIN:
         return dict(_PLAIN[kind])
+    alias = typing.get_origin(kind) or kind
+    if isinstance(alias, _Alias):
+        if kind in within:
+            raise _part_of_itself(kind)
+        arguments = typing.get_args(kind)
+        meant = alias.__value__[arguments] if arguments else alias.__value__
+        return json_schema(meant, (*within, kind))
     found = _of_class(kind, (*within, kind)) if isinstance(kind, type) else None
     found = found or _of_generic(typing.get_origin(kind), typing.get_args(kind), (*within, kind))
     if found is None:
@@ -76,7 +85,7 @@ def _of_class(kind: type, within: tuple[Any, ...]) -> dict[str, Any] | None:
     else:
         return None
     if kind in within[:-1]:
-        raise TypeError(f"schema: {kind.__name__} is part of itself; say that as a JSON Schema with $ref")
+        raise _part_of_itself(kind)
     hints = typing.get_type_hints(kind)
     return {
         "title": kind.__name__,
@@ -85,3 +94,7 @@ def _of_class(kind: type, within: tuple[Any, ...]) -> dict[str, Any] | None:
         "required": required,
         "additionalProperties": False,
     }
+
+
+def _part_of_itself(kind: Any) -> TypeError:
+    return TypeError(f"schema: {kind.__name__} is part of itself; say that as a JSON Schema with $ref")

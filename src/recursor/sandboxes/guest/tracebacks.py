@@ -9,6 +9,11 @@ from .hints import hint
 
 _OURS = os.path.dirname(os.path.abspath(__file__))
 _MAX_ERROR = 6000
+_OF_THE_START = (
+    ". Site initialization is disabled, did you forget to add the site-packages directory to sys.path "
+    "or to enable your virtual environment?"
+)
+"""What Python 3.15 tells of a module that is not there. Workers start without `site`, and have its folders."""
 
 
 def explained(error: BaseException) -> str:
@@ -16,7 +21,7 @@ def explained(error: BaseException) -> str:
     try:
         report = traceback.TracebackException.from_exception(error, compact=True)
         _strip(report, set())
-        text = "".join(report.format()).rstrip()
+        text = "".join(report.format()).rstrip().replace(_OF_THE_START, "")
         text += hint(error)
     except BaseException:  # noqa: BLE001 - the exception's own __str__ may raise anything
         text = f"{type(error).__name__}: (the exception's text could not be made)"

@@ -279,6 +279,8 @@ def _advice(value: Any) -> str:
     for method, call in (("tolist", ".tolist()"), ("to_dict", ".to_dict()"), ("isoformat", ".isoformat()")):
         if hasattr(type(value), method):
             return f", for instance with {call}"
+    if hasattr(type(value), "keys"):
+        return ", for instance with dict(value)"
     if hasattr(type(value), "__dataclass_fields__"):
         return ", for instance with dataclasses.asdict(value)"
     if hasattr(type(value), "__next__"):
