@@ -48,7 +48,8 @@ for pid in (HOST, VICTIM):
     call('process_vm_readv', pid, None, 0, None, 0, 0)
     call('process_vm_writev', pid, None, 0, None, 0, 0)
     call('kcmp', pid, pid, 0, 0, 0)
-    call('process_madvise', 3, None, 0, 20, 0)""", quick=True),
+    call('process_madvise', 3, None, 0, 20, 0)
+    if hasattr(sys, 'remote_exec'): attempt('remote_exec', sys.remote_exec, pid, os.__file__)""", quick=True),
     Attack("processes", "takes descriptors of another process", GRANTED, """
 for pid in (HOST, VICTIM, 1):
     call('pidfd_open', pid, 0)
