@@ -691,7 +691,7 @@ async def test_a_reply_of_backslashes_is_read_in_no_time() -> None:
         ("gpt-5", {}, "provider/model"),
         ("openai/", {"api_key": KEY}, "names no model"),
         ("openai/gpt-5", {}, "OPENAI_API_KEY"),
-        ("anthropic/claude", {"api_key": lambda: None}, "recursor config"),
+        ("anthropic/claude", {"api_key": lambda: None}, "recursor keys set anthropic"),
         ("azure/gpt-5", {"api_key": KEY}, "base_url"),
         ("azure/gpt-5", {"base_url": "https://r.openai.azure.com/openai/v1"}, "AZURE_OPENAI_API_KEY"),
         ("openai/gpt-5", {"base_url": "localhost:8000"}, "http://"),

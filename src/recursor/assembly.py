@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,9 @@ def routes(model: Any, sub_model: Any, base_url: str | None, api_key: str | None
 
         return models.resolve(spec, base_url=base_url, api_key=api_key or config.api_key(spec))
 
+    for name, said in (("base_url", base_url), ("api_key", api_key)):
+        if not (said is None or isinstance(said, str) or (name == "api_key" and callable(said))):
+            raise ConfigError(f"{name} must be a text or None, not {type(said).__name__}")
     if isinstance(model, Routes):
         if sub_model is not None:
             raise ConfigError("sub_model belongs into the routes: Routes.of(root, sub)")
@@ -30,10 +33,18 @@ def routes(model: Any, sub_model: Any, base_url: str | None, api_key: str | None
     return Routes.of(model, sub_model).resolved(resolved)
 
 
-def sink(sink: Sink | str) -> Sink:
-    if not isinstance(sink, str):
-        return sink
-    found: Sink = plugins.load("recursor.sinks", sink)()
+def sinks(given: Iterable[Sink | str]) -> list[Sink]:
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise ConfigError(f"sinks must be a list of sinks or of their names, not {given!r}")
+    return [_sink(each) for each in given]
+
+
+def _sink(sink: Sink | str) -> Sink:
+    found: Sink = plugins.load("recursor.sinks", sink)() if isinstance(sink, str) else sink
+    if not isinstance(found, Sink):
+        raise ConfigError(
+            f"a sink is an object with `emit` and `flush`, or a name such as 'otel', not {found!r}"
+        )
     return found
 
 
@@ -47,6 +58,10 @@ def store(store: Any) -> Sink | None:
 
 def sandbox(sandbox: str | Sandbox, mounts: Mapping[str, str | Path] | None) -> Sandbox:
     if not isinstance(sandbox, str):
+        if not callable(getattr(sandbox, "open", None)):
+            raise ConfigError(
+                f"sandbox must be a name such as 'process' or an object with `open`, not {sandbox!r}"
+            )
         if mounts is not None:
             raise ConfigError("mounts go to a sandbox by name; give them to the sandbox that you have made")
         return sandbox

@@ -104,5 +104,6 @@ def check_prices(models: Iterable[Model], *, strict: bool) -> None:
         if not getattr(model, "priced", not strict):
             raise ConfigError(
                 f"limits.max_cost needs a known price, and there is none for {model.name!r}: "
-                "use max_tokens instead, or a model with a price"
+                "use max_tokens instead, or say the price: LM(..., price=Price(...)), or "
+                f'[models."{model.name}"] price in the settings'
             )

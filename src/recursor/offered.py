@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, 
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-from recursor.errors import SubcallError
+from recursor.errors import ConfigError, SubcallError
 from recursor.plugins import nearest
 from recursor.tools import RESERVED, AnyTool, Tool
 
@@ -59,7 +59,9 @@ class ToolSource(Protocol):
 
 
 def split(tools: Iterable[Any]) -> tuple[list[Any], list[ToolSource]]:
-    """Return the tools themselves, and the sources of others."""
+    """Return the tools themselves, and the sources of others. Raises ConfigError for what is no list."""
+    if callable(tools) or isinstance(tools, str | bytes) or not isinstance(tools, Iterable):
+        raise ConfigError(f"tools must be a list of functions, not {type(tools).__name__}: tools=[...]")
     found = list(tools)
     sources = [each for each in found if _is_source(each)]
     return [each for each in found if not _is_source(each)], sources

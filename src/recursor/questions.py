@@ -132,7 +132,7 @@ def question_of(given: str | Question) -> Question:
     """Raises ConfigError for what is none."""
     question = Question(given) if isinstance(given, str) else given
     if not isinstance(question, Question):
-        raise ConfigError(f"a question is a text or a recursor.batch.Question, not {type(given).__name__}")
+        raise ConfigError(f"a question is a text or a recursor.Question, not {type(given).__name__}")
     if not isinstance(question.text, str) or not question.text.strip():
         raise ConfigError("the question must be a text that is not empty")
     return question

@@ -109,6 +109,8 @@ class RLM:
             raise ConfigError(f"policy must be a recursor.Policy, not {type(policy).__name__}")
         if not isinstance(retries, Retries):
             raise ConfigError(f"retries must be a recursor.models.Retries, not {type(retries).__name__}")
+        if not isinstance(instruction, str):
+            raise ConfigError(f"instruction must be a text, not {type(instruction).__name__}")
         routes = assembly.routes(model, sub_model, base_url, api_key)
         if compact_at is not None and (not isinstance(compact_at, int) or compact_at < 1):
             raise ConfigError(f"compact_at must be a number of tokens or None, not {compact_at!r}")
@@ -131,7 +133,7 @@ class RLM:
             tools=offered,
             sources=sources,
             policy=policy,
-            sink=Fanout([*([recorded] if recorded else []), *map(assembly.sink, sinks)]),
+            sink=Fanout([*([recorded] if recorded else []), *assembly.sinks(sinks)]),
             cache=assembly.cache(cache, recorded),
             strategy=strategy,
             compact_at=compact_at,

@@ -61,7 +61,7 @@ class Route(Generic[M_co]):
 
     def __post_init__(self) -> None:
         if not isinstance(self.model, Model) and not (isinstance(self.model, str) and self.model.strip()):
-            raise ConfigError(f"Route.model must be a spec or a model, not {self.model!r}")
+            raise ConfigError(f"a model must be a spec such as 'openai/gpt-5' or a model, not {self.model!r}")
         if self.purpose not in ("root", "sub", None):
             raise ConfigError(f'Route.purpose must be "root" or "sub", not {self.purpose!r}')
         word = self.capability

@@ -70,7 +70,7 @@ def shape(schema: Any, *, trusted: bool = True) -> Shape:
         return _of_type(schema)
     except (TypeError, NameError, RuntimeError, RecursionError) as error:
         raise ConfigError(
-            f"schema: {schema!r} is neither a JSON Schema nor a type with one ({error})"
+            f"schema: {schema!r} is neither a JSON Schema nor a type with one ({str(error).splitlines()[-1]})"
         ) from None
 
 

@@ -13,6 +13,8 @@ from typing import Any
 
 import click
 
+from recursor.cli import standard
+
 COMMANDS = {
     "acp": "An agent in editors such as Zed: questions over the folder that is open.",
     "ask": "Answer a question over files, folders or standard input.",
@@ -72,8 +74,8 @@ class LazyGroup(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except (click.ClickException, click.exceptions.Exit, click.Abort):
-            raise
+        except (click.ClickException, click.exceptions.Exit, click.Abort, OSError):
+            raise  # `main` has a word for what the machine refuses
         except (Exception, KeyboardInterrupt) as error:  # each end has its exit code
             from recursor.cli import exits  # noqa: PLC0415 - late, as the commands are
 
@@ -93,6 +95,15 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line and exit."""
+    standard.complete()
     if "_RECURSOR_COMPLETE" in os.environ:  # set by the script of `recursor completion` alone
         importlib.import_module("recursor.cli.complete")
-    cli(prog_name="recursor")
+    try:
+        cli(prog_name="recursor")
+    except (
+        OSError
+    ) as error:  # a full disk, a closed stdin; of `--help`, too, which is printed before a command is called
+        from recursor.cli import exits  # noqa: PLC0415 - late, as the commands are
+
+        standard.forget_output()
+        sys.exit(exits.report(error))

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from recursor.cli import options
+from recursor.cli import options, standard
 from recursor.cli.making import make_rlm
 from recursor.errors import ConfigError
 
@@ -29,6 +29,8 @@ def command(**flags: Any) -> None:
             raise
         raise ConfigError("the package of the protocol is missing: pip install 'recursor[acp]'") from error
     rlm = make_rlm(loaded, options.Output(as_json=False, jsonl=None, display="none"))
+    if not standard.has_input():
+        raise ConfigError("standard input is closed: editors start this command, and speak to it there")
     if sys.stdin.isatty():
         click.echo(
             "waiting for an editor on stdin; editors start this command themselves, see --help", err=True

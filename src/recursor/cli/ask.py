@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
@@ -13,7 +12,7 @@ from typing import Any, NoReturn
 import click
 
 from recursor import config
-from recursor.cli import batch, complete, contexts, coverage, dry, exits, options, progress
+from recursor.cli import batch, complete, contexts, coverage, dry, exits, options, progress, standard
 from recursor.cli.making import make_rlm
 from recursor.cli.text import as_text, clean, money, seconds, to_json
 from recursor.errors import RLMError
@@ -61,7 +60,7 @@ def command(
             raise click.UsageError("--evidence and --session go with one question")
         many = replace(many, schema=contexts.schema(form))
         carry = batch.dry_run if dry_run else batch.carry_out
-        carry(many, (question, *paths) if question else paths, output, flags, raw=raw)
+        carry(many, batch.paths_of(question, paths), output, flags, raw=raw)
     if question is None:
         raise click.UsageError("Missing argument 'QUESTION'.")
     if not question.strip():
@@ -168,7 +167,7 @@ def _write(text: str) -> None:
         sys.stdout.buffer.write(text.encode("utf-8", "backslashreplace") + b"\n")
         sys.stdout.buffer.flush()
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the exit flushes stdout once more
+        standard.forget_output()
         raise AnswerLost(f"the answer cannot be written to stdout: {error.strerror}") from error
 
 

@@ -97,6 +97,17 @@ def taken(given: dict[str, Any]) -> Asked | None:
     return None
 
 
+def paths_of(first: str | None, others: tuple[str, ...]) -> tuple[str, ...]:
+    """The paths of a batch, which has no QUESTION. Raises UsageError where the first looks like one."""
+    if first is None:
+        return others
+    if first != "-" and not contexts.is_address(first) and not Path(first).exists() and " " in first.strip():
+        raise click.UsageError(
+            f"with --batch there is no QUESTION, and no file or folder is called {first!r}"
+        )
+    return (first, *others)
+
+
 def carry_out(
     wanted: Asked, paths: tuple[str, ...], output: options.Output, given: dict[str, Any], *, raw: bool
 ) -> NoReturn:

@@ -47,6 +47,7 @@ def command(paths: tuple[str, ...], *, session: str | None, raw: bool, **flags: 
     if "-" in paths:
         raise click.UsageError("standard input is where the questions come from: name a file")
     contexts.check(paths)
+    again = options.Again.of(flags, ())
     loaded = options.load(flags)
     if session is not None and not loaded.settings.record:
         raise click.UsageError("--session needs the store, from which it goes on")
@@ -55,8 +56,8 @@ def command(paths: tuple[str, ...], *, session: str | None, raw: bool, **flags: 
     with rlm.session(session) as chat:
         code = _Talk(chat, loaded, output, raw).go_on(context)
         if chat.history and loaded.settings.record and sys.stdin.isatty():
-            again = shlex.join(["recursor", "chat", "--session", chat.id])
-            click.echo(f"to go on: {clean(again)}", err=True)
+            on = shlex.join(["recursor", "chat", "--session", chat.id, *again.flags])
+            click.echo(f"to go on: {clean(on)}", err=True)
     sys.exit(code)
 
 
@@ -94,7 +95,7 @@ class _Talk:
                 import readline  # noqa: F401, PLC0415 - lines can be edited then
         while True:
             try:
-                line = input("> ") if self._asks else sys.stdin.readline()
+                line = self._typed() if self._asks else sys.stdin.readline()
             except (EOFError, KeyboardInterrupt):
                 click.echo(err=True)
                 return
@@ -102,6 +103,16 @@ class _Talk:
                 return
             if line.strip():
                 yield line.strip()
+
+    def _typed(self) -> str:
+        """A line of a terminal. Raises EOFError at its end."""
+        if sys.stdout.isatty():
+            return input("> ")
+        click.echo("> ", nl=False, err=True)  # stdout carries the answers only
+        line = sys.stdin.readline()
+        if not line:
+            raise EOFError
+        return line
 
     def _told(self, line: str, context: Any) -> Any:
         """Do what a line with a slash says; return the context of the next question."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,13 +21,28 @@ def check(paths: tuple[str, ...]) -> None:
         raise click.UsageError("- stands for standard input and cannot be mixed with paths")
     if "-" in paths and sys.stdin.isatty():
         raise click.UsageError("- reads standard input, which is a terminal: pipe something into it")
-    for path in (Path(path) for path in paths if path != "-" and not is_address(path)):
+    for name in (path for path in paths if path != "-" and not is_address(path)):
+        path = Path(name)
+        if not name:
+            raise click.UsageError("a path is empty: a variable of the shell that is not set?")
         if not path.exists():
-            raise click.UsageError(f"no such file or folder: {path}")
+            raise click.UsageError(f"no such file or folder: {name}{_hint(name)}")
         if not (path.is_file() or path.is_dir()):
             raise click.UsageError(f"{path} is neither a file nor a folder; pipe it in and write - for it")
         if not os.access(path, os.R_OK):
             raise click.UsageError(f"not allowed to read {path}")
+
+
+def _hint(name: str) -> str:
+    """What may have been meant by a path that is not there."""
+    if re.match(r"[a-z][a-z0-9+.-]*://", name, re.I):
+        return " (an address begins with https:// or http://)"
+    try:
+        beside = os.listdir(os.path.dirname(name) or ".")  # noqa: PTH120, PTH208 - to say it as it was written
+    except OSError:
+        return ""
+    near = difflib.get_close_matches(os.path.basename(name), beside, 1, 0.8)  # noqa: PTH119
+    return f"; did you mean {os.path.join(os.path.dirname(name), near[0])}?" if near else ""  # noqa: PTH118, PTH120
 
 
 def read(paths: tuple[str, ...], *, raw: bool = False) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from types import FrameType
@@ -46,7 +47,7 @@ def of_error(error: BaseException) -> int | None:
         return USAGE
     if isinstance(error, SandboxError):
         return SANDBOX
-    return FAILED if isinstance(error, RLMError) else None
+    return FAILED if isinstance(error, RLMError | OSError) else None
 
 
 def end_by_termination() -> None:
@@ -72,7 +73,15 @@ def report(error: BaseException, resume: str = "") -> int | None:
     code = of_error(error)
     if code is None:
         return None
-    said = "Interrupted." if isinstance(error, KeyboardInterrupt) else f"Error: {error}"
+    said = "Interrupted." if isinstance(error, KeyboardInterrupt) else f"Error: {_text(error)}"
     hint = f"\nWhat was done until then is recorded. To go on: {resume}" if resume else ""
     print(clean(said) + hint, file=sys.stderr)  # noqa: T201
     return code
+
+
+def _text(error: BaseException) -> str:
+    """What the system says, where it does: without its number, and with what could not be written or read."""
+    if not isinstance(error, OSError) or error.strerror is None:
+        return str(error) or type(error).__name__
+    what = "standard input or output" if error.filename is None else os.fsdecode(error.filename)
+    return f"{what}: {error.strerror}"

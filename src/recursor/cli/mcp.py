@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from recursor import config
-from recursor.cli import options, runs
+from recursor.cli import options, runs, standard
 from recursor.cli.making import make_rlm
 from recursor.errors import ConfigError
 
@@ -45,6 +45,8 @@ def command(*, allow: tuple[Path, ...], max_runs: int, http: bool, port: int, **
         return
     from recursor.hosted import stdio  # noqa: PLC0415 - of the extra
 
+    if not standard.has_input():
+        raise ConfigError("standard input is closed: hosts start this command, and speak to it there")
     if sys.stdin.isatty():
         click.echo("waiting for a host on stdin; hosts start this command themselves, see --help", err=True)
 

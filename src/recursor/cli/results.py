@@ -14,6 +14,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import IO, Any
 
+from recursor.cli import standard
 from recursor.cli.questions import Questions
 from recursor.cli.text import clean, to_json
 from recursor.errors import ConfigError, ModelError, RLMError, TrajectoryError
@@ -98,7 +99,7 @@ class Results:
             self._file.flush()
         except OSError as error:
             if self._path is None:
-                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the exit flushes stdout once more
+                standard.forget_output()
             raise TrajectoryError(f"cannot write {self._path or 'to stdout'}: {error.strerror}") from error
 
     def close(self) -> None:
@@ -108,6 +109,8 @@ class Results:
 
     def _take_up(self, path: Path, questions: Questions, *, again: bool) -> None:
         """Keep the lines with answers: a file with these alone takes the place of the one that there is."""
+        if Path(questions.name).exists() and path.samefile(questions.name):
+            raise ConfigError(f"{path} has the questions: name another file for the results")
         if not again:
             raise ConfigError(
                 f"{path} holds results already: --resume goes on with them; or name another file"

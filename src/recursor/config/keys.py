@@ -198,7 +198,10 @@ def _from_command(name: str, command: str) -> str:
             arguments, stdout=subprocess.PIPE, text=True, timeout=COMMAND_SECONDS, check=False
         )
     except (OSError, ValueError, IndexError) as error:
-        raise ConfigError(f"{told} cannot be run: {type(error).__name__}") from error
+        why = (
+            getattr(error, "strerror", None) or "it is no command"
+        )  # without the command, which may hold a secret
+        raise ConfigError(f"{told} cannot be run: {why}") from error
     except subprocess.TimeoutExpired:
         raise ConfigError(f"{told} gave nothing within {COMMAND_SECONDS} s") from None
     if done.returncode or not done.stdout.strip():

@@ -280,7 +280,9 @@ def _data(value: Any) -> Source:
     try:
         _, data = values.encode(value)
     except values.NotPlain as error:
-        raise ConfigError(f"context: {error}") from None
+        raise ConfigError(
+            f"context: {str(error).replace('cannot leave the', 'cannot be given to a')}"
+        ) from None
     source = EncodedSource("values", lambda file: file.write(data))
     source.pictured = values.A_PICTURE in data
     return source

@@ -282,8 +282,8 @@ def require_key(endpoint: Endpoint, spec: str, names: tuple[str, ...]) -> None:
     """
     if endpoint.key() is None:
         raise ConfigError(
-            f'no key for "{spec}": set {" or ".join(names)}, put it in the keys file '
-            "(`recursor config path --keys` says where that is), or pass api_key"
+            f'no key for "{spec}": set {" or ".join(names)}, keep it by '
+            f"`recursor keys set {spec.partition('/')[0]}`, or pass api_key"
         )
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from recursor.errors import ConfigError
+from recursor.models.prices import listed
 
 Wire: TypeAlias = Literal["chat", "anthropic"]
 
@@ -110,7 +111,13 @@ def split(spec: str, base_url: str | None = None) -> tuple[Preset, str]:
 def _unknown(spec: str, provider: str) -> str:
     known = ", ".join(PRESETS)
     if not provider:
-        return f'"{spec}" names no provider: write provider/model, or give a base_url. Providers: {known}'
+        named = [
+            name for name, preset in PRESETS.items() if not preset.local and listed(preset.price_list, spec)
+        ]
+        hint = f'did you mean "{named[0]}/{spec}"? ' if named else ""
+        return (
+            f'"{spec}" names no provider: {hint}write provider/model, or give a base_url. Providers: {known}'
+        )
     near = difflib.get_close_matches(provider, PRESETS, n=1, cutoff=0.5)
     hint = f'did you mean "{near[0]}"? ' if near else ""
     return f'unknown provider "{provider}" in "{spec}": {hint}known are {known}; or give a base_url'

@@ -91,6 +91,10 @@ def read(path: Path) -> dict[str, Client]:
     """The clients of a file by the hashes of their keys. Raises ConfigError."""
     try:
         table = tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(
+            f"there is no file of keys at {path}: `recursor serve --key-file {path} --add-key NAME` makes one"
+        ) from None
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot read the keys in {path}: {error}") from error
     found: dict[str, Client] = {}

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeAlias
 
-from recursor.errors import ModelError
+from recursor.errors import ConfigError, ModelError
 from recursor.types import Event, Message, Reply, Schema, Usage
 
 Scripted: TypeAlias = str | Reply | BaseException
@@ -27,7 +27,14 @@ class ScriptedModel:
 
         Args:
             latency: seconds that each reply takes.
+
+        Raises:
+            ConfigError: it is one text, which is a sequence of letters: write a list.
         """
+        if isinstance(replies, str):
+            raise ConfigError(
+                f"replies must be a list of replies or a function, not one text: [{replies[:40]!r}]"
+            )
         self.requests: list[tuple[Message, ...]] = []
         self.schemas: list[Schema | None] = []
         self._script = replies if callable(replies) else list(replies)

@@ -6,10 +6,10 @@ import os
 import sqlite3
 import stat
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
-from recursor.errors import TrajectoryError
+from recursor.errors import ConfigError, TrajectoryError
 
 VERSION = 3
 SCHEMA = """
@@ -66,7 +66,7 @@ def connect(path: Path, durability: str = "normal") -> sqlite3.Connection:
     """Open a store for writing, making it where there is none.
 
     Raises:
-        TrajectoryError: it is no store, or of a version that this recursor does not know.
+        TrajectoryError: it is no store, or of a version that this recursor does not know, or cannot be opened.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with suppress(FileExistsError):
@@ -84,10 +84,30 @@ def connect(path: Path, durability: str = "normal") -> sqlite3.Connection:
             connection.execute(f"PRAGMA user_version={VERSION}")
         connection.execute(IMAGES)
         connection.execute("COMMIT")
-    except BaseException:
+    except BaseException as error:
         connection.close()
+        if isinstance(error, sqlite3.OperationalError):
+            raise TrajectoryError(f"{path} cannot be opened: {error}") from error
+        if isinstance(error, sqlite3.Error):
+            raise TrajectoryError(f"{path} is not a store of runs: {error}") from error
         raise
     return connection
+
+
+def check_store(path: Path) -> None:
+    """Raise ConfigError for a path at which no run can be recorded, since there is something else. Makes nothing."""
+    if path.is_dir():
+        raise ConfigError(f"the store is a file, and {path} is a folder")
+    if not path.exists():
+        return
+    try:
+        # SQLite itself looks: closing any other descriptor of the file would drop the locks of this process on it.
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True)) as connection:
+            check_version(connection, path)
+    except (TrajectoryError, sqlite3.Error) as error:
+        if isinstance(error.__cause__ or error, sqlite3.OperationalError):
+            return  # locked, or not to be read now: what is so when a run is recorded counts
+        raise ConfigError(str(error)) from error
 
 
 def _use_wal(connection: sqlite3.Connection) -> None:

@@ -18,7 +18,7 @@ from typing import Any, Literal, Self
 
 from recursor.errors import ConfigError, TrajectoryError
 from recursor.protocols import Sink
-from recursor.trajectory.file import connect
+from recursor.trajectory.file import check_store, connect
 from recursor.trajectory.writer import Writer
 from recursor.types import BatchAnnounced, Event, ReplyText, SubcallStarted
 
@@ -100,10 +100,11 @@ class Store:
 
 def resolve_store(store: Any) -> Sink:
     """Return the sink for a path, or the sink itself. Raises ConfigError for anything else."""
-    if isinstance(store, str | os.PathLike):
-        return Store(store)
-    if isinstance(store, Sink):
-        return store
+    found = Store(store) if isinstance(store, str | os.PathLike) else store
+    if isinstance(found, Store):
+        check_store(found.path)
+    if isinstance(found, Sink):
+        return found
     raise ConfigError(f"store must be a path, a Store or None, not {type(store).__name__}")
 
 

@@ -75,7 +75,7 @@ class At(io.RawIOBase):
     def seek(self, offset: int, whence: int = 0) -> int:
         base = (0, self._position, self._size)[whence]
         if base + offset < 0:
-            raise ValueError("before the beginning of the file")
+            raise ValueError("it is too short for what it should be")
         self._position = base + offset
         return self._position
 
@@ -128,7 +128,7 @@ def load(kind: str, file: BinaryIO, size: int) -> Loaded:
     except MemoryError:
         problem = "there is no memory for what is in it"
     except Exception as error:  # noqa: BLE001 - parsers meet hostile files, and raise what they like
-        problem = f"{type(error).__name__}: {error}"
+        problem = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
     problem = f"it cannot be read as {NAMES.get(kind, kind.upper())}: {problem}"[:500]
     if kind in kinds.TEXTS.values():
         file.seek(0)
