@@ -57,6 +57,7 @@ def test_the_public_names_are_exactly_these() -> None:
             "tool",
             "Policy",
             "Question",
+            "Session",
             "Retries",
             "Route",
             "Routes",
