@@ -242,18 +242,25 @@ async def test_a_batch_with_a_wrong_prompt_is_refused_as_a_whole(isolated: Bench
 
 
 async def test_a_reply_to_a_dead_repl_never_reaches_the_next_one(isolated: Bench) -> None:
-    ended = asyncio.Event()
+    begun, ended = asyncio.Event(), asyncio.Event()
 
     class Slow:
         async def answer(self, subcall: Any) -> Any:
+            if subcall.prompt == "has it begun?":
+                await begun.wait()
             if subcall.prompt == "old":
+                begun.set()
                 try:
                     await asyncio.Event().wait()
                 finally:
                     ended.set()
             return f"reply to {subcall.prompt}"
 
-    code = "import threading, os, time\nthreading.Thread(target=lambda: llm_query('old')).start()\ntime.sleep(.2)\nos._exit(1)"
+    code = """
+import threading, os
+threading.Thread(target=lambda: llm_query('old')).start()
+llm_query('has it begun?')
+os._exit(1)"""
     await isolated.repl.execute(code, Slow())
     assert ended.is_set()
     execution = await isolated.repl.execute("llm_query('new')", Slow())

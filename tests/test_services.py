@@ -260,7 +260,7 @@ async def test_what_is_lost_where_a_stream_breaks_off_is_noticed(
 ) -> None:
     repl = await sandbox(kind).open()
     bench = Bench(repl)
-    running = asyncio.ensure_future(bench.run("llm_query('x')\nimport time\ntime.sleep(0.3)", max_time=60))
+    running = asyncio.ensure_future(bench.run("llm_query('x')\nimport time\ntime.sleep(2)", max_time=60))
     await until(lambda: bench.host.calls)
     service.machines[0].drop()
     # Daytona's line, and E2B's, are not taken up again. Prime Intellect's is, and the end of the block is lost.

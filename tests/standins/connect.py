@@ -42,6 +42,8 @@ class Session:
         self._stream: web.StreamResponse | None = None
         self.dropped = asyncio.Event()
         """Set: the stream there is breaks off, and the machine runs on."""
+        self._missed: asyncio.Event | None = None
+        """Of a stream that broke off: whether something was printed since, which is lost. Then comes the next."""
 
     async def start(self, words: Sequence[str], env: Mapping[str, str]) -> None:
         environment = {**env, "MACHINE": self._machine.id}
@@ -64,9 +66,13 @@ class Session:
                 await self._stream.write(enveloped(data, flags))
             except ConnectionError:
                 self._stream = None
+        if self._stream is None and self._missed is not None:
+            self._missed.set()
 
     async def show(self, request: web.Request) -> web.StreamResponse:
         """Stream what it prints, until it or the machine ends."""
+        if self._missed is not None:
+            await self._missed.wait()
         stream = web.StreamResponse(headers={"Content-Type": request.content_type})
         await stream.prepare(request)
         await stream.write(enveloped(self._event("start", self.process.pid)))
@@ -78,6 +84,7 @@ class Session:
             await asyncio.wait([self._pumps, *over], return_when=asyncio.FIRST_COMPLETED)
             if self.dropped.is_set():
                 self.dropped.clear()
+                self._missed = asyncio.Event()
                 assert request.transport is not None
                 request.transport.abort()
             elif self._machine.stalled.is_set():
