@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import socket
 import sys
@@ -133,17 +134,66 @@ async def test_a_schema_that_could_keep_the_server_busy_is_refused() -> None:
     assert (status, reply["error"]["param"]) == (400, "response_format")
 
 
-async def test_system_messages_instruct_and_long_ones_are_data() -> None:
-    def asked(text: str) -> dict[str, Any]:
-        return {"model": "recursor", "messages": [{"role": "system", "content": text}, *HELLO["messages"]]}
+def told(text: Any, *others: Any) -> dict[str, Any]:
+    """A question of somebody who instructs."""
+    system = [{"role": "system", "content": text}, *HELLO["messages"]]
+    return {
+        "model": "recursor",
+        "messages": [*system, *({"role": "developer", "content": each} for each in others)],
+    }
 
-    model = ScriptedModel(by_turn("```python\nFINAL(len(messages[0]['content']))\n```"))
+
+async def test_system_messages_instruct() -> None:
+    long = "Answer in Latin. " * 900
+    model = ScriptedModel(lambda _: ANSWER)
     async with serving(model) as client:
-        await client.post(asked("Answer in French."))
-        _, reply, _ = await client.post(asked("Answer in Latin. " * 1_000))
-    assert "Answer in French." in str(model.requests[0])
-    assert str(model.requests[1]).count("Answer in Latin.") < 50
-    assert reply["choices"][0]["message"]["content"] == "17000"
+        await client.post(told("Answer in French.", "Be short."))
+        await client.post(told(long))
+    assert "Answer in French.\n\nBe short." in model.requests[0][0].content
+    assert long in model.requests[1][0].content
+
+
+@pytest.mark.parametrize("strategy", ["auto", "rlm"])
+async def test_of_long_instructions_the_root_lm_sees_the_ends_and_where_to_read_the_whole(
+    strategy: str,
+) -> None:
+    long = "Answer in Latin. " + "Be kind. " * 4_000 + "Never say yes."
+    parts = [{"type": "text", "text": "First part."}, {"type": "text", "text": "Second part."}]
+    found: list[str] = []
+
+    def says(messages: Sequence[Message]) -> str:
+        places = re.findall(r"`(messages\[[^`]*)`", messages[0].content)
+        found.extend(places)
+        return f"```python\nFINAL('|'.join([{', '.join(places)}]))\n```"
+
+    model = ScriptedModel(says)
+    async with serving(model, strategy=strategy) as client:
+        _, reply, _ = await client.post(
+            told(long, parts) | {"tools": [{"type": "function", "function": {"name": "f"}}]}
+        )
+        await client.post(told(long * 10, parts))
+    system = model.requests[0][0].content
+    assert found[:3] == [
+        "messages[0]['content']",
+        "messages[2]['content'][0]['text']",
+        "messages[2]['content'][1]['text']",
+    ]
+    assert reply["choices"][0]["message"]["content"] == f"{long}|First part.|Second part."
+    assert "read all of them before you do anything else" in system
+    assert "They begin:\nAnswer in Latin. Be kind." in system
+    assert system.count("Be kind.") < 700
+    assert system.endswith("Never say yes.\n\nFirst part.\n\nSecond part.")
+    assert abs(len(model.requests[1][0].content) - len(system)) < 400
+
+
+async def test_long_instructions_in_a_small_question_stand_in_the_one_prompt_there_is() -> None:
+    long = "Answer in Latin. " + "Be kind. " * 3_000
+    model = ScriptedModel(["Salve."])
+    async with serving(model, strategy="auto") as client:
+        _, reply, _ = await client.post(told(long))
+    assert reply["choices"][0]["message"]["content"] == "Salve."
+    assert "They bind you as if they stood here" in model.requests[0][0].content
+    assert model.requests[0][1].content.count("Be kind.") == 3_000
 
 
 async def test_parts_of_text_are_text() -> None:

@@ -7,7 +7,7 @@ does meanwhile comes as reasoning, its answer as content, and the usage is that 
     listening, body           connections, and bodies of requests: how slow, how large
     chat, responses           the two APIs: requests in, replies and events out (of responses: response_form)
     request, asked, choice    what both have in common, and ask for; whether a call of a function is the answer
-    functions                 functions of the client, as tools for code
+    instructions, functions   system messages, as instructions; functions of the client, as tools for code
     runs, work, held          all runs, one of them, and those that wait for their client
     reply, sessions           how a reply is sent; conversations
     stored, later, again      responses that are kept; that go on by themselves; that go on after a restart

@@ -84,5 +84,5 @@ class Again:
             raise ApiError(401, "its key may not ask any more", "invalid_api_key")
         if rlm is None:
             raise ApiError(404, f"there is no model {terms.model[:200]!r} any more", "model_not_found")
-        told, replies = response.request["told"], response.request["replies"]
-        return client, rlm, on_terms(terms, told, resume=response.run_id, replies=replies)
+        instruction, replies = response.request["instruction"], response.request["replies"]
+        return client, rlm, on_terms(terms, (), instruction, resume=response.run_id, replies=replies)

@@ -17,9 +17,6 @@ from recursor.server.choice import Choice
 from recursor.server.failures import ApiError
 from recursor.server.sessions import Going
 
-MAX_INSTRUCTION = 8_000
-"""Characters of system messages that the root LM reads as they are; longer ones are data."""
-
 
 class Terms(msgspec.Struct, frozen=True, kw_only=True):
     """What a request asks beside its messages, in plain values as they came, so that it can be kept.
@@ -51,6 +48,8 @@ class Asked:
     """What the answer must follow."""
     choice: Choice = field(default_factory=Choice)
     """Of the client's functions."""
+    instruction: str = ""
+    """What the root LM is told beside its own."""
     context: Content | None = None
     """The files in the messages."""
     going: Going | None = None
@@ -63,14 +62,6 @@ class Asked:
     @property
     def model(self) -> str:
         return self.terms.model
-
-    @property
-    def instruction(self) -> str:
-        """What the system messages say, where that is short."""
-        said = [text_of(each) for each in self.messages if each.get("role") in ("system", "developer")]
-        instruction = "\n\n".join(said)
-        told = [instruction if len(instruction) <= MAX_INSTRUCTION else "", self.choice.told]
-        return "\n\n".join(filter(None, told))
 
     @property
     def results(self) -> dict[str, str]:

@@ -14,6 +14,7 @@ import msgspec
 from recursor.errors import ConfigError
 from recursor.limits import Limits
 from recursor.schema import ANYTHING, Shape, shape
+from recursor.server import instructions
 from recursor.server.asked import Asked, Terms, check_messages
 from recursor.server.attached import taken_out
 from recursor.server.choice import chosen
@@ -82,15 +83,20 @@ def asked_of(terms: Terms, said: Sequence[Mapping[str, Any]], headers: Headers, 
     return on_terms(terms, messages, context=context, going=going, resume=resumed(headers))
 
 
-def on_terms(terms: Terms, messages: Sequence[Mapping[str, Any]], **more: Any) -> Asked:
+def on_terms(
+    terms: Terms, messages: Sequence[Mapping[str, Any]], instruction: str | None = None, **more: Any
+) -> Asked:
     """The question that messages ask on some terms. Raises ApiError.
 
     Args:
+        instruction: None takes what the system messages come to.
         more: other fields of `Asked`.
     """
     expected = expected_of(terms.form, "response_format" if terms.chat else "text.format")
     choice = chosen(functions_of(terms.tools, nested=terms.chat), terms.tool_choice)
-    return Asked(terms, messages, choice.expected if choice.forced else expected, choice, **more)
+    if instruction is None:
+        instruction = "\n\n".join(filter(None, (instructions.told(messages), choice.told)))
+    return Asked(terms, messages, choice.expected if choice.forced else expected, choice, instruction, **more)
 
 
 def decoded(body: bytes, kind: type[T]) -> T:

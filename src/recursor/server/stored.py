@@ -70,7 +70,7 @@ class Stored:
         """Have a run go on by itself. Raises ApiError where it fails before it has begun."""
         asked = {
             "terms": msgspec.to_builtins(work.asked.terms),
-            "told": [each for each in work.asked.messages if each.get("role") in ("system", "developer")],
+            "instruction": work.asked.instruction,
             "replies": work.replies,
             "request": msgspec.to_builtins(form.request),
         }
