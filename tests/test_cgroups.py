@@ -9,7 +9,10 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import pytest
 
@@ -98,13 +101,27 @@ def test_less_than_a_template_process_needs_is_a_mistake() -> None:
 
 
 def delegated(
-    root: Path, *, processes: str = "", controllers: str = "cpu memory pids", enabled: str = ""
+    root: Path,
+    *,
+    processes: str = "",
+    controllers: str = "cpu memory pids",
+    enabled: str = "",
+    inside: str = "",
+    parents: Mapping[int, int] = MappingProxyType({}),
 ) -> Path:
-    """A folder that looks like /proc and a delegated group."""
+    """A folder that looks like /proc and a delegated group.
+
+    Args:
+        inside: the group below it that this process is in.
+        parents: of other processes.
+    """
     own = root / "sys/fs/cgroup/user.slice/recursor.scope"
     own.mkdir(parents=True)
     (root / "proc/self").mkdir(parents=True)
-    (root / "proc/self/cgroup").write_text("0::/user.slice/recursor.scope\n")
+    (root / "proc/self/cgroup").write_text(f"0::/user.slice/recursor.scope{inside}\n")
+    for number, parent in parents.items():
+        (root / f"proc/{number}").mkdir()
+        (root / f"proc/{number}/stat").write_text(f"{number} (a) name) S {parent} 1 1 0 -1\n")
     mount = "25 30 0:22 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n"
     (root / "proc/self/mountinfo").write_text(f"22 1 8:1 / / rw - ext4 /dev/sda rw\n{mount}")
     (own / "cgroup.controllers").write_text(controllers)
@@ -130,6 +147,28 @@ def test_in_version_2_this_process_moves_beside_its_workers_and_the_group_has_bo
     assert group.kills() == 3
 
 
+def test_what_this_process_has_started_moves_with_it(tmp_path: Path) -> None:
+    parents = {4711: os.getpid(), 4712: 4711}
+    own = delegated(tmp_path, processes=f"{os.getpid()}\n4711\n4712\n", parents=parents)
+    (own / "recursor-host").mkdir()
+    moved = own / "recursor-host" / "cgroup.procs"
+    os.mkfifo(moved)
+    reader = os.open(moved, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        (folder,) = confine(4711, 512 * MB, tmp_path).folders
+        assert os.read(reader, 100) == f"{os.getpid()}47114712".encode()
+    finally:
+        os.close(reader)
+    assert (folder / "cgroup.procs").read_text() == "4711"
+
+
+def test_the_second_group_of_a_process_is_beside_the_first(tmp_path: Path) -> None:
+    own = delegated(tmp_path, enabled="memory pids", inside="/recursor-host")
+    (own / "recursor-host").mkdir()
+    (folder,) = confine(4711, 512 * MB, tmp_path).folders
+    assert folder.parent == own
+
+
 def test_where_the_controller_is_enabled_already_nothing_moves(tmp_path: Path) -> None:
     own = delegated(tmp_path, processes="1\n2\n", enabled="memory pids")
     confine(4711, 512 * MB, tmp_path)
@@ -140,11 +179,12 @@ def test_where_the_controller_is_enabled_already_nothing_moves(tmp_path: Path) -
     ("options", "why"),
     [
         ({"processes": "1\n"}, "has other processes in it"),
+        ({"processes": "4711\n", "parents": {4711: 4710, 4710: 1}}, "has other processes in it"),
         ({"controllers": "cpu"}, "no memory controller here"),
     ],
 )
 def test_where_it_was_not_delegated_to_this_process_alone_it_is_left_alone(
-    tmp_path: Path, options: dict[str, str], why: str
+    tmp_path: Path, options: dict[str, Any], why: str
 ) -> None:
     own = delegated(tmp_path, **options)
     with pytest.raises(NoGroup, match=why):

@@ -3,7 +3,8 @@
 A group is made below the one that this process is in, so that nothing leaves it: in version 2, where it was
 delegated (a service or scope with Delegate=yes, a container with a writable /sys/fs/cgroup), or in
 version 1 as root. Nothing else is asked for and nothing is configured. In version 2 a group that has processes of its
-own cannot have groups with controllers; this process then moves itself into one beside, if it is alone there.
+own cannot have groups with controllers; this process then moves into one beside, with all that it has started, if
+nobody else is there.
 
 What the kernel takes for workers counts, too: /tmp, pipes, sockets, page tables. When the bound is
 reached it kills one of them.
@@ -11,6 +12,7 @@ reached it kills one of them.
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import signal
@@ -26,6 +28,8 @@ TASKS = 8192
 _GONE = 1.0
 """Seconds that what was killed takes at most to leave its group."""
 _HOST = "recursor-host"
+_TRIES = 20
+"""How often a group is emptied into which processes are forked meanwhile."""
 
 _numbers = itertools.count(1)
 
@@ -122,10 +126,12 @@ def _version_2(pid: int, memory: int, root: Path) -> Group:
     own = _own("", root)
     if own is None:
         raise NoGroup("no cgroup v2 is mounted")
+    if own.name == _HOST:  # this process made room before
+        own = own.parent
     if "memory" not in (own / "cgroup.controllers").read_text("ascii").split():
         raise NoGroup("cgroup v2 has no memory controller here")
     if "memory" not in (own / "cgroup.subtree_control").read_text("ascii").split():
-        _make_room(own)
+        _make_room(own, root)
     group = _made(own)
     try:
         (group / "memory.max").write_text(str(memory), "ascii")
@@ -140,17 +146,38 @@ def _version_2(pid: int, memory: int, root: Path) -> Group:
     return Group((group,), 2, memory)
 
 
-def _make_room(own: Path) -> None:
+def _make_room(own: Path, root: Path) -> None:
     """Let groups below this one have controllers, which none may have beside processes."""
-    inside = set((own / "cgroup.procs").read_text("ascii").split())
-    if inside - {str(os.getpid())}:
-        raise NoGroup(f"{own} has other processes in it than this one")
-    if inside:
-        (own / _HOST).mkdir(exist_ok=True)
-        (own / _HOST / "cgroup.procs").write_text(str(os.getpid()), "ascii")
-    (own / "cgroup.subtree_control").write_text("+memory", "ascii")
+    for _ in range(_TRIES):
+        inside = [int(number) for number in (own / "cgroup.procs").read_text("ascii").split()]
+        if not all(_ours(number, root) for number in inside):
+            raise NoGroup(f"{own} has other processes in it than this one and what it has started")
+        if inside:
+            (own / _HOST).mkdir(exist_ok=True)
+        for number in inside:
+            with suppress(ProcessLookupError):
+                (own / _HOST / "cgroup.procs").write_text(str(number), "ascii")
+        try:
+            (own / "cgroup.subtree_control").write_text("+memory", "ascii")
+            break
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise
+    else:
+        raise NoGroup(f"{own} is never without processes")
     with suppress(OSError):
         (own / "cgroup.subtree_control").write_text("+pids", "ascii")
+
+
+def _ours(number: int, root: Path) -> bool:
+    """Whether this is the process that asks, or one that it or its children have started."""
+    while number > 1 and number != os.getpid():
+        try:
+            fields = (root / f"proc/{number}/stat").read_bytes()
+        except (FileNotFoundError, ProcessLookupError):  # it has ended
+            return True
+        number = int(fields.rpartition(b")")[2].split()[1])
+    return number == os.getpid()
 
 
 def _version_1(pid: int, memory: int, root: Path) -> Group:
