@@ -5,7 +5,7 @@ VENV := .venv$(if $(filter-out python3,$(PYTHON)),-$(shell $(PYTHON) -c 'import 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test pyodide mcp check lint types contracts viewer viewer-test bench compat lock clean
+.PHONY: demo test pyodide mcp check lint types contracts viewer viewer-test bench compat machines lock clean
 
 $(STAMP): dev.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "recursor needs Python 3.11 or newer: make PYTHON=python3.12 ..."; exit 1; }
@@ -68,6 +68,12 @@ bench: $(STAMP)
 # and writes benchmarks/results/compat.md. Some minutes.
 compat: $(STAMP)
 	$(BIN)/python compat/run.py
+
+# The sandbox in virtual machines with other kernels, processors and engines of containers; as root on Debian, with
+# debootstrap, qemu-system-x86, qemu-system-arm, kmod and e2fsprogs. Keeps 10 GB under .bench/machines, takes hours
+# where the processor has to be emulated, and writes benchmarks/results/machines.md. MACHINES="arm sid": only these.
+machines: $(STAMP)
+	$(BIN)/python benchmarks/machines.py $(MACHINES)
 
 # Resolves dependencies anew, for all platforms and Python versions, with hashes.
 lock: $(STAMP)

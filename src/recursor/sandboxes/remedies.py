@@ -39,7 +39,7 @@ def explain_step(step: str, number: int, error: str) -> str:
     elif number == errno.ENOSYS:
         lines.append("It needs Linux 5.12 or later, with namespaces and seccomp.")
     else:
-        lines += [f"- {remedy}" for remedy in _remedies()]
+        lines += [f"- {remedy}" for remedy in remedies(number)]
     return "\n".join([*lines, _OTHERWISE])
 
 
@@ -56,41 +56,71 @@ def explain_tiers(failures: Mapping[Tier, SandboxError]) -> str:
             f"{_CANNOT}, not even weakly.",
             *tried,
             "What may help:",
-            *map("- {}".format, _remedies()),
+            *map("- {}".format, remedies()),
             _UNISOLATED,
         ]
     )
 
 
-def _remedies() -> list[str]:
-    """What to change, as far as the settings of this machine tell; all that may help if they do not."""
-    settings = {
-        "kernel.apparmor_restrict_unprivileged_userns": (
-            "1",
-            "AppArmor keeps user namespaces from ordinary programs (the default of Ubuntu since 23.10): "
-            "sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0, or an AppArmor profile for "
-            f"{sys.executable} with the rule `userns,`",
-        ),
-        "kernel.unprivileged_userns_clone": (
-            "0",
-            "user namespaces are for root only: sudo sysctl -w kernel.unprivileged_userns_clone=1",
-        ),
-        "user.max_user_namespaces": (
-            "0",
-            "user namespaces are turned off: sudo sysctl -w user.max_user_namespaces=15000",
-        ),
-    }
-    found = [advice for name, (bad, advice) in settings.items() if _sysctl(name) == bad]
-    everything = [advice for name, (_, advice) in settings.items() if _sysctl(name) is not None]
-    container = (
-        "in a container: docker run --security-opt seccomp=unconfined --security-opt apparmor=unconfined "
-        "--security-opt systempaths=unconfined (or the same for podman or Kubernetes)"
-    )
-    return found or [*everything, container]
+def remedies(number: int = 0, root: Path = Path("/")) -> list[str]:
+    """What to change, as far as the settings of this machine and its programs tell; else what mostly helps.
+
+    Args:
+        number: of the error that was met; 0 is unknown.
+        root: where /proc is.
+    """
+    found = [
+        advice
+        for name, (bad, remedied_by, advice) in _SETTINGS.items()
+        if (value := _read(root, "sys", *name.split("."))) == bad or (value and number == remedied_by)
+    ]
+    profile = _profile(root)
+    if profile:
+        found.append(
+            f"the profile {profile!r} of AppArmor confines this program: add the rules `userns,` and `capability,` "
+            "and `mount,` to it, or run Python outside of it"
+        )
+    if not found or profile.startswith(_OF_CONTAINERS):
+        found.append(_CONTAINER)
+    return found
 
 
-def _sysctl(name: str) -> str | None:
+_SETTINGS = {
+    "kernel.apparmor_restrict_unprivileged_userns": (
+        "1",
+        None,
+        "AppArmor keeps user namespaces from ordinary programs (the default of Ubuntu since 23.10): "
+        "sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0, or an AppArmor profile for "
+        f"{sys.executable} with the rule `userns,`",
+    ),
+    "kernel.unprivileged_userns_clone": (
+        "0",
+        None,
+        "user namespaces are for root only: sudo sysctl -w kernel.unprivileged_userns_clone=1",
+    ),
+    "user.max_user_namespaces": (
+        "0",
+        errno.ENOSPC,
+        "user namespaces are turned off, or there are too many: sudo sysctl -w user.max_user_namespaces=15000",
+    ),
+}
+"""Settings of the kernel: the value that is in the way, the error that speaks of it, and what to do."""
+_OF_CONTAINERS = ("docker-", "containers-", "podman", "cri-containerd", "snap.")
+_CONTAINER = (
+    "in a container: docker run --security-opt seccomp=unconfined --security-opt apparmor=unconfined "
+    "--security-opt systempaths=unconfined (or the same for podman or Kubernetes)"
+)
+
+
+def _profile(root: Path) -> str:
+    """The profile of AppArmor that holds this process; nothing where none does."""
+    current = _read(root, "self", "attr", "apparmor", "current") or ""
+    name, _, mode = current.rpartition(" ")
+    return name if mode in ("(enforce)", "(kill)") else ""
+
+
+def _read(root: Path, *names: str) -> str | None:
     try:
-        return Path("/proc/sys", *name.split(".")).read_text("ascii").strip()
+        return root.joinpath("proc", *names).read_text("utf-8", "replace").strip("\n\0 ")
     except OSError:
         return None
