@@ -34,9 +34,9 @@ class Machine:
 
 MACHINES = {
     "trixie": Machine(build.X86, "trixie", ("processes", "groups", "apparmor", "engines", "suite")),
-    "bullseye": Machine(build.X86, "bullseye", ("quick", "groups")),
-    "bookworm": Machine(build.X86, "bookworm", ("quick", "groups")),
-    "sid": Machine(build.X86, "sid", ("quick", "groups")),
+    "bullseye": Machine(build.X86, "bullseye", ("processes", "groups")),
+    "bookworm": Machine(build.X86, "bookworm", ("processes", "groups")),
+    "sid": Machine(build.X86, "sid", ("processes", "groups")),
     "arm": Machine(build.ARM, "trixie", ("processes", "groups", "suite")),
 }
 
@@ -46,7 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("machines", nargs="*", default=list(MACHINES), help=", ".join(MACHINES))
     parser.add_argument(
-        "--parts", help="processes, quick, groups, apparmor, engines, suite: by default the machine's"
+        "--parts", help="processes, groups, apparmor, engines, suite: by default the machine's"
     )
     parser.add_argument(
         "--folder", type=Path, default=environments.ROOT / ".bench" / "machines", help="10 GB of disks"
@@ -58,7 +58,7 @@ def main() -> None:
     for name in options.machines:
         machine = MACHINES[name]
         parts = options.parts.split(",") if options.parts else machine.parts
-        found = tried(options.folder.resolve(), name, machine, parts, options.hours * 3600)
+        found = tried(options.folder.resolve(), name, machine, parts, options.quick, options.hours * 3600)
         if found:
             (options.folder / f"{name}.json").write_text(json.dumps(found, indent=1))
     kept = {name: options.folder / f"{name}.json" for name in MACHINES}
@@ -69,7 +69,7 @@ def main() -> None:
 
 
 def tried(
-    folder: Path, name: str, machine: Machine, parts: Sequence[str], limit: float
+    folder: Path, name: str, machine: Machine, parts: Sequence[str], quick: bool, limit: float
 ) -> list[dict[str, Any]]:
     """Make a machine, run it, and return what it has found."""
     system = build.system(folder, machine.architecture)
@@ -80,7 +80,7 @@ def tried(
     results = own / "results"
     results.write_bytes(bytes(32 << 20))
     begun = time.monotonic()
-    words = f"PROGRAM=/usr/sbin/init tried={','.join(parts)}"
+    words = f"PROGRAM=/usr/sbin/init tried={','.join(parts)}{' attacks=quick' if quick else ''}"
     build.start(own, machine.architecture, kernel, (system, payload), results, words=words, limit=limit)
     lines = results.read_bytes().partition(b"\0")[0].decode().splitlines()
     print(f"{name}: {len(lines)} results in {time.monotonic() - begun:,.0f} s", file=sys.stderr)

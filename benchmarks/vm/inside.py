@@ -1,6 +1,6 @@
 """What is tried in a virtual machine, as its root and as an ordinary user of it.
 
-Installs what the disk at /mnt holds, tries the parts that the kernel's command line names (`tried=a,b`), and
+Installs what the disk at /mnt holds, tries what the kernel's command line names (`tried=a,b attacks=quick`), and
 writes what became of each as lines of JSON to the third disk, at once. Started by systemd, in a delegated group.
 """
 
@@ -58,6 +58,8 @@ class Told:
 
 
 told = Told()
+COMMAND_LINE = dict(word.partition("=")[::2] for word in Path("/proc/cmdline").read_text().split())
+QUICK = COMMAND_LINE.get("attacks") == "quick"
 
 
 def attempt(what: str, who: str, words: list[str], setting: str = "", scope: bool = False) -> None:
@@ -83,7 +85,8 @@ def attempt(what: str, who: str, words: list[str], setting: str = "", scope: boo
 
 def ran(who: str, words: list[str], scope: bool = False) -> subprocess.CompletedProcess[str]:
     if scope:
-        words = ["systemd-run", "--user", "--scope", "--quiet", "-p", "Delegate=yes", *words]
+        mine = ["--user"] if who != "root" else []
+        words = ["systemd-run", *mine, "--scope", "--quiet", "-p", "Delegate=yes", *words]
     if who != "root":
         words = ["su", "-l", who, "-c", shlex.join(words)]
     try:
@@ -101,7 +104,8 @@ def ran(who: str, words: list[str], scope: bool = False) -> subprocess.Completed
 
 
 def tried(name: str, who: str, setting: str = "", *options: str, scope: bool = False) -> None:
-    words = [str(PYTHON), str(MNT / "tried.py"), name, *options]
+    quick = ["--quick"] if QUICK and "--quick" not in options else []
+    words = [str(PYTHON), str(MNT / "tried.py"), name, *options, *quick]
     attempt(" ".join([name, *options]), who, words, setting, scope)
 
 
@@ -177,13 +181,6 @@ def processes() -> None:
             tried(name, who)
 
 
-def quick() -> None:
-    for who in ("root", USER):
-        doctor(who)
-        for name in ("process", "landlock", "bubblewrap"):
-            tried(name, who, "", "--quick")
-
-
 def suite() -> None:
     """The tests of the sandbox."""
     for name in TESTS:
@@ -192,12 +189,11 @@ def suite() -> None:
 
 
 def groups() -> None:
-    """Control groups: of a service for root, of a scope of the session for a user."""
-    tried("process", "root", "delegated", "--quick", "--bounded")
-    tried("process", USER, "delegated", "--quick", "--bounded", scope=True)
+    """Control groups: of a scope of the system's for root, of the session's for a user."""
+    for who in ("root", USER):
+        suites(who, "test_cgroups", setting="delegated", scope=True)
+        tried("process", who, "delegated", "--quick", "--bounded", scope=True)
     tried("process", USER, "not delegated", "--quick", "--bounded")
-    suites("root", "test_cgroups", setting="delegated")
-    suites(USER, "test_cgroups", setting="delegated", scope=True)
 
 
 def apparmor() -> None:
@@ -273,24 +269,22 @@ def within(engine: str, who: str, image: str) -> None:
     ):
         for user in ("0", "1234"):
             for name in ("process", "weak"):
-                command = [str(PYTHON), str(MNT / "tried.py"), name]
+                command = [str(PYTHON), str(MNT / "tried.py"), name, "--quick"]
                 title = f"{name} in {engine}, user {user}"
                 attempt(title, who, [*words, *options, f"--user={user}", image, *command], setting)
 
 
 def main() -> None:
-    words = dict(word.partition("=")[::2] for word in Path("/proc/cmdline").read_text().split())
     told(what="facts", who="root", setting="", status=0, seconds=0, found=facts(), said="", errors="")
     prepare()
     parts = {
         "processes": processes,
-        "quick": quick,
         "suite": suite,
         "groups": groups,
         "apparmor": apparmor,
         "engines": engines,
     }
-    for name in words["tried"].split(","):
+    for name in COMMAND_LINE["tried"].split(","):
         parts[name]()
     told(what="end", who="root", setting="", status=0, seconds=0, found={}, said="", errors="")
 
