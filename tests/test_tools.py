@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -172,6 +173,28 @@ def test_an_argument_that_does_not_fit_is_refused_with_its_place_and_the_signatu
 def test_arguments_arrive_as_what_their_annotations_say() -> None:
     root = model("FINAL(typed({'x': 1}, 2, 3, share=1, a={'x': 1}))")
     assert RLM(root, tools=[typed]).completion("?").answer == [1, 0, [2, 3], 1.0, ["Model"]]
+
+
+def rows(table: str, *, user: str = "nobody", **more: str) -> object:
+    """Read rows."""
+    return [table, user, more]
+
+
+@pytest.mark.parametrize("name", ["user", "key"])
+def test_what_a_partial_has_fixed_is_neither_told_nor_changed(name: str) -> None:
+    fixed = tool(name="rows")(partial(rows, user="alice", key="s3cret"))
+    root = model(
+        f"try:\n    rows('a', {name}='bob')\nexcept SubcallError as error:\n    FINAL([rows('b', x='c'), str(error)])"
+    )
+    answer = RLM(root, tools=[fixed]).completion("?").answer
+    assert answer[0] == ["b", "alice", {"key": "s3cret", "x": "c"}]
+    assert answer[1].startswith(
+        f"rows: got an unexpected keyword argument '{name}'; it is `rows(table: str, **more"
+    )
+    told = root.requests[0][0].content
+    assert "`rows(table: str, **more: str) -> object`: Read rows." in told
+    assert "alice" not in told
+    assert "s3cret" not in told
 
 
 # Tools that are code --------------------------------------------------------------------------

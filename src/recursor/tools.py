@@ -96,6 +96,8 @@ class Tool:
                 f"{self.name}: the arguments have more than {self.max_size:,} characters; pass less at a time"
             )
         try:
+            for name in _fixed(self.function).keys() & kwargs.keys():
+                raise TypeError(f"got an unexpected keyword argument {name!r}")
             bound = signature_of(self.function).bind(*args, **kwargs)
         except TypeError as error:
             raise SubcallError(f"{self.name}: {error}; it is {self.signature}") from None
@@ -306,6 +308,11 @@ def signature_of(function: Any, *, eval_str: bool = False) -> inspect.Signature:
         return inspect.signature(function, **_AS_TEXT)
 
 
+def _fixed(function: Any) -> Mapping[str, Any]:
+    """Arguments that a partial has fixed by name: not for code to see, nor to change."""
+    return function.keywords if isinstance(function, partial) else {}
+
+
 def _hints(function: Any) -> dict[str, Any]:
     """The annotations as types; none where they cannot be resolved."""
     try:
@@ -321,5 +328,7 @@ def _made(function: Any, name: str | None, max_size: int) -> Tool:
     if not called.isidentifier() or keyword.iskeyword(called):
         raise ConfigError(f"tools: {called!r} is no name for a function; pass one with @tool(name=...)")
     about = function.func if isinstance(function, partial) else function
-    signature, details = documented(f"{called}{signature_of(function, eval_str=True)}", inspect.getdoc(about))
+    whole, fixed = signature_of(function, eval_str=True), _fixed(function)
+    told = whole.replace(parameters=[each for each in whole.parameters.values() if each.name not in fixed])
+    signature, details = documented(f"{called}{told}", inspect.getdoc(about))
     return Tool(called, function, signature, max_size, details)
