@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import http.server
 import shutil
@@ -10,6 +11,7 @@ import ssl
 import subprocess
 import threading
 import time
+import tracemalloc
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -127,6 +129,19 @@ def test_what_is_fetched_is_read_as_what_it_is(
     assert answer_to(here(site, path)) == expected
     assert site.asked == [path]
     assert site.headers[0].keys() == {"host", "user-agent", "accept", "accept-encoding", "connection"}
+
+
+@pytest.mark.parametrize("charset", ["bz2", "zlib", "punycode", "unicode_escape", "rot13"])
+def test_a_charset_that_is_none_of_texts_unpacks_nothing_on_the_host(site: Site, charset: str) -> None:
+    body = bz2.compress(bytes(256 << 20))  # some hundred bytes
+    site.answers["/bomb.txt"] = 200, {"Content-Type": f"text/plain; charset={charset}"}, body
+    tracemalloc.start()
+    try:
+        source = prepare(here(site, "/bomb.txt"))
+        assert tracemalloc.get_traced_memory()[1] < 64 << 20
+    finally:
+        tracemalloc.stop()
+    assert source.value() == body
 
 
 def test_an_address_among_files_and_as_it_stands(site: Site, tmp_path: Path) -> None:

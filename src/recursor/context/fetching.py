@@ -12,6 +12,7 @@ import codecs
 import http.client
 import io
 import ipaddress
+import re
 import socket
 import ssl
 import tempfile
@@ -38,6 +39,10 @@ _OURS = tuple(map(ipaddress.ip_network, ("168.63.129.16/32", "192.0.0.0/24", "3f
 _UNICAST = ipaddress.ip_network("2000::/3")
 """All that there is of the internet in IPv6."""
 _PORTS = {"http": 80, "https": 443}
+_OF_TEXTS = re.compile(
+    r"(utf-|iso8859-|iso2022_|cp\d|koi8-|mac-|big5|gb|euc_|shift_jis|johab|hz|tis-|ptcp|kz|hp-)"
+)
+"""Begins the names of charsets, as Python has them: others unpack (bz2, zlib), or take the square of the time."""
 
 Resolve: TypeAlias = Callable[[str, int], Sequence[str]]
 """From the name of a server and a port to addresses. Raises OSError."""
@@ -307,7 +312,8 @@ def path_of(file: BinaryIO) -> str:
 def as_utf8(fetched: Fetched) -> Fetched:
     """A text in UTF-8, whatever charset the server said it has; as it came where it has not that."""
     try:
-        if not fetched.charset or codecs.lookup(fetched.charset).name in ("utf-8", "ascii"):
+        name = codecs.lookup(fetched.charset).name if fetched.charset else "utf-8"
+        if name in ("utf-8", "ascii") or not _OF_TEXTS.match(name):
             return fetched
         decoder: Any = codecs.getincrementaldecoder(fetched.charset)()
     except LookupError:
