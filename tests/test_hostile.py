@@ -7,10 +7,12 @@ import asyncio
 import http.server
 import json
 import re
+import socket
 import subprocess
 import sys
 import threading
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -23,7 +25,9 @@ from recursor import RLM, ConfigError, Limits, ModelError, SandboxError, StopRea
 from recursor.context import prepare
 from recursor.parse import blocks
 from recursor.sandboxes import wire
+from recursor.sandboxes.folders import FolderSource
 from recursor.sandboxes.guest import text as guest_text
+from recursor.sandboxes.guest.documents import NUMBER
 from recursor.sandboxes.guest.text import Text
 from recursor.schema import shape
 from recursor.testing import ScriptedModel
@@ -482,6 +486,31 @@ def test_a_text_reads_like_the_str_that_it_stands_for(
                 assert text.findall(pattern) == re.findall(pattern, whole)
     finally:
         guest_text.BLOCK = before
+
+
+def test_documents_that_are_asked_for_and_not_taken_do_not_pile_up_on_the_host(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = threading.Semaphore(0)
+    pack = FolderSource._pack
+
+    def counted(source: FolderSource, number: int) -> Any:
+        made.release()
+        return pack(source, number)
+
+    monkeypatch.setattr(FolderSource, "_pack", counted)
+    for name in "ab":
+        tmp_path.joinpath(name).write_text("x" * 1000)
+    source = prepare(tmp_path)
+    with socket.socket(fileno=source.open()) as asking:
+        asking.settimeout(0.1)
+        with suppress(TimeoutError):
+            while True:
+                asking.send(NUMBER.pack(0))
+    ready = 0
+    while made.acquire(timeout=0.1):
+        ready += 1
+    assert 0 < ready < 40
 
 
 # Forged frames --------------------------------------------------------------------------------

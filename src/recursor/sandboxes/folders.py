@@ -85,6 +85,8 @@ class FolderSource:
     def open(self) -> int:
         """Return a socket that gives out documents until the other end is closed."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        # Packs that nobody takes are memory, and descriptors on their way, which a user has a thousand of in all.
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)  # as little as there is: some packs
         threading.Thread(target=self._serve, args=(ours,), daemon=True, name="recursor-folder").start()
         return theirs.detach()
 
