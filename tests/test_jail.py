@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import errno
 import os
 import re
 import select
@@ -20,6 +21,7 @@ import threading
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -513,6 +515,7 @@ threading.Timer(0.01, done.set).start()
 assert done.wait(5)""",
     "callbacks from native code": """
 import ctypes
+import errno
 print('ok' if ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int)(lambda x: x + 1)(1) == 2 else '')""",
 }
 
@@ -692,6 +695,44 @@ def run(script: str, *, kill: bool = False) -> tuple[int, str]:
 SPAWN = (
     "from recursor.sandboxes import templates\nworker = templates.spawn(memory=1 << 28, scratch=1 << 20)\n"
 )
+
+
+def test_too_many_descriptors_on_their_way_end_no_other_repl(
+    zygote: jail.Zygote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = ready(zygote.spawn(memory=256 * MB, scratch=MB))
+    with monkeypatch.context() as patched:
+
+        def refused(*_: object) -> NoReturn:
+            raise OSError(errno.ETOOMANYREFS, os.strerror(errno.ETOOMANYREFS))
+
+        patched.setattr(socket, "send_fds", refused)
+        with pytest.raises(SandboxError, match="no room for another REPL now"):
+            zygote.spawn(memory=256 * MB, scratch=MB)
+    assert zygote.alive
+    ready(zygote.spawn(memory=256 * MB, scratch=MB)).close()
+    assert other.exit_status() is None
+    other.close()
+
+
+def test_a_host_with_no_descriptors_left_loses_no_repl() -> None:
+    script = SPAWN + (
+        "import os, resource\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (64, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))\n"
+        "held = []\n"
+        "try:\n"
+        "    while True: held.append(os.open(os.devnull, os.O_RDONLY))\n"
+        "except OSError: pass\n"
+        "for left in range(8):\n"
+        "    try: templates.spawn(memory=1 << 28, scratch=1 << 20).close()\n"
+        "    except OSError: print('refused', end=' ')\n"
+        "    else: print('there', end=' ')\n"
+        "    os.close(held.pop())\n"
+        "print(worker.exit_status())\n"
+        "worker.close()\n"
+    )
+    status, said = run(script)
+    assert (status, said.split()) == (0, ["refused"] * 6 + ["there"] * 2 + ["None"])
 
 
 def test_nothing_survives_a_host_that_is_killed() -> None:

@@ -10,6 +10,7 @@ the host, whatever ends that.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -36,6 +37,8 @@ from recursor.types import Isolation
 _START = 30.0
 """Seconds within which the template must be up, or a worker be there."""
 _SMALLEST = 1 << 20
+_NOT_NOW = (errno.ETOOMANYREFS, errno.ENOBUFS, errno.ENOMEM)
+"""With which nothing is sent: too many descriptors of this user are on their way, or there is no memory."""
 NO_MOUNTS: Final[Mapping[str, str]] = MappingProxyType({})
 
 
@@ -130,14 +133,13 @@ class Zygote:
             raise ConfigError(f"a sandbox needs at least {_SMALLEST:,} bytes of memory and of scratch space")
         ends = Ends.make()
         try:
-            answer, received = self._ask({"spawn": {"memory": memory, "scratch": scratch}}, ends.inside)
+            answer, received = self._ask({"spawn": {"memory": memory, "scratch": scratch}}, ends)
             if answer.failed is not None:
                 raise IsolationUnavailable(_explain(answer.failed))
             spawned = self._spawned(answer, received, set(), ends)
         except BaseException:
             ends.close()
             raise
-        ends.close_inside()
         return spawned
 
     def begin_fork(self, number: int, kin: set[int]) -> Birth:
@@ -244,14 +246,19 @@ class Zygote:
         except OSError as error:  # it ends, or has not read for long
             raise SandboxError(f"the sandbox's template process does not listen: {error.strerror}") from error
 
-    def _ask(self, message: object, descriptors: Sequence[int] = ()) -> tuple[_Answer, list[int]]:
+    def _ask(self, message: object, ends: Ends | None = None) -> tuple[_Answer, list[int]]:
+        """Ask; a worker gets its ends, and so makes room for the descriptor that comes back."""
         with self._lock:
             if self._broken:
                 raise ZygoteLost("the sandbox's template process is gone")
             try:
-                socket.send_fds(self._control, [msgspec.json.encode(message)], descriptors)
+                socket.send_fds(self._control, [msgspec.json.encode(message)], ends.inside if ends else ())
             except OSError as error:
+                if error.errno in _NOT_NOW:
+                    raise SandboxError(f"there is no room for another REPL now: {error.strerror}") from error
                 raise self._lost(str(error)) from error
+            if ends is not None:
+                ends.close_inside()
             return self._receive()
 
     def _receive(self) -> tuple[_Answer, list[int]]:
