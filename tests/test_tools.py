@@ -15,7 +15,7 @@ from recursor import RLM, CodeTool, ConfigError, Limits, ModelError, Policy, San
 from recursor.testing import ListSink, ScriptedModel
 from recursor.tools import collect
 from recursor.trajectory import view
-from recursor.types import Message, RunStarted
+from recursor.types import Message, RunStarted, ToolCalled
 
 WORDS = '''
 import re
@@ -195,6 +195,16 @@ def test_what_a_partial_has_fixed_is_neither_told_nor_changed(name: str) -> None
     assert "`rows(table: str, **more: str) -> object`: Read rows." in told
     assert "alice" not in told
     assert "s3cret" not in told
+
+
+def test_arguments_that_are_too_long_are_refused_before_they_are_recorded() -> None:
+    sink = ListSink()
+    root = model(
+        "try:\n    rows('a' * (1 << 24), user='b')\nexcept SubcallError as error:\n    FINAL(str(error))"
+    )
+    answer = RLM(root, tools=[rows], sinks=[sink]).completion("?").answer
+    assert answer == "rows: the arguments have more than 1,048,576 characters; pass less at a time"
+    assert not any(isinstance(event, ToolCalled) for event in sink.events)
 
 
 # Tools that are code --------------------------------------------------------------------------

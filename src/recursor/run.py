@@ -236,7 +236,8 @@ class Run:
     async def _use(self, call: ToolCall) -> Any:
         tool = self.engine.tools.get(call.name)
         if not isinstance(tool, Tool):
-            raise SubcallError(f"there is no tool {call.name!r}")
+            raise SubcallError(f"there is no tool {call.name[:200]!r}")
+        tool.check_size(call.args, call.kwargs)  # before they are told, recorded, and named by a digest
         turn, block, began, started = self.ledger.turns, self.ledger.blocks, time.time(), time.monotonic()
         call_id = self.caller.place(digest("tool", call.name, ordered(call.args), ordered(call.kwargs)))
         found = self.replay.result(call_id, turn)

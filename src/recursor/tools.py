@@ -86,15 +86,18 @@ class Tool:
         except (Exception, SystemExit, KeyboardInterrupt) as error:  # for the model to read
             raise SubcallError(f"{self.name} raised {type(error).__name__}: {error}") from error
 
+    def check_size(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """Raise SubcallError where the arguments are more than a call may have."""
+        if weight([*args, *kwargs.keys(), *kwargs.values()], self.max_size) > self.max_size:
+            raise SubcallError(
+                f"{self.name}: the arguments have more than {self.max_size:,} characters; pass less at a time"
+            )
+
     def _fitting(
         self, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> tuple[Sequence[Any], Mapping[str, Any]]:
         """The arguments, as the annotations have them. Raises SubcallError for what does not fit."""
-        size = weight([*args, *kwargs.values()], self.max_size)
-        if size > self.max_size:
-            raise SubcallError(
-                f"{self.name}: the arguments have more than {self.max_size:,} characters; pass less at a time"
-            )
+        self.check_size(args, kwargs)
         try:
             for name in _fixed(self.function).keys() & kwargs.keys():
                 raise TypeError(f"got an unexpected keyword argument {name!r}")
