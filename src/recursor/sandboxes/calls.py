@@ -33,6 +33,8 @@ ENDING = 5.0
 WORK = 1e-4
 """Seconds of its own time that a block pays for each call: the host's work for it. Else calls that are refused, or cost
 nothing, would stop its clock for as long as there are always more of them."""
+WORK_PER_BYTE = 1e-8
+"""The same for each byte that comes with it."""
 DECODE_ASIDE = 1 << 16
 """Bytes from which a value is decoded in a thread."""
 
@@ -140,7 +142,7 @@ class Calls:
             self._line.refuse(frame.id, "no block is running: calls from threads end with their block")
             return
         self.clock.stop()
-        self.clock.pay(WORK)
+        self.clock.pay(WORK + WORK_PER_BYTE * len(body))
         self._bytes_in_flight += len(body)
         task = asyncio.get_running_loop().create_task(self._answer(frame, body, self.subcalls))
         self._tasks[frame.id] = task
