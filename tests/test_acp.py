@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -18,6 +19,7 @@ from acp import schema
 
 from recursor.testing import ModelServer
 from recursor.testing.scripted import Scripted
+from recursor.trajectory import view
 from recursor.types import Message
 
 SERVER = Path(__file__).parent / "standins" / "mcp_tools.py"
@@ -203,6 +205,144 @@ async def test_what_cannot_be_is_refused(cwd: str, tmp_path: Path) -> None:
             with pytest.raises(acp.RequestError) as failed:
                 await agent.prompt(session_id=session_id, prompt=[acp.text_block("?")])
             assert "401" in str(failed.value.data)
+
+
+@asynccontextmanager
+async def raw(models: ModelServer, tmp_path: Path) -> AsyncIterator[tuple[asyncio.subprocess.Process, Any]]:
+    """The process, and what sends it a message and returns the reply; None for a notification."""
+    store = str(tmp_path / "runs.db")
+    command = ["-m", "recursor", "acp", "--model", "m", "--base-url", models.url, "--store", store]
+    pipe, environment = asyncio.subprocess.PIPE, os.environ | {"XDG_CONFIG_HOME": str(tmp_path / "none")}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, *command, stdin=pipe, stdout=pipe, stderr=pipe, env=environment, limit=1 << 24
+    )
+    stdin, stdout = process.stdin, process.stdout
+    assert stdin is not None
+    assert stdout is not None
+
+    async def ask(method: str, number: Any = None, **params: Any) -> Any:
+        message = {"jsonrpc": "2.0", "method": method, "params": params}
+        stdin.write(json.dumps(message if number is None else {**message, "id": number}).encode() + b"\n")
+        await stdin.drain()
+        async with asyncio.timeout(60):
+            while number is not None:
+                line = await stdout.readline()
+                assert line, "it ended"
+                if (reply := json.loads(line)).get("id") == number:
+                    return reply
+        return None
+
+    try:
+        yield process, ask
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+async def ended(process: asyncio.subprocess.Process) -> tuple[int, str]:
+    """The exit code of a process, and what it has said on stderr."""
+    assert process.stderr is not None
+    async with asyncio.timeout(60):
+        said = await process.stderr.read()
+        return await process.wait(), said.decode()
+
+
+def below(pid: int) -> list[int]:
+    """The children of a process."""
+    return [
+        int(each)
+        for path in Path(f"/proc/{pid}/task").glob("*/children")
+        for each in path.read_text().split()
+    ]
+
+
+def there(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_ends_it_when_its_runs_are_stopped_and_recorded(
+    number: signal.Signals, folder: Path, tmp_path: Path
+) -> None:
+    server = {"name": "own", "command": sys.executable, "args": [str(SERVER)], "env": []}
+    with ModelServer(by_turn("```repl\nx = 1\nprint(x)\n```")) as models:
+        async with raw(models, tmp_path) as (process, ask):
+            await ask("initialize", 1, protocolVersion=1)
+            made = await ask("session/new", 2, cwd=str(folder), mcpServers=[server])
+            session = made["result"]["sessionId"]
+            models.break_next(how="hang")
+            asking = asyncio.ensure_future(
+                ask("session/prompt", 3, sessionId=session, prompt=[{"type": "text", "text": "?"}])
+            )
+            async with asyncio.timeout(60):
+                while not models.requests:
+                    await asyncio.sleep(0.01)
+            children = below(process.pid)
+            assert children
+            process.send_signal(number)
+            code, said = await ended(process)
+            asking.cancel()
+    assert (code, said) == (128 + number, "")
+    async with asyncio.timeout(60):
+        while any(map(there, children)):
+            await asyncio.sleep(0.01)
+    with view.open(tmp_path / "runs.db") as recorded:
+        [run] = recorded.runs()
+        assert run.ended is not None
+        assert "Cancelled" in (run.error or ""), run.error
+
+
+async def test_what_no_editor_should_send_is_refused_and_leaves_nothing(folder: Path, tmp_path: Path) -> None:
+    wrong: list[tuple[str, dict[str, Any]]] = [
+        ("session/prompt", {"sessionId": "none", "prompt": [{"type": "text", "text": "SECRET"}]}),
+        ("session/prompt", {"sessionId": 7, "prompt": "SECRET"}),
+        ("session/new", {"cwd": 3}),
+        ("session/load", {"sessionId": "none", "cwd": str(folder), "mcpServers": []}),
+        ("session/none", {}),
+    ]
+    with ModelServer(lambda _: "```repl\nFINAL('there')\n```") as models:
+        async with raw(models, tmp_path) as (process, ask):
+            assert process.stdin is not None
+            hello = [await ask("initialize", number, protocolVersion=1) for number in (1, 2)]
+            assert hello[0]["result"] == hello[1]["result"]
+            for number, (method, params) in enumerate(wrong, 10):
+                assert "error" in await ask(method, number, **params), method
+            await ask("session/cancel", sessionId="none")
+            await ask("session/cancel", sessionId=["SECRET"])
+            await ask("$/cancel_request", requestId=99)
+            process.stdin.write(b'{"jsonrpc": "2.0", "id": 30, "method": "' + b"x" * (65 << 20) + b'"}\n')
+            process.stdin.write(b'{"jsonrpc": "2.0", "id": 31, "result": {}}\n')
+            sessions = []
+            for number in range(100, 120):
+                made = await ask("session/new", number, cwd=str(folder), mcpServers=[])
+                sessions.append(made["result"]["sessionId"])
+            done = await ask(
+                "session/prompt", 200, sessionId=sessions[0], prompt=[{"type": "text", "text": "?"}]
+            )
+            assert done["result"]["stopReason"] == "end_turn"
+            for number, session in enumerate(sessions * 2, 300):
+                assert "error" not in await ask("session/close", number, sessionId=session)
+            process.stdin.close()
+            code, said = await ended(process)
+    assert code == 0
+    assert "SECRET" not in said
+    assert "Traceback" not in said
+
+
+async def test_a_session_that_is_closed_ends_the_servers_of_its_tools(folder: Path, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    server = {"name": "own", "command": sys.executable, "args": [str(SERVER), str(log)], "env": []}
+    with ModelServer(by_turn("```repl\nFINAL(add(1))\n```")) as models:
+        async with raw(models, tmp_path) as (process, ask):
+            await ask("initialize", 1, protocolVersion=1)
+            made = await ask("session/new", 2, cwd=str(folder), mcpServers=[server])
+            session = made["result"]["sessionId"]
+            await ask("session/prompt", 3, sessionId=session, prompt=[{"type": "text", "text": "?"}])
+            pid = int(log.read_text().split()[1])
+            assert pid in below(process.pid)
+            await ask("session/close", 4, sessionId=session)
+            assert pid not in below(process.pid)
 
 
 @pytest.fixture

@@ -21,7 +21,9 @@ from acp import schema
 
 from recursor.context import FolderSource, prepare
 from recursor.errors import RLMError
+from recursor.hosted.ending import on_signals
 from recursor.hosted.lines import Lines
+from recursor.hosted.logs import without_content
 from recursor.hosted.shown import Shown, message
 from recursor.hosted.texts import clean
 from recursor.mcp import McpServer
@@ -48,6 +50,8 @@ class Thread:
 
     chat: Session
     folders: list[Path]
+    servers: list[McpServer]
+    """Of tools, that the editor has described for it."""
     found: tuple[Any, ...] = ()
     """Their files as the REPL has them."""
     run: asyncio.Task[Completion] | None = None
@@ -168,7 +172,7 @@ class Agent:
             chat = rlm.session(session_id, idle=IDLE if self._recorded else None)
         except RLMError as error:
             raise _wrong(str(error)) from error
-        thread = self._threads[chat.id] = Thread(chat, folders)
+        thread = self._threads[chat.id] = Thread(chat, folders, tools)
         return thread
 
     async def _run(self, session_id: str, thread: Thread, question: str, beside: list[Any]) -> Completion:
@@ -195,12 +199,16 @@ class Agent:
 async def serve(rlm: RLM, *, recorded: bool) -> None:
     """Answer one editor until it closes standard input, which with standard output is the protocol's alone.
 
+    A signal ends the process, when the runs that go on have been stopped and recorded.
+
     Args:
         recorded: whether there is a store, from which conversations can be gone on with.
     """
     wire = os.dup(1)
     os.dup2(2, 1)
     agent, lines = Agent(rlm, recorded=recorded), Lines(0, wire)
+    on_signals(agent.close)
+    without_content(acp)
     try:
         await acp.run_agent(agent, lines, use_unstable_protocol=True)  # type: ignore[arg-type]
     finally:
@@ -212,6 +220,8 @@ async def _end(thread: Thread) -> None:
         thread.run.cancel()
         await asyncio.wait([thread.run])
     await thread.chat.aclose()
+    for server in thread.servers:
+        await in_thread(server.close)
 
 
 def _changed(thread: Thread) -> tuple[Path | list[Path] | None, tuple[Any, ...]]:

@@ -8,10 +8,12 @@ import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import mcp
 import uvicorn
 from starlette.responses import PlainTextResponse
 
 from recursor.errors import ConfigError
+from recursor.hosted.logs import without_content
 from recursor.hosted.mcp import Tools
 
 if TYPE_CHECKING:
@@ -20,6 +22,10 @@ if TYPE_CHECKING:
 LOOPBACK = "127.0.0.1"
 MAX_BODY = 64 << 20
 """Bytes of a request."""
+MAX_SESSIONS = 1_000
+"""Hosts at once."""
+IDLE = 1_800.0
+"""Seconds after which a host that asks nothing, and waits for nothing, is taken to be gone; its runs end then."""
 
 
 class Guard:
@@ -53,7 +59,10 @@ async def serve(tools: Tools, port: int, token: str, told: Callable[[str], None]
     Raises:
         ConfigError: the port is taken.
     """
-    app = tools.server().streamable_http_app(host=LOOPBACK, max_request_body_size=MAX_BODY)
+    without_content(mcp)
+    app = tools.server().streamable_http_app(
+        host=LOOPBACK, max_request_body_size=MAX_BODY, session_idle_timeout=IDLE, max_sessions=MAX_SESSIONS
+    )
     settings = uvicorn.Config(
         Guard(app, token), log_config=None, access_log=False, lifespan="on", server_header=False,
         timeout_graceful_shutdown=1, ws="none",

@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-import signal
 from pathlib import Path
 from typing import Any
 
+import mcp
 from mcp.server.stdio import stdio_server
 
+from recursor.hosted.ending import on_signals
 from recursor.hosted.lines import Lines
+from recursor.hosted.logs import without_content
 from recursor.hosted.mcp import Tools
 from recursor.mcp.pipes import mended
 
 
 async def serve(tools: Tools) -> None:
     """Answer one host until it closes standard input; runs that go on are stopped then. A signal ends the process."""
-    server, loop = tools.server(), asyncio.get_running_loop()
-
-    def end(number: int) -> None:
-        ending = asyncio.ensure_future(tools.jobs.close())
-        # A thread waits for a line, which nothing interrupts.
-        ending.add_done_callback(lambda _: os._exit(128 + number))
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, end, number)
+    server = tools.server()
+    on_signals(tools.jobs.close)
+    without_content(mcp)
     try:
         given: Any = _Input()
         async with stdio_server(stdin=given) as (incoming, outgoing):

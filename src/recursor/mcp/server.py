@@ -202,7 +202,8 @@ _open: weakref.WeakSet[McpServer] = weakref.WeakSet()
 
 
 @atexit.register
-def _close_all() -> None:
+def close_all() -> None:
+    """End the connections of this process, and the servers that were started for them."""
     for server in list(_open):
         with suppress(RLMError, OSError, RuntimeError):
             server.close()
