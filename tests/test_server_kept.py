@@ -184,9 +184,10 @@ async def test_a_background_response_goes_on_where_the_server_was_ended(tmp_path
     first = Stuck([Reply("```python\ny = 41\n```", Usage(100, 10, calls=1), 0.5, "scripted", "stop")])
     async with ending(first, store) as client:
         _, begun, _ = await client.post({**LATER, "instructions": "Be short.", "metadata": {"a": "b"}}, PATH)
-        following = asyncio.ensure_future(followed(client, begun["id"]))
+        following = await client.session.get(f"{client.root}{PATH}/{begun['id']}?stream=true")
+        reading = asyncio.ensure_future(following.text())
         await asked(first, 2)
-    before = await following
+    before = parsed(await reading)
     assert not [event for event in before if event["type"] in ("response.failed", "response.completed")]
     last = Reply("```python\nFINAL(y + 1)\n```", Usage(7, 3, calls=1), 0.25, "scripted", "stop")
     second = ScriptedModel([last, "```python\nFINAL(y + 2)\n```"])
@@ -323,7 +324,10 @@ async def test_a_response_whose_conversation_has_gone_on_without_it_fails_and_sa
     assert (done["status"], done["error"]["type"]) == ("failed", "run_superseded")
 
 
-async def test_responses_that_were_cut_off_wait_for_a_place(tmp_path: Path) -> None:
+async def test_responses_that_were_cut_off_wait_for_a_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("recursor.server.accounts.AGAIN", 0.05)
     store = tmp_path / "r.db"
     model = Stuck(lambda _: "```python\ny = 41\n```")
     async with ending(model, store) as client:
