@@ -412,3 +412,61 @@ async def test_another_server_over_the_store_says_what_there_is_and_stops_nothin
             assert (status, refused["error"]["code"], headers["Retry-After"]) == (409, "busy", "5")
             assert (await other.get(f"{PATH}/{begun['id']}?stream=true"))[0] == 409
         assert (await one.post({}, f"{PATH}/{begun['id']}/cancel"))[1]["status"] == "cancelled"
+
+
+CALLS = "```python\nfirst = get_weather('Oslo')\nsecond = get_weather('Rome')\nx = [first, second]\nFINAL(' '.join(x))\n```"
+
+
+@pytest.mark.parametrize("how", ["whole", "streamed", "later"])
+async def test_a_run_that_waited_for_its_client_goes_on_after_a_restart(how: str, tmp_path: Path) -> None:
+    store, model = tmp_path / "r.db", ScriptedModel([CALLS, "```python\nFINAL(str(x))\n```"])
+    body = {**HELLO, "tools": [TOOL], "instructions": "Be short."}
+
+    async def asked(client: Client, more: dict[str, Any]) -> Any:
+        if how == "streamed":
+            return (await client.events({**body, **more}, PATH))[-1]["response"]
+        _, done, _ = await client.post({**body, **more, "background": how == "later"}, PATH)
+        return await ended(client, done["id"])
+
+    def result(response: Any, text: str) -> dict[str, Any]:
+        [call] = [item for item in response["output"] if item["type"] == "function_call"]
+        output = {"type": "function_call_output", "call_id": call["call_id"], "output": text}
+        return {"input": [output], "previous_response_id": response["id"]}
+
+    async with serving(model, store=store) as client:
+        first = await asked(client, {})
+    async with serving(model, store=store) as client:
+        missing, refused, _ = await client.post(
+            {
+                **body,
+                **result(first, "warm"),
+                "input": [{"type": "function_call_output", "call_id": "call_x", "output": "?"}],
+            },
+            PATH,
+        )
+        second = await asked(client, result(first, "warm"))
+    async with serving(model, store=store) as client:
+        third = await asked(client, result(second, "hot"))
+        _, more, _ = await client.post({**HELLO, "previous_response_id": third["id"]}, PATH)
+        late, gone, _ = await client.post({**body, **result(second, "hot")}, PATH)
+    assert (missing, refused["error"]["param"]) == (400, "input")
+    assert [each["id"] for each in (second, third)] == [first["id"] + "-2", first["id"] + "-3"]
+    assert third["output"][-1]["content"][0]["text"] == "warm hot"
+    assert more["output"][-1]["content"][0]["text"] == "['warm', 'hot']"
+    assert (late, gone["error"]["code"]) == (409, "run_superseded")
+    assert len(model.requests) == 2
+
+
+async def test_a_run_that_waited_too_long_goes_on_all_the_same(tmp_path: Path) -> None:
+    model = ScriptedModel(["```python\nFINAL(get_weather('Oslo'))\n```"])
+    async with serving(model, Settings(hold=0.01), store=tmp_path / "r.db") as client:
+        _, first, _ = await client.post({**HELLO, "tools": [TOOL]}, PATH)
+        await client.until("recursor_runs_held 0")
+        await client.until('recursor_runs_total{key="anybody",outcome="stopped"} 1')
+        [call] = first["output"]
+        output = {"type": "function_call_output", "call_id": call["call_id"], "output": "warm"}
+        status, done, _ = await client.post(
+            {**HELLO, "input": [output], "previous_response_id": first["id"]}, PATH
+        )
+    assert (status, done["output"][-1]["content"][0]["text"]) == (200, "warm")
+    assert len(model.requests) == 1

@@ -14,13 +14,12 @@ import msgspec
 
 from recursor.errors import TrajectoryError
 from recursor.rlm import RLM
-from recursor.server.asked import Asked, Terms
+from recursor.server.asked import Asked
 from recursor.server.failures import ApiError
 from recursor.server.keys import Client
-from recursor.server.request import on_terms
 from recursor.server.response_form import Form, ResponsesRequest
 from recursor.server.runs import Runs
-from recursor.server.stored import AGAIN, STEP
+from recursor.server.stored import AGAIN, STEP, asked_again
 from recursor.server.work import Work
 from recursor.trajectory.responses import RecordedResponse
 
@@ -78,11 +77,10 @@ class Again:
 
     def _asked(self, response: RecordedResponse) -> tuple[Client, RLM, Asked]:
         """Who asked for a response, and what. Raises ApiError."""
-        terms = msgspec.convert(response.request["terms"], Terms)
-        client, rlm = self._named(response.client), self._rlms.get(terms.model)
+        asked = asked_again(response)
+        client, rlm = self._named(response.client), self._rlms.get(asked.model)
         if client is None:
             raise ApiError(401, "its key may not ask any more", "invalid_api_key")
         if rlm is None:
-            raise ApiError(404, f"there is no model {terms.model[:200]!r} any more", "model_not_found")
-        instruction, replies = response.request["instruction"], response.request["replies"]
-        return client, rlm, on_terms(terms, (), instruction, resume=response.run_id, replies=replies)
+            raise ApiError(404, f"there is no model {asked.model[:200]!r} any more", "model_not_found")
+        return client, rlm, asked

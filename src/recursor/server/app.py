@@ -24,7 +24,7 @@ from recursor.server.failures import ApiError
 from recursor.server.form import Form
 from recursor.server.held import Held
 from recursor.server.keys import ANYBODY, Client, Keys
-from recursor.server.later import Background
+from recursor.server.later import Background, request_of
 from recursor.server.listening import CLIENT, check_version, error_response, go_on, listen
 from recursor.server.reply import Gone, Streamed, Whole
 from recursor.server.request import Headers
@@ -282,7 +282,8 @@ class Server:
             outcome = work.outcome()
             held = runs.hold(work, outcome)  # the client may be back before the reply has ended here
             if form.stored:  # before it is told: the client may look at it at once
-                await runs.stored.keep(client.name, form.document(outcome))
+                waits = request_of(work, form) if held and isinstance(form, response_form.Form) else None
+                await runs.stored.keep(client.name, form.document(outcome), waits)
             await reply.end(outcome)
             said = True
         except ApiError as error:

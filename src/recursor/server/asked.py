@@ -38,6 +38,16 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True, slots=True)
+class Brought:
+    """What a function of a client returned to one call of it."""
+
+    namespace: str
+    name: str
+    arguments: str
+    result: str
+
+
+@dataclass(frozen=True, slots=True)
 class Asked:
     """One question to an RLM."""
 
@@ -56,6 +66,8 @@ class Asked:
     """The conversation that it is a part of; None when it stands alone."""
     resume: str = ""
     """The id of a run that was cut off, to go on with; empty for a new one."""
+    brought: Sequence[Brought] = ()
+    """What the client's functions returned to calls that code makes again, since their run was cut off."""
     replies: int | None = None
     """How many replies have told of that run, where it is the server that goes on by itself; None where it is not."""
 

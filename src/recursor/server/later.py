@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
+import msgspec
 from aiohttp import web
 
 from recursor.server.failures import ApiError
@@ -75,6 +76,16 @@ class Kept:
             await news.wait()
 
 
+def request_of(work: Work, form: Form) -> dict[str, Any]:
+    """What is asked of a run that goes on, in plain values: enough to go on with it in another server."""
+    return {
+        "terms": msgspec.to_builtins(work.asked.terms),
+        "instruction": work.asked.instruction,
+        "replies": work.replies,
+        "request": msgspec.to_builtins(form.request),
+    }
+
+
 class Background(Kept):
     """A run that goes on whether or not anybody waits.
 
@@ -84,6 +95,7 @@ class Background(Kept):
     Attributes:
         error: why it failed.
         left: whether it is another server's to go on with.
+        waits: what was asked, where its run has ended in calls, and goes on when their results come; else None.
     """
 
     def __init__(self, work: Work, form: Form, hold: Hold, leaves: Callable[[], bool]) -> None:
@@ -92,6 +104,7 @@ class Background(Kept):
         self.begun = asyncio.Event()
         self.error: ApiError | None = None
         self.left = False
+        self.waits: Any = None
         self._work = work
         self._hold = hold
         self._leaves = leaves
@@ -122,7 +135,8 @@ class Background(Kept):
                     self._say(self.form.reasoning(text))
             self._begin()
             outcome = self._work.outcome()
-            self._hold(self._work, outcome)
+            if self._hold(self._work, outcome):
+                self.waits = request_of(self._work, self.form)
             self._say(self.form.closing(outcome))
         except ApiError as error:
             self.error = error

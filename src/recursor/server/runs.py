@@ -48,7 +48,9 @@ class Runs:
             if work is not None:
                 work.bring(results)
                 return work
-            if not asks(asked.messages):
+            if (again := await self.stored.waiting(client.name, asked, results)) is not None:
+                asked = again
+            elif not asks(asked.messages):
                 raise ApiError(
                     404,
                     "the run that waited for these results is gone",

@@ -9,16 +9,19 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 
 from recursor.errors import TrajectoryError
+from recursor.server.asked import Asked, Brought, Terms
 from recursor.server.failures import ApiError
 from recursor.server.keys import oldest_of_most
-from recursor.server.later import Background, Hold, Kept
+from recursor.server.later import Background, Hold, Kept, request_of
+from recursor.server.request import on_terms
 from recursor.server.response_form import Form
 from recursor.server.work import Work
 from recursor.trajectory.claim import claimed
@@ -55,10 +58,16 @@ class Stored:
     def __len__(self) -> int:
         return len(self._kept)
 
-    async def keep(self, client: str, document: Mapping[str, Any]) -> None:
-        """Keep a reply as it is about to be told."""
+    async def keep(self, client: str, document: Mapping[str, Any], waits: Any = None) -> None:
+        """Keep a reply as it is about to be told.
+
+        Args:
+            waits: see `Background`.
+        """
         if self._record is not None:
-            await self._written(self._record.end, client, document["id"], _run_of(document["id"]), document)
+            run_id = document["id"].removeprefix("resp_").partition("-")[0]
+            write = partial(self._record.end, request=waits)
+            await self._written(write, client, document["id"], run_id, document)
             return
         kept = Kept(document)
         kept.ended.set()
@@ -68,12 +77,7 @@ class Stored:
 
     async def begin(self, client: str, work: Work, form: Form, hold: Hold) -> Background:
         """Have a run go on by itself. Raises ApiError where it fails before it has begun."""
-        asked = {
-            "terms": msgspec.to_builtins(work.asked.terms),
-            "instruction": work.asked.instruction,
-            "replies": work.replies,
-            "request": msgspec.to_builtins(form.request),
-        }
+        asked = request_of(work, form)
         found = Background(work, form, hold, self._leaves)
         try:
             await found.begun.wait()
@@ -116,9 +120,8 @@ class Stored:
         """Keep that a response that was cut off cannot be gone on with."""
         assert self._record is not None, "as above"
         events = b"".join([*form.opening(response.id.removeprefix("resp_")), *form.failed(error)])
-        await self._written(
-            self._record.end, response.client, response.id, response.run_id, form.response, events
-        )
+        write = partial(self._record.end, events=events)
+        await self._written(write, response.client, response.id, response.run_id, form.response)
 
     async def find(self, client: str, name: str) -> Kept:
         """A response. Raises ApiError when there is none, or it is another client's."""
@@ -130,6 +133,28 @@ class Stored:
         if found is None:
             raise ApiError(404, f"there is no response {name[:100]!r} here", "not_found", "response_id")
         return found
+
+    async def waiting(self, client: str, asked: Asked, results: Mapping[str, str]) -> Asked | None:
+        """How the run goes on that ended a response in calls, and is not held any more, with what they returned.
+
+        None where a request is no answer to such a response. Raises ApiError.
+        """
+        if self._record is None or asked.going is None or asked.going.kind != "response":
+            return None
+        row = await self._read(self._record.find, client, asked.going.id)
+        if row is None or row.state != "ended" or row.request is None:
+            return None
+        calls = [item for item in row.document["output"] if "call_id" in item]
+        if missing := sorted({call["call_id"] for call in calls} - results.keys()):
+            raise ApiError(400, f"call_ids without an output: {', '.join(missing)}", param="input")
+        brought = [
+            Brought(
+                call.get("namespace", ""), call["name"], call.get("arguments", call.get("input", "")),
+                results[call["call_id"]],
+            )
+            for call in calls
+        ]  # fmt: skip
+        return asked_again(row, brought)
 
     async def check_going(self, client: str, name: str) -> None:
         """Raise ApiError for a response that was deleted: nobody goes on from it."""
@@ -195,8 +220,8 @@ class Stored:
             self._trim(found)
             return
         if not found.left:
-            end = self._record.end
-            await self._written(end, client, name, found.run_id, found.document, found.events)
+            write = partial(self._record.end, events=found.events, request=found.waits)
+            await self._written(write, client, name, found.run_id, found.document)
         if self._kept.get((client, name)) is found:
             del self._kept[client, name]
 
@@ -224,6 +249,19 @@ class Stored:
             raise ApiError(503, "responses cannot be read now", retry_after=AGAIN) from None
 
 
+def asked_again(response: RecordedResponse, brought: Sequence[Brought] = ()) -> Asked:
+    """What the run of a response goes on with. Raises ApiError."""
+    request = response.request
+    return on_terms(
+        msgspec.convert(request["terms"], Terms),
+        (),
+        request["instruction"],
+        resume=response.run_id,
+        replies=request["replies"],
+        brought=brought,
+    )
+
+
 def check_here(found: Kept) -> None:
     """Raise ApiError for a response that goes on, and not in this server."""
     if not found.ended.is_set() and not isinstance(found, Background):
@@ -240,11 +278,6 @@ def _kept(row: RecordedResponse) -> Kept:
     if row.state == "ended":
         found.ended.set()
     return found
-
-
-def _run_of(name: str) -> str:
-    """The run of a response, by its id."""
-    return name.removeprefix("resp_").partition("-")[0]
 
 
 def _size(value: Any) -> int:

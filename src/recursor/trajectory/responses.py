@@ -39,7 +39,7 @@ class RecordedResponse:
 
     Attributes:
         begun: how many servers have worked on it.
-        request: what it was asked, while it is at work; None afterwards.
+        request: what it was asked, while it is at work, or where its run goes on when its client comes back; else None.
         document: as it was told last; empty where it was deleted.
         events: of a stream, where it has ended and may be followed; else empty.
     """
@@ -84,15 +84,35 @@ class ResponseRecord:
             return changed.rowcount > 0
 
     def end(
-        self, client: str, name: str, run_id: str, document: Mapping[str, Any], events: bytes = b""
+        self,
+        client: str,
+        name: str,
+        run_id: str,
+        document: Mapping[str, Any],
+        *,
+        events: bytes = b"",
+        request: Any = None,
     ) -> None:
-        """Keep a response that has ended; what has ended before, or was deleted, stays that."""
-        row = (client, name, run_id, time.time(), _packed(document), squeezed(events) if events else None)
+        """Keep a response that has ended; what has ended before, or was deleted, stays that.
+
+        Args:
+            request: see `RecordedResponse`.
+        """
+        asked = None if request is None else _packed(request)
+        row = (
+            client,
+            name,
+            run_id,
+            time.time(),
+            asked,
+            _packed(document),
+            squeezed(events) if events else None,
+        )
         with self._opened() as connection:
             connection.execute(
-                "INSERT INTO response VALUES (?, ?, ?, ?, 'ended', 1, NULL, ?, ?) ON CONFLICT (client, id) DO UPDATE "
-                "SET state = 'ended', request = NULL, document = excluded.document, events = excluded.events "
-                "WHERE state = 'at work'",
+                "INSERT INTO response VALUES (?, ?, ?, ?, 'ended', 1, ?, ?, ?) ON CONFLICT (client, id) DO UPDATE "
+                "SET state = 'ended', request = excluded.request, document = excluded.document, "
+                "events = excluded.events WHERE state = 'at work'",
                 row,
             )
 
