@@ -98,13 +98,30 @@ def test_what_cannot_leave_is_named_with_its_place(value: Any, text: str) -> Non
 
 
 def test_a_fraction_that_would_take_minutes_to_reduce_is_refused_on_both_sides() -> None:
-    with pytest.raises(NotPlain, match=r"value\['part'\] is a fraction of more than 4,300 digits"):
+    with pytest.raises(NotPlain, match=r"value\['part'\] is a Fraction of more than 4,300 digits"):
         encode({"part": Fraction(3**10_000, 7)})
     halves = "/".join("1" + random.Random(seed).randbytes(1 << 20).hex() for seed in (1, 2))
     with pytest.raises(ValueError, match="too many digits"):
         decode("values", json.dumps({"$": ["fraction", halves]}).encode())
     large = Fraction(2**14_000, 3**8_000)
     assert decode(*encode(large)) == large
+
+
+@pytest.mark.parametrize(
+    "text", ["1e999999999", "-1E-999999999", "1e4300", f"0.{'7' * 4300}", f"{'7' * 4301}"]
+)
+def test_a_decimal_that_stands_for_too_many_digits_is_refused_on_both_sides(text: str) -> None:
+    with pytest.raises(NotPlain, match=r"value\[1\] is a Decimal of more than 4,300 digits; return str"):
+        encode([1, Decimal(text)])
+    with pytest.raises(ValueError, match="too many digits"):
+        decode("values", json.dumps({"$": ["decimal", text]}).encode())
+
+
+def test_other_decimals_survive() -> None:
+    value = [Decimal(text) for text in ("0", "-0", "1e4299", "1e-4299", "0.10", "-Infinity", "7" * 4300)]
+    back = decode(*encode(value))
+    assert [str(each) for each in back] == [str(each) for each in value]
+    assert decode(*encode(Decimal("NaN"))).is_nan()
 
 
 def test_a_cycle_is_named() -> None:

@@ -33,7 +33,8 @@ MAX_BYTES = 1 << 29
 MAX_VALUES_BYTES = 1 << 26
 """For the form "values", which takes many times its bytes in memory."""
 MAX_DIGITS = 4300
-"""Python's own bound on the digits of an int that it prints; of a fraction each half has as many at most."""
+"""Python's own bound on the digits of an int that it prints. The halves of a fraction have no more either, nor has
+what a Decimal stands for: whoever makes an int of 1e999999999 is busy for hours."""
 HASHING = 2.0
 """Seconds within which a set or a dict must be built: hostile keys may all collide."""
 PIECE = 1 << 12
@@ -158,9 +159,9 @@ def _plain(value: Any, path: list[str], above: set[int]) -> Any:
         return str.__str__(value)
     if isinstance(value, list | tuple | dict | set | frozenset):
         return _container(value, path, above)
-    if isinstance(value, Fraction) and max(abs(value.numerator), value.denominator) >= _TOO_LONG:
+    if isinstance(value, Decimal | Fraction) and _is_long(value):
         raise NotPlain(
-            f"{_where(path)} is a fraction of more than {MAX_DIGITS:,} digits; return its halves as hex(half)"
+            f"{_where(path)} is a {kind.__name__} of more than {MAX_DIGITS:,} digits; return str(value)"
         )
     for plain_type, name, write in _SCALARS:
         if isinstance(value, plain_type):
@@ -297,6 +298,20 @@ def _integer(text: str) -> int:
     return number
 
 
+def _is_long(value: Decimal | Fraction) -> bool:
+    if isinstance(value, Fraction):
+        return max(abs(value.numerator), value.denominator) >= _TOO_LONG
+    exponent = value.as_tuple().exponent
+    return isinstance(exponent, int) and max(abs(value.adjusted()), abs(exponent)) >= MAX_DIGITS
+
+
+def _decimal(text: str) -> Decimal:
+    value = Decimal(text[: 2 * MAX_DIGITS])
+    if len(text) > 2 * MAX_DIGITS or _is_long(value):
+        raise ValueError("too many digits")
+    return value
+
+
 def _aware(value: datetime | time) -> str:
     offset = value.utcoffset()
     zone = timezone(offset) if offset is not None else None
@@ -341,7 +356,7 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "date": date.fromisoformat,
     "time": time.fromisoformat,
     "timedelta": _duration,
-    "decimal": Decimal,
+    "decimal": _decimal,
     "fraction": _ratio,
     "complex": lambda text: complex(*(float(part) for part in text.split(","))),
 }
