@@ -300,7 +300,7 @@ def _integer(text: str) -> int:
 
 def _is_long(value: Decimal | Fraction) -> bool:
     if isinstance(value, Fraction):
-        return max(abs(value.numerator), value.denominator) >= _TOO_LONG
+        return bool(max(abs(value.numerator), value.denominator) >= _TOO_LONG)
     exponent = value.as_tuple().exponent
     return isinstance(exponent, int) and max(abs(value.adjusted()), abs(exponent)) >= MAX_DIGITS
 
