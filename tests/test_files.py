@@ -166,6 +166,27 @@ async def test_what_would_need_much_memory_as_a_str_stays_in_its_file(
     assert source.shared().form == "ascii"
 
 
+def test_links_that_lead_out_of_a_folder_are_left_out_and_told(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("s3cret")
+    folder = tmp_path / "folder"
+    (folder / "deep").mkdir(parents=True)
+    folder.joinpath("a.txt").write_text("here")
+    for name, target in {"out": secret, "deep/up": Path("../../secret"), "deep/in": Path("../a.txt")}.items():
+        folder.joinpath(name).symlink_to(target)
+    folder.joinpath("away").symlink_to(tmp_path)
+    root = ScriptedModel(["```repl\nFINAL(dict(context))\n```"] * 2)
+    assert RLM(root).completion("?", context=folder).answer == {"a.txt": "here", "deep/in": "here"}
+    assert "2 links to files are left out, since they lead out of the folder" in root.requests[0][-1].content
+    tmp_path.joinpath("link").symlink_to(folder)
+    both = RLM(root).completion("?", context=[tmp_path / "link", folder / "out"]).answer
+    assert sorted(both.values()) == ["here", "here", "s3cret"]
+    folder.joinpath("a.txt").unlink()
+    folder.joinpath("deep/in").unlink()
+    with pytest.raises(ConfigError, match=r"there is no file .*2 links to files are left out"):
+        prepare(folder)
+
+
 def test_links_in_a_circle_are_left_out_and_a_path_that_none_can_have_is_refused(tmp_path: Path) -> None:
     tmp_path.joinpath("a.txt").write_text("here")
     tmp_path.joinpath("circle").symlink_to("circle")

@@ -44,24 +44,32 @@ def of_folders(
             documents.append(document(fetched[-1]))
         else:
             documents += walk.documents(path, whole_names=len(paths) > 1)
+    told = "; ".join(walk.told())
     if not documents:
-        raise ConfigError(f"context: there is no file in {origin!r}")
-    told = (
-        f"{walk.left_out:,} files and folders are left out, since git ignores them" if walk.left_out else ""
-    )
-    return FolderSource(documents, origin, told, fetched)
+        raise ConfigError(f"context: there is no file in {origin!r}" + (f" ({told})" if told else ""))
+    return FolderSource(documents, origin, told, fetched, walk.outside)
 
 
 class _Walk:
-    """Finds files. Hidden ones below a folder are left out, as is what git ignores in a repository.
+    """Finds files. Hidden ones below a folder are left out, as is what git ignores in a repository, and links that lead
+    out of the folder: who made it, and maybe not who names it, chose what they lead to.
 
     In a repository files of text stay text: there a page of HTML or a table is source code.
     """
 
     def __init__(self, raw: bool, under: str) -> None:
         self.left_out = 0
+        self.outside: list[str] = []
+        """Links that lead out of their folder."""
         self._raw = raw
         self._under = under
+
+    def told(self) -> Iterator[str]:
+        """What is left out."""
+        if self.left_out:
+            yield f"{self.left_out:,} files and folders are left out, since git ignores them"
+        if self.outside:
+            yield f"{len(self.outside):,} links to files are left out, since they lead out of the folder"
 
     def documents(self, path: Path, *, whole_names: bool) -> Iterator[Document]:
         place = Path(self._under, path)
@@ -70,8 +78,11 @@ class _Walk:
             yield self._document(name, str(place), _regular(place), is_code=False)
             return
         top = str(place)
-        ignored = Ignored.of(place)
+        ignored, within = Ignored.of(place), place.resolve()
         for entry in self._files(top, ignored):
+            if entry.is_symlink() and not Path(entry.path).resolve().is_relative_to(within):
+                self.outside.append(entry.path)
+                continue
             below = entry.path[len(top) :].lstrip("/")
             shown = os.path.join(path, below) if whole_names else below  # noqa: PTH118 - of the same kind
             try:

@@ -39,9 +39,8 @@ class Folders:
         source = prepare(found[0] if len(found) == 1 else found)
         assert isinstance(source, FolderSource | FileSource), "paths are files and folders"
         source.within = self.allowed
-        for document in source.documents if isinstance(source, FolderSource) else ():
-            path = Path(document.path)
-            if path.is_symlink() and not self._holds(path.resolve()):
+        for path in map(Path, source.outside if isinstance(source, FolderSource) else ()):
+            if not self._holds(path.resolve()):
                 raise ConfigError(f"paths: {path} is a link that leads out of what may be read: {self._told}")
         return source
 

@@ -57,14 +57,21 @@ class FolderSource:
     form = "folder"
 
     def __init__(
-        self, documents: Sequence[Document], origin: str, told: str = "", fetched: Sequence[Fetched] = ()
+        self,
+        documents: Sequence[Document],
+        origin: str,
+        told: str = "",
+        fetched: Sequence[Fetched] = (),
+        outside: Sequence[str] = (),
     ) -> None:
         """Keep what was found.
 
         Args:
             told: what the root LM is told of it, such as what was left out.
             fetched: holds documents that were fetched.
+            outside: links that were left out, since they lead out of their folder.
         """
+        self.outside = tuple(outside)
         self._fetched = fetched
         self.decisions = tuple(decision for each in fetched for decision in each.decisions)
         """What was decided about the hosts that were asked for documents."""
@@ -104,7 +111,7 @@ class FolderSource:
         plain = [
             each._replace(kind="") if each.kind not in kinds.OPAQUE else each for each in self._documents
         ]
-        found = FolderSource(plain, self.origin, self._told, self._fetched)
+        found = FolderSource(plain, self.origin, self._told, self._fetched, self.outside)
         found.within = self.within
         return found
 
