@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from recursor import RLM, ConfigError
-from recursor.cli import contexts
+from recursor.cli import contexts, runs
 from recursor.cli.batch import paths_of
 from recursor.cli.questions import Questions
 from recursor.cli.results import Results
@@ -177,3 +178,14 @@ def test_a_missing_key_is_an_error_that_names_the_command_which_keeps_one(
         ConfigError, match=r"set OPENAI_API_KEY, keep it by `recursor keys set openai`, or pass api_key"
     ):
         resolve("openai/gpt-5", api_key=lambda: None)
+
+
+def test_long_lines_of_output_are_shown_cut_and_with_full_whole(tmp_path: Path) -> None:
+    model = ScriptedModel(["```repl\nprint('x' * 3000)\nFINAL(1)\n```"])
+    done = RLM(model, store=tmp_path / "runs.db").completion("q")
+    shown = CliRunner().invoke(runs.command, ["show", done.run_id, "--store", str(tmp_path / "runs.db")])
+    whole = CliRunner().invoke(
+        runs.command, ["show", done.run_id, "--full", "--store", str(tmp_path / "runs.db")]
+    )
+    assert max(map(len, shown.output.splitlines())) < 600
+    assert "x" * 3000 in whole.output

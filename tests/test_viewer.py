@@ -21,7 +21,7 @@ from recursor.errors import ConfigError, RunStopped, TrajectoryError
 from recursor.testing import ScriptedModel
 from recursor.trajectory import view
 from recursor.types import Message, Reply
-from recursor.viewer import export
+from recursor.viewer import data, export
 from recursor.viewer.server import Viewer
 
 ROOT = Path(__file__).parent.parent
@@ -253,6 +253,13 @@ async def test_a_call_says_what_its_prompt_has_in_common_with_the_one_before(
     assert first["previous"] is None
     assert second["previous"] == roots[0]
     assert second["messages"][: second["shared"]] == first["messages"]
+
+
+def test_prompts_with_pictures_are_grouped_by_what_is_asked() -> None:
+    prompts = [f"[picture: image/png, {size} bytes]\nWhat is in room {size}?" for size in (200, 3000)]
+    assert {data.template(each) for each in prompts} == {"What is in room …?"}
+    assert data.template("[picture: image/png, 200 bytes]") == "[picture: image/png, … bytes]"
+    assert data.template("") == ""
 
 
 async def test_sub_calls_are_grouped_by_template(client: aiohttp.ClientSession) -> None:

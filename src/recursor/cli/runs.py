@@ -17,6 +17,7 @@ from recursor.trajectory import view
 from recursor.types import Output, Usage
 
 SHOWN_LINES = 20
+SHOWN_WIDTH = 500
 
 
 @click.group("runs")
@@ -135,16 +136,17 @@ def _story(recorded: view.Trajectories, run: view.RecordedRun, lines: int) -> It
 def _turn(
     number: int, calls: list[view.RecordedCall], executions: list[view.RecordedExecution], lines: int
 ) -> Iterator[str]:
+    width = sys.maxsize if lines == sys.maxsize else SHOWN_WIDTH
     for call in (call for call in calls if call.purpose == "root"):
         yield f"turn {number} · {call.model} {_call(call)}"
         if call.reply is not None and not executions:
-            yield from (f"  {line}" for line in first_lines(call.reply, lines, 2000))
+            yield from (f"  {line}" for line in first_lines(call.reply, lines, width))
     for each in executions:
-        yield from (f"  │ {line}" for line in first_lines(each.execution.code, sys.maxsize, 2000))
+        yield from (f"  │ {line}" for line in first_lines(each.execution.code, sys.maxsize, width))
         if each.execution.output.total:
-            yield from (f"  → {line}" for line in first_lines(_printed(each.execution.output), lines, 2000))
+            yield from (f"  → {line}" for line in first_lines(_printed(each.execution.output), lines, width))
         if each.execution.error is not None:
-            yield from (f"  ! {line}" for line in first_lines(each.execution.error, lines, 2000))
+            yield from (f"  ! {line}" for line in first_lines(each.execution.error, lines, width))
         yield from (f"  note: {note}" for note in each.execution.notes)
         submitted = ", submitted the answer" if each.submitted else ""
         yield f"    ran {seconds(each.execution.duration)}{submitted}"

@@ -208,7 +208,9 @@ _VARYING = re.compile(r"\d[\d.,:]*|\"[^\"\n]{0,200}\"|'[^'\n]{0,200}'|`[^`\n]{0,
 
 def template(prompt: str) -> str:
     """The beginning of a prompt, with marks where texts of one kind differ."""
-    first = next((line for line in prompt[:2000].splitlines() if line.strip()), "")
+    lines = [line for line in prompt[:2000].splitlines() if line.strip()]
+    # Pictures are named before the text, which says what is asked of them.
+    first = next((line for line in lines if not line.startswith("[picture: ")), lines[0] if lines else "")
     return _VARYING.sub("…", first[:120]).strip()[:80]
 
 
