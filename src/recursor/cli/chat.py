@@ -47,7 +47,9 @@ def command(paths: tuple[str, ...], *, session: str | None, raw: bool, **flags: 
     if "-" in paths:
         raise click.UsageError("standard input is where the questions come from: name a file")
     contexts.check(paths)
-    again = options.Again.of(flags, ())
+    models = (("--model", "model"), ("--sub-model", "sub_model"), ("--base-url", "base_url"))
+    named = [part for flag, name in models if flags.get(name) for part in (flag, flags[name])]
+    again = [*named, *options.Again.of(flags, ()).flags]
     loaded = options.load(flags)
     if session is not None and not loaded.settings.record:
         raise click.UsageError("--session needs the store, from which it goes on")
@@ -56,7 +58,7 @@ def command(paths: tuple[str, ...], *, session: str | None, raw: bool, **flags: 
     with rlm.session(session) as chat:
         code = _Talk(chat, loaded, output, raw).go_on(context)
         if chat.history and loaded.settings.record and sys.stdin.isatty():
-            on = shlex.join(["recursor", "chat", "--session", chat.id, *again.flags])
+            on = shlex.join(["recursor", "chat", "--session", chat.id, *again])
             click.echo(f"to go on: {clean(on)}", err=True)
     sys.exit(code)
 

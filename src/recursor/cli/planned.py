@@ -224,6 +224,8 @@ def _told(kind: str, head: bytes) -> str:
     """What a file of a kind is read as, in words."""
     if not kind:
         return "bytes" if b"\0" in head else "text"
+    if kind == "old":
+        return "not read: of Office before 2007"
     return f"text, as {kind}" if is_text(kind) else f"by {kind}" if ":" in kind else kind
 
 

@@ -47,7 +47,10 @@ BINARIES = {
     ".gif": "image",
     ".webp": "image",
 }
-OPAQUE = frozenset(BINARIES.values()) | {UNKNOWN}
+PACKINGS = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz"}
+"""Files that are another file, packed: of the kind "gzip/csv" where the name tells what is in it, else "gzip/?"."""
+_PLAIN = frozenset(BINARIES.values()) | {UNKNOWN, "utf16", "old"}
+OPAQUE = _PLAIN | {f"{each}/{kind}" for each in PACKINGS.values() for kind in (*_PLAIN, *TEXTS.values())}
 """Kinds that are nothing a model could read before they are converted."""
 _MAGIC = (
     (0, b"%PDF-", "pdf"),
@@ -56,6 +59,12 @@ _MAGIC = (
     (0, b"SQLite format 3\0", "sqlite"),
     (0, b"PAR1", "parquet"),
     (257, b"ustar", "tar"),
+    (0, b"\x1f\x8b\x08", "gzip/?"),
+    (0, b"BZh", "bzip2/?"),
+    (0, b"\xfd7zXZ\0", "xz/?"),
+    (0, b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "old"),
+    (0, b"\xff\xfe", "utf16"),
+    (0, b"\xfe\xff", "utf16"),
 )
 
 
@@ -65,6 +74,10 @@ def by_name(name: str) -> str:
     for suffix, kind in (*TEXTS.items(), *BINARIES.items()):
         if last.endswith(suffix):
             return kind
+    for suffix, packing in PACKINGS.items():
+        if last.endswith(suffix):
+            inner = by_name(last.removesuffix(suffix))
+            return f"{packing}/{UNKNOWN if '/' in inner else inner}"
     return UNKNOWN
 
 

@@ -18,7 +18,7 @@ from . import kinds
 
 MOST_NOTE = 1500
 NAMES = {"csv": "CSV", "jsonl": "JSON Lines", "sqlite": "SQLite", "parquet": "Parquet", "zip": "ZIP",
-         "image": "a picture"}  # fmt: skip
+         "image": "a picture", "old": "a document", "utf16": "UTF-16"}  # fmt: skip
 """What to call kinds whose name in capitals is not what they are called."""
 _READERS = {
     "csv": "tables:read_csv",
@@ -37,6 +37,8 @@ _READERS = {
     "image": "pictures:read_image",
     "eml": "mail:read_eml",
     "mbox": "mail:read_mbox",
+    "utf16": "packed:read_utf16",
+    "old": "packed:read_old",
 }
 """Modules beside this one, imported when such a file comes."""
 
@@ -119,20 +121,27 @@ def load(kind: str, file: BinaryIO, size: int) -> Loaded:
             return _unknown(file, size)
         if ":" in kind:
             return _foreign(kind, file)
+        if "/" in kind:
+            from . import packed  # noqa: PLC0415 - when such a file comes, as the others
+
+            return packed.read_packed(kind, file, size)
         module, _, function = _READERS[kind].partition(":")
         read = getattr(importlib.import_module(f"{__package__}.{module}"), function)
         value, note = read(file, size)
         return Loaded(value, note[:MOST_NOTE])
     except Unreadable as error:
+        if kind == kinds.UNKNOWN:
+            raise  # it is said already as what it was to be read
         problem = str(error)
     except MemoryError:
         problem = "there is no memory for what is in it"
     except Exception as error:  # noqa: BLE001 - parsers meet hostile files, and raise what they like
         problem = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
-    problem = f"it cannot be read as {NAMES.get(kind, kind.upper())}: {problem}"[:500]
+    said = NAMES.get(kind) or (kind.partition("/")[0] if "/" in kind else kind.upper())
+    problem = f"it cannot be read as {said}: {problem}"[:500]
     if kind in kinds.TEXTS.values():
         file.seek(0)
-        return Loaded(_text_or_bytes(file.read()), f"{problem}; it is here as it stands in the file")
+        return Loaded(text_or_bytes(file.read()), f"{problem}; it is here as it stands in the file")
     raise Unreadable(problem) from None
 
 
@@ -160,7 +169,7 @@ def report(name: str, error: Exception) -> str:
 
 def _unknown(file: BinaryIO, size: int) -> Loaded:
     data = file.read()
-    value = _text_or_bytes(data)
+    value = text_or_bytes(data)
     kind = "" if isinstance(value, str) else kinds.by_content(data[: kinds.HEAD])
     if not kind:
         return Loaded(value)
@@ -180,7 +189,13 @@ def _foreign(path: str, file: BinaryIO) -> Loaded:
     return Loaded(value, str(note)[:MOST_NOTE])
 
 
-def _text_or_bytes(data: bytes) -> str | bytes:
+def is_binary(data: bytes) -> bool:
+    """Whether it is no text in UTF-8."""
+    return isinstance(text_or_bytes(data), bytes)
+
+
+def text_or_bytes(data: bytes) -> str | bytes:
+    """The text that bytes are in UTF-8, or they themselves."""
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError:
