@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from recursor import plugins
 from recursor.errors import SubcallError
@@ -18,6 +19,11 @@ from recursor.sandboxes import inprocess
 from recursor.sandboxes.process import ProcessSandbox
 from recursor.sandboxes.stream import CommandSandbox
 from recursor.types import Batch, Execution, LlmQuery, RlmQuery, Subcall, ToolCall
+
+
+# A machine that others use, too, is no defect of what a test draws.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 
 class Host:
