@@ -20,7 +20,6 @@ from recursor.sandboxes.process import ProcessSandbox
 from recursor.sandboxes.stream import CommandSandbox
 from recursor.types import Batch, Execution, LlmQuery, RlmQuery, Subcall, ToolCall
 
-
 # A machine that others use, too, is no defect of what a test draws.
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy")
