@@ -324,6 +324,21 @@ async def test_a_response_whose_conversation_has_gone_on_without_it_fails_and_sa
     assert (done["status"], done["error"]["type"]) == ("failed", "run_superseded")
 
 
+async def test_a_response_of_long_ago_is_gone_on_with_when_somebody_asks_for_that(tmp_path: Path) -> None:
+    store = tmp_path / "r.db"
+    begun = await cut_off(store)
+    with closing(sqlite3.connect(store)) as connection, connection:
+        connection.execute("UPDATE response SET made = made - 90000")
+    run_id = begun["id"].removeprefix("resp_")
+    async with serving(["```python\nFINAL(y)\n```"], store=store) as client:
+        done = await ended(client, begun["id"])
+        _, again, _ = await client.post(HELLO, PATH, {"X-Recursor-Resume": run_id})
+        assert await looked(client, begun["id"]) == (200, again)
+    assert (done["status"], done["error"]["type"]) == ("failed", "run_stopped")
+    assert run_id in done["error"]["message"]
+    assert again["output"][-1]["content"][0]["text"] == "41"
+
+
 async def test_responses_that_were_cut_off_wait_for_a_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Mapping
 
 import msgspec
@@ -23,6 +24,8 @@ from recursor.server.stored import AGAIN, STEP, asked_again
 from recursor.server.work import Work
 from recursor.trajectory.responses import RecordedResponse
 
+OLD = 86_400.0
+"""Seconds after which a response is not gone on with unasked: nobody may wait for it, and it costs."""
 log = logging.getLogger(__name__)
 
 
@@ -77,6 +80,13 @@ class Again:
 
     def _asked(self, response: RecordedResponse) -> tuple[Client, RLM, Asked]:
         """Who asked for a response, and what. Raises ApiError."""
+        if time.time() - response.made > OLD:
+            raise ApiError(
+                503,
+                "its server ended, and it was begun more than a day ago: the request that asked for it goes on with it "
+                f"where it brings X-Recursor-Resume: {response.run_id}",
+                "run_stopped",
+            )
         asked = asked_again(response)
         client, rlm = self._named(response.client), self._rlms.get(asked.model)
         if client is None:

@@ -28,7 +28,7 @@ CREATE TABLE IF NOT EXISTS response (
 CREATE INDEX IF NOT EXISTS response_run ON response (run_id);
 CREATE INDEX IF NOT EXISTS response_made ON response (made)
 """
-FIELDS = "client, id, run_id, state, begun, request, document, events"
+FIELDS = "client, id, run_id, made, state, begun, request, document, events"
 KEPT = 30
 """Days for which a response is there."""
 
@@ -38,6 +38,7 @@ class RecordedResponse:
     """One response.
 
     Attributes:
+        made: when it was begun, or had ended, in seconds since 1970.
         begun: how many servers have worked on it.
         request: what it was asked, while it is at work, or where its run goes on when its client comes back; else None.
         document: as it was told last; empty where it was deleted.
@@ -47,6 +48,7 @@ class RecordedResponse:
     client: str
     id: str
     run_id: str
+    made: float
     state: State
     begun: int
     request: Any
@@ -93,7 +95,7 @@ class ResponseRecord:
         events: bytes = b"",
         request: Any = None,
     ) -> None:
-        """Keep a response that has ended; what has ended before, or was deleted, stays that.
+        """Keep a response that has ended, in place of what there was; what was deleted stays that.
 
         Args:
             request: see `RecordedResponse`.
@@ -112,7 +114,7 @@ class ResponseRecord:
             connection.execute(
                 "INSERT INTO response VALUES (?, ?, ?, ?, 'ended', 1, ?, ?, ?) ON CONFLICT (client, id) DO UPDATE "
                 "SET state = 'ended', request = excluded.request, document = excluded.document, "
-                "events = excluded.events WHERE state = 'at work'",
+                "events = excluded.events WHERE state != 'deleted'",
                 row,
             )
 
@@ -172,9 +174,9 @@ def _packed(value: Any) -> bytes:
 
 
 def _unpacked(row: tuple[Any, ...]) -> RecordedResponse:
-    client, name, run_id, state, begun, request, document, events = row
+    client, name, run_id, made, state, begun, request, document, events = row
     return RecordedResponse(
-        client, name, run_id, state, begun,
+        client, name, run_id, made, state, begun,
         None if request is None else json.loads(stretched(request)),
         {} if document is None else json.loads(stretched(document)),
         b"" if events is None else stretched(events),
