@@ -54,7 +54,8 @@ def refuse(request: Request, refused: Mapping[str, Sequence[Any]]) -> None:
     for name, harmless in refused.items():
         value = getattr(request, name)
         if value is not None and value not in harmless:
-            raise ApiError(400, f"{name} is not served here", "unsupported_parameter", name)
+            only = f", but for {json.dumps(harmless[0])}" if harmless else ""
+            raise ApiError(400, f"{name} is not served here{only}", "unsupported_parameter", name)
 
 
 def terms_of(request: Request, headers: Headers, form: Any, *, chat: bool) -> Terms:
