@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import uuid
+from collections.abc import Mapping
 from dataclasses import replace
+from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
 from recursor import assembly
@@ -12,8 +13,8 @@ from recursor.errors import ConfigError
 from recursor.governance import ask_about_hosts
 from recursor.inputs import inputs, recorded_inputs
 from recursor.ledger import Ledger
+from recursor.limits import Limits
 from recursor.protocols import Sink
-from recursor.questions import raised_for_all
 from recursor.replay import Past
 from recursor.run import Place
 from recursor.schema import Shape, shape
@@ -46,7 +47,7 @@ async def complete(
     expected = shape(schema)
     ask_about_hosts(asker.engine.policy)
     text, contexts = await in_thread(inputs, question, context, messages, asker.values)
-    place = at or Place(uuid.uuid4().hex)
+    place = at or Place(token_hex(16))
     task = asker.task(text, contexts, expected)
     done = await asker.attended(place.run_id, lambda: asker.watched(watcher).complete(task, place))
     return await asker.covered(done, contexts)
@@ -94,7 +95,7 @@ async def resume(
             text, contexts = await in_thread(recorded_inputs, run, context, messages, asker.values)
             task = asker.task(text, contexts, expected)
             raised = engine.limits.raised(run.settings.get("limits", {}))
-            raised |= raised_for_all(engine.settings, run.settings)
+            raised |= _raised_for_all(engine.settings, run.settings)
             past = await in_thread(Past, journal, run.id, raised)
             done = await asker.watched(watcher).complete(task, Place(run.id, past=past, ledger=ledger))
             return await asker.covered(done, contexts)
@@ -116,3 +117,11 @@ def answered(
         watcher.emit(run.start())
         watcher.emit(RunEnded(run.id, done, None, run.ended or 0.0))
     return done
+
+
+def _raised_for_all(settings: Mapping[str, Any], before: Mapping[str, Any]) -> frozenset[str]:
+    """Bounds of a whole batch that are larger now, by their stop reasons; see `questions.settings_of`."""
+    now, was = settings.get("batch"), before.get("batch")
+    if now is None or not isinstance(was, Mapping):
+        return frozenset()
+    return Limits(**now["total"]).raised(was.get("total", {}))

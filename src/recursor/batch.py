@@ -12,11 +12,11 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
+from secrets import token_hex
 from typing import TYPE_CHECKING, Any, TypeAlias
 from weakref import WeakValueDictionary
 
@@ -44,8 +44,6 @@ from recursor.types import Completion, StopReason, Usage
 if TYPE_CHECKING:
     from recursor.trajectory.journal import StoreJournal
 
-MAX_CONCURRENCY = 8
-"""Questions that are answered at once, unless it is said."""
 UNREAD = 64
 """Outcomes that wait for their reader before more questions are asked."""
 TOGETHER = 256
@@ -329,7 +327,7 @@ async def streamed(
 
 def new_name() -> str:
     """A name that no batch has."""
-    return uuid.uuid4().hex[:12]
+    return token_hex(6)
 
 
 def _bare(error: RLMError) -> RLMError:

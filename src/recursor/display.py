@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import html
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -75,6 +74,8 @@ def plain(value: Any) -> Any:  # noqa: PLR0911 - one for each kind
 
 
 def _escaped(said: str) -> str:
+    import html  # noqa: PLC0415 - for notebooks alone
+
     clipped = said if len(said) <= MOST else f"{said[:MOST]}... [{len(said) - MOST:,} characters left out]"
     visible = "".join(each if each.isprintable() or each in "\n\t" else "\ufffd" for each in clipped)
     return html.escape(visible)

@@ -11,6 +11,8 @@ from recursor.errors import ConfigError
 
 _WHOLE = ("max_turns", "max_tokens", "max_depth", "max_calls", "max_subcalls_in_flight", "max_errors")
 _MOST = 1e300
+MAX_CONCURRENCY = 8
+"""Questions of a batch that are answered at once, unless it is said."""
 SHARED = ("max_time", "max_tokens", "max_cost", "max_calls")
 """Bounds that all runs of a tree use up together."""
 

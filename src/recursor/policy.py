@@ -18,10 +18,8 @@ from recursor.errors import ConfigError
 from recursor.types import Isolation
 
 Kind: TypeAlias = Literal["tool", "model", "host", "mount"]
-_PATTERN = re.compile(r"(tool|model|host|mount):.+", re.S)
-_IDLE = re.compile(
-    r"host:(.*[/@\s].*|[^:]*:[0-9*?]*|.*[^*?.]\.)|mount:([^/*?].*|.+/|.*//.*|.*/\.\.?(/.*)?)", re.S
-)
+_PATTERN = r"(?s)(tool|model|host|mount):.+"
+_IDLE = r"(?s)host:(.*[/@\s].*|[^:]*:[0-9*?]*|.*[^*?.]\.)|mount:([^/*?].*|.+/|.*//.*|.*/\.\.?(/.*)?)"
 """Patterns that no host or folder has: taken for others, they would deny nothing."""
 _DEMANDS: Final[Mapping[str, str]] = MappingProxyType(
     {
@@ -89,12 +87,12 @@ class Policy:
             if isinstance(patterns, str):
                 raise ConfigError(f"Policy.{name} must be a list of patterns, not {patterns!r}")
             for pattern in patterns:
-                if not isinstance(pattern, str) or not _PATTERN.fullmatch(pattern):
+                if not isinstance(pattern, str) or not re.fullmatch(_PATTERN, pattern):
                     raise ConfigError(
                         f'Policy.{name}: {pattern!r} is no pattern such as "tool:send_*", "model:openai/*", '
                         '"host:localhost" or "mount:/data/*"'
                     )
-                if _IDLE.fullmatch(pattern):
+                if re.fullmatch(_IDLE, pattern):
                     raise ConfigError(
                         f"Policy.{name}: {pattern!r} is for nothing: a host is a name without scheme, port or "
                         "path, a mount a plain absolute path without a slash at its end"

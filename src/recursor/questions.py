@@ -160,14 +160,6 @@ def pooled(total: Limits | None) -> Limits:
     return Limits(**{name: getattr(total, name) for name in SHARED}) if total is not None else Limits()
 
 
-def raised_for_all(settings: Mapping[str, Any], before: Mapping[str, Any]) -> frozenset[str]:
-    """Bounds of a whole batch that are larger now than they were, by their stop reasons; from its runs' settings."""
-    now, was = settings.get("batch"), before.get("batch")
-    if now is None or not isinstance(was, Mapping):
-        return frozenset()
-    return Limits(**now["total"]).raised(was.get("total", {}))
-
-
 def settings_of(name: str, total: Limits | None) -> dict[str, Any]:
     """What is recorded of a batch with each of its runs."""
     bounds = pooled(total)

@@ -16,18 +16,17 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from recursor import answers, assembly, background, batch, prompts, streaming
+from recursor import answers, assembly, background, prompts, streaming
 from recursor.asker import Asker
 from recursor.engine import Engine
 from recursor.errors import ConfigError
 from recursor.governance import check_prices
 from recursor.inputs import checked_values
-from recursor.limits import Limits
+from recursor.limits import MAX_CONCURRENCY, Limits
 from recursor.models import Retries
 from recursor.offered import ToolSource, split
 from recursor.policy import Policy
 from recursor.protocols import Model, Sandbox, Sink
-from recursor.questions import Outcome, Question
 from recursor.record import public_url
 from recursor.routing import Routes
 from recursor.shared import Strategy
@@ -36,6 +35,8 @@ from recursor.tools import AnyTool, code_of, collect
 from recursor.types import Completion, Event
 
 if TYPE_CHECKING:
+    from recursor import batch
+    from recursor.questions import Outcome, Question
     from recursor.sessions.session import Session
 
 
@@ -298,7 +299,7 @@ class RLM:
         *,
         schema: Any = None,
         total: Limits | None = None,
-        max_concurrency: int = batch.MAX_CONCURRENCY,
+        max_concurrency: int = MAX_CONCURRENCY,
         name: str | None = None,
         return_exceptions: bool = False,
     ) -> batch.Results:
@@ -322,6 +323,7 @@ class RLM:
         Raises:
             ConfigError: the arguments are wrong, or the context is not what it was; nothing was sent.
         """
+        from recursor import batch  # noqa: PLC0415 - 4 ms, and few ask many questions at once
 
         async def work() -> batch.Results:
             made = await batch.made(
@@ -338,13 +340,15 @@ class RLM:
         *,
         schema: Any = None,
         total: Limits | None = None,
-        max_concurrency: int = batch.MAX_CONCURRENCY,
+        max_concurrency: int = MAX_CONCURRENCY,
         name: str | None = None,
     ) -> AsyncGenerator[Outcome, None]:
         """Yield how each question ended, in the order in which they end; see `map`.
 
         `questions` may be any iterable; it is read as questions are asked. Closing the iterator stops all runs.
         """
+        from recursor import batch  # noqa: PLC0415 - as above
+
         make = functools.partial(
             batch.made,
             self._asker,

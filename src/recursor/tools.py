@@ -26,7 +26,7 @@ MAX_SIZE = 1 << 20
 """Characters of the arguments of one call, where a tool does not say otherwise."""
 MAX_DOCUMENTATION = 4_000
 """Characters that the root LM is told of one tool."""
-_SECTION = re.compile(r"(Args|Arguments|Parameters|Returns|Yields|Raises|Examples?|Notes?|Attributes):")
+_SECTION = r"(Args|Arguments|Parameters|Returns|Yields|Raises|Examples?|Notes?|Attributes):"
 _AS_TEXT: dict[str, Any] = {}
 """What asks for annotations without evaluating them, which Python 3.14 leaves till then."""
 if sys.version_info >= (3, 14):
@@ -283,7 +283,7 @@ def documented(signature: str, docstring: str | None) -> tuple[str, str]:
     entries: list[str] = []
     for line in inspect.cleandoc(docstring or "").splitlines():
         said = line.strip()
-        if match := _SECTION.fullmatch(line.rstrip()):
+        if match := re.fullmatch(_SECTION, line.rstrip()):
             section, indent = match[1], 0
         elif said and (not section or not line[0].isspace()):
             section = ""

@@ -20,7 +20,7 @@ from typing import Any, NoReturn, TypeVar
 import click
 
 from recursor import config
-from recursor.batch import MAX_CONCURRENCY, new_name
+from recursor.batch import new_name
 from recursor.cli import contexts, dry, exits, options
 from recursor.cli.lines import text_of
 from recursor.cli.making import make_rlm
@@ -29,7 +29,7 @@ from recursor.cli.questions import Questions
 from recursor.cli.results import Results
 from recursor.cli.text import clean, count
 from recursor.errors import ConfigError, LimitExceeded, RLMError
-from recursor.limits import Limits
+from recursor.limits import MAX_CONCURRENCY, Limits
 from recursor.questions import Question, Shapes, asked
 from recursor.rlm import RLM
 from recursor.trajectory import view

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from importlib.metadata import entry_points
 from pathlib import Path
 
 from recursor.errors import ConfigError
@@ -47,6 +46,8 @@ def installed() -> dict[str, str]:
     Raises:
         ConfigError: one of them is none.
     """
+    from importlib.metadata import entry_points  # noqa: PLC0415 - 10 ms, and few contexts are files
+
     found: dict[str, str] = {}
     for point in entry_points(group=GROUP):
         try:

@@ -5,7 +5,6 @@ Every text that a provider sent is clipped. Keys are taken out before, by `recur
 
 from __future__ import annotations
 
-import email.utils
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -33,15 +32,15 @@ _STATUS_OF = {
 }
 """The words that stand for a status where an error comes in a body that began with 200."""
 
-_OVERFLOW = re.compile(
-    r"context_length_exceeded|exceed_context_size|maximum context length|prompt is too long"
+# Texts, which `re` compiles and keeps when an error asks for them: importing costs the less.
+_OVERFLOW = (
+    r"(?is)context_length_exceeded|exceed_context_size|maximum context length|prompt is too long"
     r"|input is too long|exceeds? the (available )?context|context (window|size|length).{0,40}exceed"
-    r"|exceed.{0,60}context (window|size|length|limit)|exceeds the maximum number of tokens allowed",
-    re.IGNORECASE | re.DOTALL,
+    r"|exceed.{0,60}context (window|size|length|limit)|exceeds the maximum number of tokens allowed"
 )
-_TOO_LARGE = re.compile(r"request too large|tokens must be reduced", re.IGNORECASE)
+_TOO_LARGE = r"(?i)request too large|tokens must be reduced"
 """A single request above what the account may send in a minute: waiting does not help, a shorter one does."""
-_NO_CREDIT = re.compile(r"insufficient_quota|credit balance is too low|billing_hard_limit", re.IGNORECASE)
+_NO_CREDIT = r"(?i)insufficient_quota|credit balance is too low|billing_hard_limit"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +95,10 @@ def retry_after(headers: Mapping[str, str], now: float) -> float | None:
     seconds = _number(value)
     if seconds is not None:
         return seconds
+    from email.utils import parsedate_to_datetime  # noqa: PLC0415 - 4 ms, and hardly a provider sends a date
+
     try:
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - now)
+        return max(0.0, parsedate_to_datetime(value).timestamp() - now)
     except (ValueError, OverflowError):
         return None
 
@@ -138,8 +139,8 @@ def _error(
     code = f"{status} " if status else ""
     if status in (401, 403):
         return AuthenticationError(f"{where} does not accept the key: {code}{said}", status)
-    overflows = status in (400, 422, 500, None) and _OVERFLOW.search(whole)
-    if overflows or status == 413 or (status == 429 and _TOO_LARGE.search(whole)):
+    overflows = status in (400, 422, 500, None) and re.search(_OVERFLOW, whole)
+    if overflows or status == 413 or (status == 429 and re.search(_TOO_LARGE, whole)):
         window = f" (window: {request.window:,} tokens)" if request.window else ""
         return ContextOverflow(
             f"the prompt of {request.characters:,} characters does not fit {request.model}{window}: {code}{said}",
@@ -151,7 +152,7 @@ def _error(
         return ModelError(
             f"{where} redirects; give the address it redirects to as base_url: {code}{said}", status
         )
-    if _NO_CREDIT.search(whole):
+    if re.search(_NO_CREDIT, whole):
         return ModelError(f"{where}: the account has no credit left: {code}{said}", status)
     retryable = status is None or status in _RETRYABLE or status >= 500
     return ModelError(f"{where} failed: {code}{said}", status, retry_after, retryable)

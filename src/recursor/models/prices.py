@@ -7,11 +7,11 @@ no batch, flex or contract prices.
 from __future__ import annotations
 
 import functools
-import importlib.resources
 import math
 import re
 from dataclasses import dataclass, fields
-from typing import Any, TypeAlias
+from pathlib import Path
+from typing import TypeAlias
 
 import msgspec
 
@@ -149,5 +149,4 @@ def _matches(pattern: str, model: str) -> bool:
 
 @functools.cache
 def _price_list() -> _PriceList:
-    data: Any = importlib.resources.files("recursor.models").joinpath("prices.json").read_bytes()
-    return msgspec.json.decode(data, type=_PriceList)
+    return msgspec.json.decode(Path(__file__).with_name("prices.json").read_bytes(), type=_PriceList)

@@ -24,11 +24,11 @@ _OURS = frozenset({"model", "messages", "stream", "stream_options"})
 _EVENTS = 3
 ASIDE = 1 << 18
 """Bytes of pictures from which a request is written in a thread."""
-_BLIND = re.compile(
+_BLIND = (
     r"(^|/)(gpt-3\.5|gpt-4(-0|-32k|$)|gpt-oss|o1-mini|o1-preview|o3-mini|claude-(2|instant)|deepseek-(chat|reasoner|r1|v3)"
     r"|codestral|mixtral|mistral-7b|llama-?3(\.[13])?-|qwen3-coder|kimi-k2-)"
 )
-"""Names of models that are known to take text alone."""
+"""Names of models that are known to take text alone; compiled when it is first asked."""
 
 
 class Wire(ABC):
@@ -109,7 +109,7 @@ class Wire(ABC):
     @property
     def vision(self) -> bool | None:
         """Whether the model takes pictures; None when that is not known."""
-        if self._vision is None and _BLIND.search(self._model.lower()):
+        if self._vision is None and re.search(_BLIND, self._model.lower()):
             return False
         return self._vision
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 from functools import cache
-from importlib import resources
+from pathlib import Path
 
 from recursor.errors import ConfigError
 from recursor.prompt import PLAIN, Dialect
@@ -31,4 +31,4 @@ def load(name: str) -> Dialect:
         near = difflib.get_close_matches(str(name), _DIALECTS, 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ConfigError(f"there is no dialect {name!r}, only: {', '.join(_DIALECTS)}{hint}")
-    return _DIALECTS[name](resources.files(__name__).joinpath(f"{name}.md").read_text(encoding="utf-8"))
+    return _DIALECTS[name](Path(__file__).with_name(f"{name}.md").read_text(encoding="utf-8"))

@@ -10,12 +10,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-import uuid
 import weakref
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
+from secrets import token_hex
 from typing import Any
 
 from recursor import assembly, background
@@ -117,7 +117,7 @@ class Keeper:
             await self._catch_up()
             asker = self.spent.bounded(asker, self.limits, self.id)
             live = await self._ready(asker, sum(source.size for source in sources.values()))
-            self.last = uuid.uuid4().hex
+            self.last = token_hex(16)
             self._account.begin(self._account.newest + 1)
             asked = Question(self._account.newest, self.last, text, sources, expected)
             if recall is None:

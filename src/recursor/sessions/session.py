@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from functools import partial
+from secrets import token_hex
 from types import TracebackType
 from typing import Any, Self
 
@@ -258,7 +258,7 @@ def made(
 def checked_id(session: str | None) -> str:
     """The id of a session; a new one for None. Raises ConfigError."""
     if session is None:
-        return uuid.uuid4().hex
+        return token_hex(16)
     if not isinstance(session, str) or not 0 < len(session) <= MAX_ID or not session.isprintable():
         raise ConfigError(
             f"the id of a session is a text of {MAX_ID} printable characters at most, not {session!r}"
