@@ -421,9 +421,9 @@ async def test_the_time_of_a_run_ends_a_block_that_waits_for_a_sub_call(isolated
         async def answer(self, subcall: Any) -> Any:
             await asyncio.Event().wait()
 
-    execution = await isolated.repl.execute("llm_query('a')", Never(), max_time=0.05, max_wall=0.4)
-    assert execution.error
-    assert 0.4 <= execution.duration < 5
+    execution = await isolated.repl.execute("llm_query('a')", Never(), max_time=2.0, max_wall=3.0)
+    assert execution.notes[-1] == "the block was interrupted: the time of the whole run is up"
+    assert execution.duration >= 3.0
 
 
 @pytest.mark.parametrize(

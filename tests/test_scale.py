@@ -201,7 +201,7 @@ def left(bench: Bench) -> tuple[int, int, int, bool]:
     """Calls, bytes and rooms that the link still holds, and whether it reads."""
     link: Any = bench.repl._link  # type: ignore[attr-defined]
     return (
-        len(link.calls._tasks),
+        len(link.calls._calls),
         link.calls._bytes_in_flight,
         len(link.calls._rooms),
         link._transport.is_reading(),

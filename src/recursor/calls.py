@@ -17,7 +17,9 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field, fields, replace
+from operator import attrgetter
 from typing import Any
 
 from recursor.errors import LimitExceeded, ModelError, RLMError
@@ -46,6 +48,8 @@ ASIDE = 1 << 18
 """Bytes of pictures from which their digests are made in a thread."""
 MOST_TOKENS = 1 << 53
 """No reply is counted with more of any kind."""
+_COUNTS = attrgetter(*(each.name for each in fields(Usage)))
+"""All counts of a usage: `asdict` copies them one by one, which takes as long as all the rest of a call."""
 
 
 class Occurrences:
@@ -87,12 +91,11 @@ class Memory:
 
 def digest(*parts: str | bytes) -> bytes:
     """A digest of parts, in order."""
-    found = hashlib.blake2b(digest_size=16)
+    pieces: list[bytes] = []
     for part in parts:
         data = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
-        found.update(b"%d:" % len(data))
-        found.update(data)
-    return found.digest()
+        pieces += (b"%d:" % len(data), data)
+    return hashlib.blake2b(b"".join(pieces), digest_size=16).digest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,11 +152,13 @@ class Metered:
         images = [image for message in messages for image in message.images]
         large = images and sum(map(len, images)) > ASIDE
         content = await in_thread(_content, messages, schema) if large else _content(messages, schema)
-        request = digest(getattr(self.model, "identity", None) or self.name, content)
+        named = digest(self.name, content)
+        identity = getattr(self.model, "identity", None) or self.name
+        request = named if identity == self.name else digest(identity, content)
         size = sum(len(message.content) for message in messages) + IMAGE_SIZE * len(images)
         call = Call(self.name, self.purpose, caller.ledger.depth, size, getattr(self.model, "price", None))
         block = caller.ledger.blocks if self.purpose == "sub" else 0
-        place = caller.place(digest(self.name, content))
+        place = caller.place(named)
         asked = _Asked(call, caller.run_id, place, turn, block, request.hex())
         if on_text is None and self.purpose == "root" and caller.stream:
             on_text = lambda text: caller.sink.emit(ReplyText(caller.run_id, turn, text))  # noqa: E731
@@ -200,12 +205,14 @@ class Metered:
         try:
             if self.purpose == "sub":
                 sink.emit(SubcallStarted(asked.run_id, asked.call_id, asked.turn, self.name))
-            async with asyncio.timeout(ledger.time_left()) as bound:
+            left = ledger.time_left()
+            async with nullcontext() if left is None else asyncio.timeout(left) as bound:
                 reply = _sound(await self._retrying(asked).query(messages, schema=schema, on_text=on_text))
         except TimeoutError as failure:
-            error = "the time of the run was up" if bound.expired() else str(failure) or "timed out"
-            if bound.expired():
+            if bound is not None and bound.expired():
+                error = "the time of the run was up"
                 raise LimitExceeded("the time is up", StopReason.MAX_TIME) from None
+            error = str(failure) or "timed out"
             raise ModelError(f"{self.name}: {error}", retryable=True) from failure
         except ModelError as failure:
             error, cut = str(failure), False
@@ -254,9 +261,9 @@ def _content(messages: Sequence[Message], schema: Schema | None) -> bytes:
 
 def _sound(reply: Reply) -> Reply:
     """The reply, without figures that would make a sum worthless: they come from whatever a provider sends."""
-    counts = asdict(reply.usage)
-    if any(type(count) is not int or not 0 <= count <= MOST_TOKENS for count in counts.values()):
-        known = {name: count for name, count in counts.items() if isinstance(count, int)}
+    counts = _COUNTS(reply.usage)
+    if {*map(type, counts)} != {int} or min(counts) < 0 or max(counts) > MOST_TOKENS:
+        known = {name: count for name, count in asdict(reply.usage).items() if isinstance(count, int)}
         usage = Usage(**{name: min(max(0, int(count)), MOST_TOKENS) for name, count in known.items()})
         reply = replace(reply, usage=usage)
     if reply.cost is not None and not 0 <= reply.cost < math.inf:  # NaN is neither

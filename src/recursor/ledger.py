@@ -268,6 +268,8 @@ class Ledger:
     def _check(self) -> None:
         if self.calls_left() == 0:
             raise LimitExceeded(f"all {self.limits.max_calls:,} model calls are made", StopReason.MAX_CALLS)
+        if self.limits.max_tokens is None and self.limits.max_cost is None:
+            return
         if self.limits.max_cost is not None and self._unpriceable:
             reason = "the price of a call is not known, so max_cost cannot hold"
             raise LimitExceeded(reason, StopReason.MAX_COST)

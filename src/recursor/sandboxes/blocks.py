@@ -20,6 +20,19 @@ MAX_NOTES = 20
 INTERRUPTED = "the block was interrupted: "
 
 
+class Begun:
+    """When a block was to run."""
+
+    def __init__(self) -> None:
+        self.at = time.time()
+        self._monotonic = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Since then."""
+        return time.monotonic() - self._monotonic
+
+
 async def watched(
     link: Link, done: asyncio.Future[Any], max_time: float | None, max_wall: float | None
 ) -> str | None:
@@ -45,13 +58,20 @@ async def watched(
 
 
 async def execution_of(
-    code: str, frame: wire.Done, body: bytes, told: tuple[str, ...], stopped: str | None
+    code: str,
+    frame: wire.Done,
+    body: bytes,
+    *,
+    told: tuple[str, ...],
+    stopped: str | None,
+    begun: Begun,
 ) -> Execution:
     """Return what a block did, as its worker says, within bounds.
 
     Args:
         told: notes that go before its own.
         stopped: the bound that it hit.
+        begun: when it was to run.
     """
     error = frame.error and _clipped(frame.error, MAX_ERROR)
     notes = (*told, *(_clipped(note, 500) for note in frame.notes[:MAX_NOTES]))
@@ -68,8 +88,8 @@ async def execution_of(
         Variable(each.name, each.type, each.size, each.preview, each.change) for each in frame.variables
     )
     return Execution(
-        code, output, error, notes, submission, readings=tuple(frame.readings),
-        variables=variables, more_variables=frame.more_variables,
+        code, output, error, notes, submission, begun.seconds, tuple(frame.readings),
+        variables, frame.more_variables, begun.at,
     )  # fmt: skip
 
 

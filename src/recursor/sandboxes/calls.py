@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from functools import partial
 from typing import Any, Protocol
 
 from recursor.errors import RLMError, SandboxError
@@ -35,6 +34,7 @@ WORK = 1e-4
 nothing, would stop its clock for as long as there are always more of them."""
 WORK_PER_BYTE = 1e-8
 """The same for each byte that comes with it."""
+CANCELLED = "the call was cancelled"
 DECODE_ASIDE = 1 << 16
 """Bytes from which a value is decoded in a thread."""
 
@@ -92,6 +92,19 @@ class Clock:
         return self._ran + (time.monotonic() - self._since if self._since is not None else 0.0)
 
 
+class _Call:
+    """A call that is being answered."""
+
+    __slots__ = ("begun", "frame", "size", "task")
+
+    def __init__(self, frame: wire.Call, size: int) -> None:
+        self.frame = frame
+        self.size = size
+        """Bytes that came with it."""
+        self.task: asyncio.Task[None] | None = None
+        self.begun = False
+
+
 class Calls:
     """Answers the calls of one worker.
 
@@ -110,7 +123,9 @@ class Calls:
         self.subcalls: Subcalls | None = None
         self.clock = Clock()
         self.branch: Callable[[int], Awaitable[Repl]] | None = None
-        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._calls: dict[int, _Call] = {}
+        self._ended: asyncio.Future[None] | None = None
+        """Of who waits until there are none."""
         self._branches: dict[int, asyncio.Task[None]] = {}
         self._forks: dict[int, Repl] = {}
         """Copies of the REPL that no call has taken yet."""
@@ -120,19 +135,22 @@ class Calls:
     async def end(self) -> None:
         """Cancel the calls in flight and wait until they have ended; later ones are refused."""
         self.subcalls = None
-        tasks = list(self._tasks.values())
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks, timeout=ENDING)
-            self._tasks.clear()  # what holds on to a call holds up no later block
+        if self._calls:
+            for call in list(self._calls.values()):
+                self._stop(call)
+            if self._calls:
+                if self._ended is None or self._ended.done():
+                    self._ended = asyncio.get_running_loop().create_future()
+                await asyncio.wait([self._ended], timeout=ENDING)
+            self._calls.clear()  # what holds on to a call holds up no later block
             self._bytes_in_flight = 0
             self._line.resume()
-        await self._end_branches()
+        if self._branches or self._forks:
+            await self._end_branches()
         await self._rooms.free_all()
 
     def take(self, frame: wire.Call, body: bytes) -> None:
-        if frame.id in self._tasks:
+        if frame.id in self._calls:
             raise wire.ProtocolError("a call number twice")
         if isinstance(frame, wire.CallTool) and frame.ahead:
             body += self._line.carried(frame.id, frame.ahead)
@@ -144,10 +162,9 @@ class Calls:
         self.clock.stop()
         self.clock.pay(WORK + WORK_PER_BYTE * len(body))
         self._bytes_in_flight += len(body)
-        task = asyncio.get_running_loop().create_task(self._answer(frame, body, self.subcalls))
-        self._tasks[frame.id] = task
-        task.add_done_callback(partial(self._end_call, frame, len(body)))
-        if len(self._tasks) >= MAX_CALLS_IN_FLIGHT or self._bytes_in_flight >= MAX_BYTES_IN_FLIGHT:
+        call = self._calls[frame.id] = _Call(frame, len(body))
+        call.task = asyncio.get_running_loop().create_task(self._answer(call, body, self.subcalls))
+        if len(self._calls) >= MAX_CALLS_IN_FLIGHT or self._bytes_in_flight >= MAX_BYTES_IN_FLIGHT:
             self._line.pause()
 
     def _with_parts(self, frame: wire.CallRlm, body: bytes) -> bytes:
@@ -161,7 +178,19 @@ class Calls:
             raise wire.ProtocolError("a question of another size than announced")
         return body
 
-    async def _answer(self, frame: wire.Call, body: bytes, subcalls: Subcalls) -> None:
+    async def _answer(self, call: _Call, body: bytes, subcalls: Subcalls) -> None:
+        call.begun = True
+        # It ends its call itself: a callback of the task would cost one more round of the event loop.
+        try:
+            await self._reply(call.frame, body, subcalls)
+        except asyncio.CancelledError:
+            # Not raised: this is all of its task, which would hold the error and all frames that it came through, and
+            # with thousands of them collecting garbage takes longer than all the rest.
+            self._line.refuse(call.frame.id, CANCELLED)
+        finally:
+            self._end_call(call)
+
+    async def _reply(self, frame: wire.Call, body: bytes, subcalls: Subcalls) -> None:
         fork: Repl | None = None
         try:
             if isinstance(frame, wire.CallRlm) and frame.fork is not None:
@@ -180,7 +209,7 @@ class Calls:
             self._line.refuse(frame.id, f"the call failed: {type(error).__name__}: {error}")
         else:
             await self._line.drained(READING)
-            alone = len(self._tasks) == 1
+            alone = len(self._calls) == 1
             self._line.send({"op": "reply", "re": frame.id, "ok": True, "form": form}, data, now=alone)
         finally:
             if fork is not None:
@@ -189,7 +218,7 @@ class Calls:
     async def _subcall(self, frame: wire.Call, body: bytes, fork: Repl | None) -> Subcall:
         match frame:
             case wire.CallLlm():
-                prompt, images = _pictures(frame, body)
+                prompt, images = _pictures(frame, body) if frame.images else (body, ())
                 return LlmQuery(prompt.decode("utf-8", "replace"), frame.model, frame.schema, images)
             case wire.CallBatch():
                 return Batch(frame.count, frame.recursive, frame.model)
@@ -246,9 +275,9 @@ class Calls:
 
     def cancel(self, numbers: list[int]) -> None:
         for number in numbers:
-            task = self._tasks.get(number)
-            if task is not None:
-                task.cancel()
+            call = self._calls.get(number)
+            if call is not None:
+                self._stop(call)
             elif number in self._rooms:
                 self._rooms.give_up(number)
 
@@ -260,23 +289,29 @@ class Calls:
         if self._line.takes_descriptors or not room.fill(body):
             raise wire.ProtocolError("more context than was announced")
 
-    def _end_call(self, frame: wire.Call, size: int, task: asyncio.Task[None]) -> None:
-        if task.cancelled():  # maybe before it began
-            self._line.refuse(frame.id, "the call was cancelled")
+    def _stop(self, call: _Call) -> None:
+        assert call.task is not None
+        call.task.cancel()
+        if not call.begun:  # and so it never will
+            self._line.refuse(call.frame.id, CANCELLED)
+            self._end_call(call)
+
+    def _end_call(self, call: _Call) -> None:
+        frame = call.frame
         if isinstance(frame, wire.CallRlm) and isinstance(frame.context, wire.InRoom):
             self._rooms.free(frame.context.room)
-        if self._tasks.get(frame.id) is not task:
+        if self._calls.get(frame.id) is not call:
             return  # given up before, with all others of its block
-        del self._tasks[frame.id]
-        self._bytes_in_flight -= size
+        del self._calls[frame.id]
+        self._bytes_in_flight -= call.size
         self._go_on()
-        if len(self._tasks) < MAX_CALLS_IN_FLIGHT and self._bytes_in_flight < MAX_BYTES_IN_FLIGHT:
+        if len(self._calls) < MAX_CALLS_IN_FLIGHT and self._bytes_in_flight < MAX_BYTES_IN_FLIGHT:
             self._line.resume()
 
     # Copies -------------------------------------------------------------------------------------
 
     def _begin_branch(self, number: int) -> None:
-        if number in self._branches or number in self._forks or number in self._tasks:
+        if number in self._branches or number in self._forks or number in self._calls:
             raise wire.ProtocolError("a fork number twice")
         if len(self._branches) >= MAX_BRANCHES:
             raise wire.ProtocolError("more forks at once than a worker of ours asks for")
@@ -306,8 +341,10 @@ class Calls:
 
     def _go_on(self) -> None:
         """Let the clock of the block run where it waits for nothing."""
-        if not self._tasks:
+        if not self._calls:
             self.clock.start()
+            if self._ended is not None and not self._ended.done():
+                self._ended.set_result(None)
 
     async def _end_branches(self) -> None:
         tasks = list(self._branches.values())

@@ -52,8 +52,11 @@ class Intake:
         """Take nothing more."""
         self._stopped = True
 
-    def feed(self, data: bytes) -> None:
-        """Take frames that are complete, some now and the others in the next turns of the loop."""
+    def feed(self, data: bytes | memoryview) -> None:
+        """Take frames that are complete, some now and the others in the next turns of the loop.
+
+        The bytes are copied: they may be a part of a buffer that is used again.
+        """
         self._go_on(data)
 
     def hold(self, held: bool) -> None:
@@ -66,7 +69,7 @@ class Intake:
         self._unasked = 0
         self._read_on()
 
-    def _go_on(self, data: bytes = b"", most: int | None = AT_ONCE) -> None:
+    def _go_on(self, data: bytes | memoryview = b"", most: int | None = AT_ONCE) -> None:
         self._behind = False
         if self._stopped:
             return

@@ -10,6 +10,7 @@ import asyncio
 import itertools
 import os
 import socket
+import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -23,6 +24,8 @@ from recursor.sandboxes.calls import MAX_CALLS_IN_FLIGHT, READING, Calls
 from recursor.sandboxes.intake import Intake
 from recursor.threads import in_thread
 
+AHEAD = 1 << 18
+"""Bytes that are read at once, where there are as many."""
 TOGETHER = 1 << 16
 """Bytes of frames that are sent at once, where there are as many."""
 MAX_UNREAD = 1 << 26
@@ -60,7 +63,20 @@ class Worker(Protocol):
         """Block until it is gone; return how it ended, as a person says it."""
 
 
-class Link(asyncio.Protocol):
+class _Reading(threading.local):
+    """What the event loop of a thread reads into, for all its links: each takes out at once what is its own.
+
+    With `asyncio.Protocol` the loop maps and unmaps new memory for each read.
+    """
+
+    def __init__(self) -> None:
+        self.buffer = memoryview(bytearray(AHEAD))
+
+
+_reading = _Reading()
+
+
+class Link(asyncio.BufferedProtocol):
     """Talks to one worker.
 
     Attributes:
@@ -89,6 +105,8 @@ class Link(asyncio.Protocol):
         self._ready: asyncio.Future[wire.Facts | None] = loop.create_future()
         self._numbers = itertools.count(1)
         self._expected: dict[int, tuple[type[Any], asyncio.Future[Any]]] = {}
+        self._waiters: dict[asyncio.Future[Any], asyncio.Future[None]] = {}
+        """Who waits for an answer."""
         self._parts: dict[int, bytearray] = {}
         self._parts_size = 0
         self._outgoing: list[bytes] = []
@@ -215,11 +233,15 @@ class Link(asyncio.Protocol):
             wake = partial(_wake, waiter)
             future.add_done_callback(wake)
             self.lost.add_done_callback(wake)
+            self._waiters[future] = (
+                waiter  # an answer wakes it at once: a callback, a round of the loop later
+            )
             try:
                 await waiter
             finally:
                 if timer is not None:
                     timer.cancel()
+                self._waiters.pop(future, None)
                 future.remove_done_callback(wake)
                 self.lost.remove_done_callback(wake)
         return future.done()
@@ -251,11 +273,11 @@ class Link(asyncio.Protocol):
     async def _bury(self, reason: str | None) -> str:
         said = self.lost.result() if self.lost.done() else None
         self.worker.kill()
-        await self.end_calls()
         if self._transport is not None:
-            self._transport.abort()
+            self._transport.abort()  # before its calls end, each of which would be refused to it
         else:
             self.worker.rpc.close()
+        await self.end_calls()
         how = await in_thread(self.worker.wait)
         if self.worker.output is not None:
             self._drain(self.worker.output)
@@ -284,8 +306,11 @@ class Link(asyncio.Protocol):
     def resume_writing(self) -> None:
         self._writable.set()
 
-    def data_received(self, data: bytes) -> None:
-        self._intake.feed(data)
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's signature
+        return _reading.buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._intake.feed(_reading.buffer[:nbytes])
 
     def _take_frame(self, frame: wire.Frame, body: bytes) -> None:
         match frame:
@@ -320,6 +345,8 @@ class Link(asyncio.Protocol):
             raise wire.ProtocolError(f"an answer to a question that was not asked ({frame.re})")
         carried = frame.answer if isinstance(frame, wire.Done | wire.Drafted) else None
         future.set_result((frame, body if carried is None else self.carried(frame.re, carried.size)))
+        if future in self._waiters:
+            _wake(self._waiters[future])
 
     def carried(self, number: int, size: int) -> bytes:
         """Take what came ahead of a frame, in parts. Raises ProtocolError where it is not so many bytes."""

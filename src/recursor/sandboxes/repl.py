@@ -9,15 +9,13 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from recursor.errors import RLMError, SandboxError, UnreadableFile
 from recursor.protocols import Snapshot, Source, Subcalls
 from recursor.sandboxes import branches, wire
-from recursor.sandboxes.blocks import execution_of, watched
+from recursor.sandboxes.blocks import Begun, execution_of, watched
 from recursor.sandboxes.calls import Clock, decoded
 from recursor.sandboxes.files import FileSource
 from recursor.sandboxes.folders import FolderSource
@@ -136,19 +134,25 @@ class WireRepl:
         readings: Sequence[float] = (),
     ) -> Execution:
         await self._settled()
-        began, started = time.time(), time.monotonic()
+        begun = Begun()
         link = await self._alive()
         self._since += 1
         link.calls.subcalls, link.calls.clock = subcalls, Clock()
         header = {"op": "run", "readings": [float(reading) for reading in readings[: wire.MAX_READINGS]]}
         done = link.expect(header, wire.Done, code.encode("utf-8", "surrogatepass"))
         try:
-            execution = await self._execute(link, code, done, max_time, max_wall)
+            stopped = await watched(link, done, max_time, max_wall)
+            if not done.done():
+                how = await self._bury(link, stopped)
+                error, notes = f"{DIED}{how}", (self._fall_back(),)
+                return Execution(code, error=error, notes=notes, duration=begun.seconds, started=begun.at)
+            await link.end_calls()
+            frame, body = done.result()
+            told, self._told = self._told, ()
+            return await execution_of(code, frame, body, told=told, stopped=stopped, begun=begun)
         except asyncio.CancelledError:
             await self.close()
             raise
-        await link.end_calls()
-        return replace(execution, duration=time.monotonic() - started, started=began)
 
     async def draft(self) -> Any:
         link = self._link
@@ -295,22 +299,6 @@ class WireRepl:
         self._link = None
         self._draft = link.kept or self._draft
         return await link.bury(reason)
-
-    async def _execute(
-        self,
-        link: Link,
-        code: str,
-        done: asyncio.Future[tuple[wire.Done, bytes]],
-        max_time: float | None,
-        max_wall: float | None,
-    ) -> Execution:
-        stopped = await watched(link, done, max_time, max_wall)
-        if not done.done():
-            how = await self._bury(link, stopped)
-            return Execution(code, error=f"{DIED}{how}", notes=(self._fall_back(),))
-        frame, body = done.result()
-        told, self._told = self._told, ()
-        return await execution_of(code, frame, body, told, stopped)
 
     async def _load(self, link: Link, name: str, source: Source) -> ContextInfo:
         if link.worker.aux is None and isinstance(source, FolderSource):

@@ -234,7 +234,7 @@ class Decoder:
     def __init__(self) -> None:
         self._buffer = bytearray()
 
-    def feed(self, data: bytes) -> Generator[tuple[Frame, bytes], None, None]:
+    def feed(self, data: bytes | memoryview) -> Generator[tuple[Frame, bytes], None, None]:
         """Yield the frames that are complete now, with their bodies; those that nobody took come next time.
 
         Raises:
