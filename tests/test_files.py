@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -185,6 +186,17 @@ def test_links_that_lead_out_of_a_folder_are_left_out_and_told(tmp_path: Path) -
     folder.joinpath("deep/in").unlink()
     with pytest.raises(ConfigError, match=r"there is no file .*2 links to files are left out"):
         prepare(folder)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_a_gitignore_that_is_no_file_holds_nobody_up(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    tmp_path.joinpath(".git", "info").mkdir(parents=True)
+    tmp_path.joinpath("a.txt").write_text("here")
+    for name in (".gitignore", ".git/info/exclude"):
+        make(tmp_path / name)
+    folder = prepare(tmp_path)
+    assert isinstance(folder, FolderSource)
+    assert [each.name for each in folder.documents] == ["a.txt"]
 
 
 def test_links_in_a_circle_are_left_out_and_a_path_that_none_can_have_is_refused(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 import functools
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -66,11 +67,16 @@ class Ignored:
 def _read(path: Path) -> list[Pattern]:
     """The patterns of a file, the last first, since that one decides."""
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=_at_once) as file:
             lines = file.read(_MOST).decode("utf-8", "surrogateescape").splitlines()
     except OSError:
         return []
     return [pattern for pattern in map(_parsed, reversed(lines)) if pattern is not None]
+
+
+def _at_once(path: str, flags: int) -> int:
+    """Open a file; a pipe by its name holds nobody up."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _parsed(line: str) -> Pattern | None:
