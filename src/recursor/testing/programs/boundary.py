@@ -35,6 +35,10 @@ while True:
     Attack("channel", "sends parts of values without end", STUCK, """
 for number in range(2000):
     send(b'{"op":"part","of":%d}' % number, bytes(1 << 20))""", silent=True),
+    Attack("channel", "sends the smallest frames without end", STUCK, """
+end, frame = channel(), b'{"op":"part","of":1}'
+frames = (struct.pack('<II', len(frame), 0) + frame) * 100
+while True: os.write(end, frames)""", silent=True, max_time=2.0),
     Attack("channel", "asks without end", STUCK, """
 for number in range(20_000):
     send(b'{"op":"llm_query","id":%d,"model":null,"schema":null}' % number, b'x')""", silent=True, max_time=5.0),
