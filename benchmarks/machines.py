@@ -51,6 +51,7 @@ def main() -> None:
     parser.add_argument(
         "--folder", type=Path, default=environments.ROOT / ".bench" / "machines", help="10 GB of disks"
     )
+    parser.add_argument("--quick", action="store_true", help="the attacks of recursor doctor alone")
     parser.add_argument("--out", type=Path, default=RESULTS, help="where the table is written")
     parser.add_argument("--hours", type=float, default=3.0, help="that a machine may take")
     options = parser.parse_args()
@@ -60,12 +61,20 @@ def main() -> None:
         parts = options.parts.split(",") if options.parts else machine.parts
         found = tried(options.folder.resolve(), name, machine, parts, options.quick, options.hours * 3600)
         if found:
-            (options.folder / f"{name}.json").write_text(json.dumps(found, indent=1))
+            keep(options.folder / f"{name}.json", found)
     kept = {name: options.folder / f"{name}.json" for name in MACHINES}
     machines = {name: json.loads(path.read_text()) for name, path in kept.items() if path.exists()}
     facts = environments.machine()
     (options.out / "machines.json").write_text(json.dumps({"facts": facts, "machines": machines}, indent=1))
     (options.out / "machines.md").write_text(report.report(facts, machines))
+
+
+def keep(path: Path, found: list[dict[str, Any]]) -> None:
+    """Put what was found in place of what was found by the same parts before."""
+    parts = {each["part"] for each in found}
+    before = json.loads(path.read_text()) if path.exists() else []
+    others = [each for each in before if each["part"] not in parts]
+    path.write_text(json.dumps([found[0], *others, *found[1:]], indent=1))
 
 
 def tried(

@@ -1,7 +1,7 @@
 """A bound on the memory of all REPLs together, by a control group.
 
-Version 1 is tried for real where the tests run as root; version 2 against a folder that looks like it, since
-few machines delegate one to their tests.
+Version 1 is tried for real where the tests run as root, version 2 where a group is delegated to them, as in the virtual
+machines of `make machines`; elsewhere against a folder that looks like it.
 """
 
 from __future__ import annotations

@@ -156,9 +156,9 @@ def kernel(folder: Path, suite: str, architecture: Architecture) -> Kernel:
     name = architecture.debian
     packages = Packages(folder / f"packages-{suite}-{name}", suite, architecture)
     place = packages.unpacked(f"linux-image-cloud-{name}", "linux-")
-    image = next(place.glob("boot/vmlinu*"))
-    version = image.name.partition("-")[2]
+    image = next(place.rglob("vmlinu*"))
     modules = next(path for path in (place / "usr/lib/modules", place / "lib/modules") if path.is_dir())
+    version = next(modules.iterdir()).name
     if not (modules / version / "modules.dep").exists():
         run("depmod", "-b", modules.parent.parent, version)
     start = place / "start.cpio"
@@ -376,7 +376,7 @@ def start(
     line = f"console={architecture.console} panic=-1 quiet {patience} {words}"
     console = folder / "console.txt"
     command = [
-        "nice", *architecture.emulator, *way, "-smp", "1", "-m", "3072", "-nographic", "-no-reboot", "-nic", "none",
+        "nice", *architecture.emulator, *way, "-smp", "1", "-m", "2048", "-nographic", "-no-reboot", "-nic", "none",
         "-serial", f"file:{console}", "-monitor", "none", "-kernel", str(found.image), "-initrd", str(found.start),
         "-append", line, *options,
     ]  # fmt: skip

@@ -45,11 +45,12 @@ class Told:
     """Results, kept on the third disk."""
 
     def __init__(self) -> None:
+        self.part = ""
         self._lines: list[str] = []
         self._begun = time.monotonic()
 
     def __call__(self, **found: Any) -> None:
-        self._lines.append(json.dumps(found))
+        self._lines.append(json.dumps({"part": self.part, **found}))
         data = "\n".join([*self._lines, "\0"]).encode()
         with RESULTS.open("r+b", buffering=0) as disk:
             disk.write(data + bytes(-len(data) % 4096))
@@ -141,7 +142,6 @@ def prepare() -> None:
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", HOME / "venv"], check=True)
     packages = next((HOME / "venv/lib").glob("python*")) / "site-packages"
     shutil.copytree(MNT / "site-packages", packages, dirs_exist_ok=True)
-    subprocess.run([PYTHON, "-m", "compileall", "-q", packages / "recursor"], check=True)
     subprocess.run(["useradd", "--create-home", "--shell", "/bin/bash", USER], check=True)
     subprocess.run(["loginctl", "enable-linger", USER], check=True)
     for name, home in (("root", Path("/root")), (USER, Path("/home", USER))):
@@ -175,10 +175,11 @@ def facts() -> dict[str, str]:
 
 def processes() -> None:
     """The default sandbox and its weaker ways."""
+    for name in ("process", "landlock", "bubblewrap"):
+        for who in ("root", USER):
+            tried(name, who)
     for who in ("root", USER):
         doctor(who)
-        for name in ("process", "landlock", "bubblewrap"):
-            tried(name, who)
 
 
 def suite() -> None:
@@ -246,16 +247,16 @@ def engines() -> None:
     subprocess.run(["tar", "-C", "/", "-rf", packed, *others], check=True)
     subprocess.run(["usermod", "-aG", "docker", USER], check=True)
     attempt("start", "root", ["systemctl", "start", "docker"])
-    for name, who in (("docker", "root"), ("podman", "root"), ("podman", USER)):
+    for name, who in (("docker", "root"), ("podman", USER)):
         attempt("image", who, [name, "import", str(packed), image], name)
-    for name, who in (("docker", "root"), ("podman", USER), ("podman", "root"), ("docker", USER)):
+    for name, who in (("docker", "root"), ("podman", USER), ("docker", USER)):
         attempt("info", who, [name, "info", "--format={{json .}}"], name)
         tried(name, who, "", *(["--quick"] if (name, who) in SAME else []))
     for name, who in (("docker", "root"), ("podman", USER)):
         within(name, who, image)
 
 
-SAME = (("podman", "root"), ("docker", USER))
+SAME = (("docker", USER),)
 """Engine and user where it is the engine that is another, not the container."""
 OPEN = [f"--security-opt={name}=unconfined" for name in ("seccomp", "apparmor", "systempaths")]
 
@@ -277,6 +278,7 @@ def within(engine: str, who: str, image: str) -> None:
 def main() -> None:
     told(what="facts", who="root", setting="", status=0, seconds=0, found=facts(), said="", errors="")
     prepare()
+    print("prepared", flush=True)
     parts = {
         "processes": processes,
         "suite": suite,
@@ -285,8 +287,9 @@ def main() -> None:
         "engines": engines,
     }
     for name in COMMAND_LINE["tried"].split(","):
+        told.part = name
         parts[name]()
-    told(what="end", who="root", setting="", status=0, seconds=0, found={}, said="", errors="")
+        told(what="end", who="root", setting="", status=0, seconds=0, found={}, said="", errors="")
 
 
 if __name__ == "__main__":

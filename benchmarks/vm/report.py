@@ -35,8 +35,10 @@ def report(facts: Mapping[str, str], machines: Mapping[str, Sequence[Found]]) ->
             parts += [tables.table(["setting", "by", "tests", "outcome"], ran)]
         failed = [line for each in found for line in _failures(each)]
         parts += ["What failed:\n\n" + "\n".join(failed) if failed else "Nothing failed."]
-        if found[-1]["what"] != "end":
-            parts += ["It did not come to its end."]
+        begun = dict.fromkeys(each["part"] for each in found if each["part"])
+        ended = {each["part"] for each in found if each["what"] == "end"}
+        if open_ended := [part for part in begun if part not in ended]:
+            parts += [f"Did not come to their end: {', '.join(open_ended)}."]
     return "\n\n".join(parts) + "\n"
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+from dataclasses import replace
 from typing import Any
 
 from recursor.protocols import Sandbox
@@ -18,7 +19,7 @@ from recursor.sandboxes import container, jail, repl
 from recursor.sandboxes.container import DockerSandbox, PodmanSandbox
 from recursor.sandboxes.process import ProcessSandbox, WeakProcessSandbox
 from recursor.sandboxes.template import Tier
-from recursor.testing import ATTACKS, Attack, check_sandbox, run_attacks
+from recursor.testing import ATTACKS, Attack, Finding, Verdict, check_sandbox, run_attacks
 from recursor.testing import attacks as judge
 from recursor.testing.programs import QUICK
 from recursor.types import Isolation
@@ -54,6 +55,15 @@ async def opened(tried: Sandbox) -> Isolation:
     return first.isolation
 
 
+async def attacked(name: str, bounded: bool, attacks: tuple[Attack, ...]) -> list[Finding]:
+    """Attack it, and again with more time where a program did not come to its attempt."""
+    findings = await run_attacks(sandbox(name, bounded), attacks)
+    late = {each.attack for each in findings if each.verdict is Verdict.UNCLEAR}
+    more = [replace(attack, max_time=attack.max_time * 10) for attack in attacks if attack.name in late]
+    again = {each.attack: each for each in await run_attacks(sandbox(name, bounded), more)} if more else {}
+    return [again.get(each.attack, each) for each in findings]
+
+
 def main() -> None:
     """Open it, check it, attack it."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -82,7 +92,7 @@ def main() -> None:
     attacks: tuple[Attack, ...] = tuple(QUICK if options.quick else ATTACKS)
     attacks = tuple(attack for attack in attacks if not (held_out and attack.name == ORACLE))
     try:
-        findings = asyncio.run(run_attacks(sandbox(options.name, options.bounded), attacks))
+        findings = asyncio.run(attacked(options.name, options.bounded, attacks))
         found["findings"] = [(each.group, each.attack, each.verdict, each.detail) for each in findings]
     except Exception as error:
         found["error"] = f"{type(error).__name__}: {error}"
