@@ -107,7 +107,7 @@ def ran(who: str, words: list[str], scope: bool = False) -> subprocess.Completed
 def tried(name: str, who: str, setting: str = "", *options: str, scope: bool = False) -> None:
     quick = ["--quick"] if QUICK and "--quick" not in options else []
     words = [str(PYTHON), str(MNT / "tried.py"), name, *options, *quick]
-    attempt(" ".join([name, *options]), who, words, setting, scope)
+    attempt(" ".join([name, *options, *quick]), who, words, setting, scope)
 
 
 def doctor(who: str, setting: str = "") -> None:
