@@ -11,8 +11,8 @@ from recursor.sandboxes.calls import decoded
 from recursor.sandboxes.link import Link
 from recursor.types import Execution, Output, Submission, Variable
 
-GRACE = 1.0
-"""Seconds between the interrupt and the kill."""
+GRACE = 3.0
+"""Seconds between the interrupt and the kill, which loses the variables: a busy or distant machine takes its time."""
 LAST_GRACE = 0.05
 """The same when the time of the whole run is up."""
 MAX_ERROR = 8_000
