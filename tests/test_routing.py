@@ -149,8 +149,8 @@ def test_routes_that_leave_a_call_without_a_model_are_refused(routes: list[Route
 @pytest.mark.parametrize(
     ("values", "text"),
     [
-        ({"model": ""}, "Route.model"),
-        ({"model": 3}, "Route.model"),
+        ({"model": ""}, "a model must be a spec"),
+        ({"model": 3}, "a model must be a spec"),
         ({"purpose": "compaction"}, 'Route.purpose must be "root" or "sub"'),
         ({"purpose": "root", "min_characters": 5}, 'Route.purpose "root" goes with no length'),
         ({"purpose": "root", "max_characters": 0}, 'Route.purpose "root" goes with no length'),
@@ -181,7 +181,7 @@ def test_a_route_that_makes_no_sense_is_refused(values: dict[str, Any], text: st
         (lambda: Routes.of("a", cheap="b"), "cheap and cheap_after"),
         (lambda: Routes.of("a", cheap_after=1.0), "cheap and cheap_after"),
         (lambda: Routes.of("a", long_from=1), "long_from needs"),
-        (lambda: Routes.of("a", vision=3), "Route.model"),  # type: ignore[arg-type]
+        (lambda: Routes.of("a", vision=3), "a model must be a spec"),  # type: ignore[arg-type]
     ],
 )
 def test_a_mistake_in_the_usual_case_is_named(make: Any, text: str) -> None:
