@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sqlite3
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,12 @@ import pytest
 from click.testing import CliRunner
 
 from recursor import RLM, ConfigError
-from recursor.cli import contexts, runs
+from recursor.cli import cli, contexts, runs
 from recursor.cli.batch import paths_of
 from recursor.cli.questions import Questions
 from recursor.cli.results import Results
 from recursor.errors import TrajectoryError
-from recursor.models import resolve
+from recursor.models import presets, resolve
 from recursor.server import keys
 from recursor.testing import ScriptedModel
 from recursor.trajectory import garbage, importing
@@ -189,3 +190,22 @@ def test_long_lines_of_output_are_shown_cut_and_with_full_whole(tmp_path: Path) 
     )
     assert max(map(len, shown.output.splitlines())) < 600
     assert "x" * 3000 in whole.output
+
+
+def test_what_commands_are_for_is_said_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    for group in ("runs", "config", "keys"):
+        told = CliRunner().invoke(cli, [group, "--help"]).output
+        assert "..." not in told.partition("Commands:")[2], told
+
+
+def test_a_provider_that_does_not_answer_is_told_from_one_without_models(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    unreachable = replace(presets.PRESETS["ollama"], base_url="http://127.0.0.1:1/v1")
+    monkeypatch.setitem(presets.PRESETS, "ollama", unreachable)
+    for flags in ([], ["--json"]):
+        done = CliRunner().invoke(cli, ["models", "ollama", *flags])
+        assert (done.exit_code, "no answer from it" in done.output) == (5, True), done.output
+    assert CliRunner().invoke(cli, ["models", "openai", "--offline"]).exit_code == 0

@@ -42,7 +42,7 @@ def show(origin: bool, as_json: bool, file: Path | None) -> None:
         click.echo(clean(f"# profiles: {', '.join(loaded.profiles)}"))
 
 
-@command.command("get")
+@command.command("get", short_help="Print a value that is in force.")
 @click.argument("key", shell_complete=complete.settings)
 @options.FILE
 def get(key: str, file: Path | None) -> None:
@@ -61,7 +61,7 @@ def get(key: str, file: Path | None) -> None:
     click.echo(clean(as_text(value)))
 
 
-@command.command("set")
+@command.command("set", short_help="Change a setting in the file.")
 @click.argument("key", shell_complete=complete.settings)
 @click.argument("value")
 @options.FILE
@@ -75,7 +75,7 @@ def put(key: str, value: str, file: Path | None) -> None:
     _warn(changing.put(path, _of_profile(tree.parsed(key)), value))
 
 
-@command.command("unset")
+@command.command("unset", short_help="Take a setting out of the file.")
 @click.argument("key", shell_complete=complete.settings)
 @options.FILE
 def take(key: str, file: Path | None) -> None:

@@ -48,7 +48,7 @@ def _of_run(function: F) -> F:
     return function
 
 
-@click.command("coverage")
+@click.command("coverage", short_help="Show which parts of its context a run read.")
 @_of_run
 @click.option("--all", "every", is_flag=True, help="Every document.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, with all spans.")
@@ -84,7 +84,7 @@ def command(
         click.echo(line)
 
 
-@click.command("evidence")
+@click.command("evidence", short_help="Show where an answer came from.")
 @_of_run
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def evidence(

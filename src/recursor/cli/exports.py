@@ -29,7 +29,7 @@ def store_path(store: str | None, file: Path | None) -> Path:
     return options.in_force(file, {"store": store}).store_path
 
 
-@click.command("export")
+@click.command("export", short_help="Write a run, with its children, as a file.")
 @click.argument("run_id", metavar="RUN", shell_complete=complete.runs)
 @of_store
 @click.option(
@@ -60,7 +60,7 @@ def export(
             _write(output, lambda out: _texts(form)(recorded, path, found, out))
 
 
-@click.command("import")
+@click.command("import", short_help="Put the runs of a log into the store.")
 @click.argument("log", type=click.Path(path_type=Path, exists=True, dir_okay=False, allow_dash=True))
 @of_store
 def load(log: Path, store: str | None, file: Path | None) -> None:
@@ -79,7 +79,7 @@ def load(log: Path, store: str | None, file: Path | None) -> None:
     click.echo("\n".join(ids))
 
 
-@click.command("gc")
+@click.command("gc", short_help="Remove old runs that nobody works on.")
 @of_store
 @click.option("--older-than", metavar="AGE", required=True, help="30d, 12h, 2w: by when a run began.")
 @click.option("--dry-run", is_flag=True, help="Say what would be removed, and remove nothing.")

@@ -20,7 +20,7 @@ from recursor.models.presets import PRESETS, split
 MOST_LISTED = 20
 
 
-@click.command("init")
+@click.command("init", short_help="Write a first settings file.")
 @click.option(
     "--model",
     "-m",

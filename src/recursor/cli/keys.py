@@ -19,7 +19,7 @@ def command() -> None:
     """Keep keys of providers, list their names, remove them."""
 
 
-@command.command("set")
+@command.command("set", short_help="Keep a key, or the command that prints it.")
 @click.argument("name", metavar="PROVIDER", shell_complete=complete.key_names)
 @click.argument("shown", nargs=-1, metavar="")
 @click.option("--command", "program", metavar="COMMAND", help="What prints the key, in place of it.")

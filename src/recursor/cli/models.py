@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import click
 
 from recursor import config
-from recursor.cli import complete, offers, options
+from recursor.cli import complete, exits, offers, options
 from recursor.cli.offers import Listing, Offer
 from recursor.cli.text import clean, to_json
 from recursor.errors import ConfigError
@@ -29,6 +30,8 @@ def command(provider: str | None, *, offline: bool, as_json: bool, file: Path | 
     """List models: of local servers that answer, of providers whose key is set, of addresses in the settings.
 
     Each comes with its window in tokens, its price per million tokens in and out, and the settings that use it.
+
+    Exit codes: 0 listed, 5 PROVIDER does not answer.
     """
     if provider is not None and provider not in PRESETS:
         raise ConfigError(f"unknown provider {provider!r}{nearest(provider, PRESETS)}")
@@ -42,11 +45,13 @@ def command(provider: str | None, *, offline: bool, as_json: bool, file: Path | 
     uses = _uses(settings)
     if as_json:
         click.echo(to_json(_as_json(listings, uses), indent=2))
-        return
-    if not listings:
+    elif not listings:
         click.echo("no model server answers here, and no key is set: recursor keys set openai", err=True)
-    for line in _lines(listings, uses, offline=offline):
-        click.echo(clean(line))
+    else:
+        for line in _lines(listings, uses, offline=offline):
+            click.echo(clean(line))
+    if provider is not None and listings and all(each.error for each in listings):
+        sys.exit(exits.PROVIDER)
 
 
 def _every(file: Path | None) -> dict[str, config.Settings]:

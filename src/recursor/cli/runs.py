@@ -63,7 +63,7 @@ def list_runs(
         )
 
 
-@command.command("show")
+@command.command("show", short_help="Show a run: its turns, with code and output.")
 @click.argument("run_id", metavar="RUN", shell_complete=complete.runs)
 @exports.of_store
 @click.option("--full", is_flag=True, help="All of every output and reply.")
