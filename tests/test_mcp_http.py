@@ -210,7 +210,7 @@ async def test_many_hosts_at_once_leave_nothing_behind(models: ModelServer, tmp_
     async with http(models, tmp_path) as host:
         assert await come_and_go(1)
         before = host.descriptors
-        found = await asyncio.gather(*(come_and_go(number) for number in range(50)))
+        found = await asyncio.gather(*(come_and_go(number) for number in range(24)))
         assert any(found)
         async with asyncio.timeout(60):
             while not await come_and_go(1) or host.descriptors > before + 16:
