@@ -388,7 +388,7 @@ _TEXTS = st.text(st.characters())
 
 
 @given(value=_TEXTS | st.binary() | st.recursive(st.none() | st.integers() | _TEXTS, lambda inner: st.lists(inner) | st.dictionaries(_TEXTS | st.integers(), inner), max_leaves=8).filter(lambda v: v is not None and not isinstance(v, int)))  # fmt: skip
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 async def test_any_context_round_trips(value: Any) -> None:
     repl = await InProcessSandbox().open()
     try:

@@ -259,7 +259,7 @@ def _story(store: Path, run_id: str) -> Any:
 
 
 @given(st.integers(1, 130))
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
 def test_a_replay_equals_the_original_wherever_it_was_cut(
     tmp_path_factory: pytest.TempPathFactory, cut: int
 ) -> None:

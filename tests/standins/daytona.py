@@ -115,12 +115,15 @@ class Daytona(Service):
         writers = [writer]
         try:
             await self._between(reader, writers)
-        finally:
-            self._passing.discard(task)
             for each in writers:
                 each.close()
+            for each in writers:
                 with suppress(ConnectionError):
                     await each.wait_closed()
+        finally:
+            for each in writers:
+                each.transport.abort()  # also one that still waits for who reads nothing
+            self._passing.discard(task)
 
     async def _between(self, reader: asyncio.StreamReader, writers: list[asyncio.StreamWriter]) -> None:
         writer = writers[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from recursor.context import FolderSource, Source, prepare
@@ -57,7 +58,8 @@ class Folders:
                     f"paths: {path[:300]!r} is not below a folder that may be read: {self._told}"
                 )
             for place in inside:
-                if place.exists():
+                with suppress(FileNotFoundError, NotADirectoryError):
+                    place.stat()
                     return place
         except (OSError, RuntimeError, ValueError) as error:  # too long, links in a circle, a NUL
             if isinstance(error, ConfigError):

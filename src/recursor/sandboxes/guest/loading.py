@@ -58,6 +58,7 @@ class At(io.RawIOBase):
     """A file by its descriptor, at a position of its own: copies of the process share none."""
 
     def __init__(self, descriptor: int, size: int) -> None:
+        self._descriptor = -1  # should there be none, `close` is called all the same
         self._descriptor = os.dup(descriptor)
         self._size = size
         self._position = 0
@@ -89,7 +90,7 @@ class At(io.RawIOBase):
         return len(data)
 
     def close(self) -> None:
-        if not self.closed:
+        if not self.closed and self._descriptor >= 0:
             os.close(self._descriptor)
         super().close()
 
