@@ -252,6 +252,18 @@ async def test_no_client_gets_more_than_the_server_has() -> None:
     assert len(model.requests) == 3
 
 
+@pytest.mark.parametrize(
+    ("more", "headers"), [({"metadata": {"max_cots": "1"}}, {}), ({}, {"X-Recursor-Max-Cots": "1"})]
+)
+async def test_a_limit_whose_name_is_misspelt_is_refused(more: Any, headers: dict[str, str]) -> None:
+    model = ScriptedModel([])
+    async with serving(model) as client:
+        status, reply, _ = await client.post({**HELLO, **more}, headers=headers)
+    assert (status, reply["error"]["param"]) == (400, "metadata")
+    assert "there is no limit 'max_cots'; did you mean 'max_cost'?" in reply["error"]["message"]
+    assert model.requests == []
+
+
 @pytest.mark.parametrize("value", ["many", "nan", "inf", "-1", "0", "1e400", "", True, None, [], 10**400])
 async def test_a_limit_that_is_none_is_refused(value: Any) -> None:
     async with serving(by_turn(ANSWER)) as client:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, NoReturn, Protocol, TypeVar
 
@@ -13,6 +13,7 @@ import msgspec
 
 from recursor.errors import ConfigError
 from recursor.limits import Limits
+from recursor.plugins import nearest
 from recursor.schema import ANYTHING, Shape, shape
 from recursor.server import instructions
 from recursor.server.asked import Asked, Terms, check_messages
@@ -32,6 +33,7 @@ class Headers(Protocol):
     """Headers of a request; names in any case."""
 
     def get(self, name: str, /) -> str | None: ...
+    def __iter__(self) -> Iterator[str]: ...
 
 
 class Request(msgspec.Struct, kw_only=True):
@@ -170,6 +172,12 @@ def resumed(headers: Headers) -> str:
 def limits_of(metadata: Any, headers: Headers) -> dict[str, Any]:
     """Bounds that a request sets: `metadata: {"max_cost": "0.50"}` or `X-Recursor-Max-Cost: 0.50`."""
     given = dict(metadata) if isinstance(metadata, Mapping) else {}
+    meant = [name.lower().removeprefix("x-recursor-").replace("-", "_") for name in headers]
+    for name in (*given, *(each for each in meant if each.startswith("max_"))):
+        if name.startswith("max_") and name not in LIMITS:  # one that nobody heeds would bound nothing
+            raise ApiError(
+                400, f"there is no limit {name[:40]!r}{nearest(name[:40], LIMITS)}", param="metadata"
+            )
     found: dict[str, Any] = {}
     for name in LIMITS:
         text = headers.get("X-Recursor-" + name.replace("_", "-"))
