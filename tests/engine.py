@@ -73,7 +73,9 @@ def bundle(asked: argparse.Namespace) -> dict[str, Any]:
     spoil = SETTINGS.get("spoil", {})
     user, group = map(int, asked.user.split(":"))
     limit, swap = int(asked.memory), int(asked.memory_swap)
-    python = {"python3": f"/python/bin/{Path(sys.executable).name}"}.get(asked.entrypoint, asked.entrypoint)
+    python = {"python3": f"/python/bin/{Path(sys.executable).resolve().name}"}.get(
+        asked.entrypoint, asked.entrypoint
+    )
     namespaces = ["pid", "mount", "uts", "ipc", "network"]
     if asked.network != "none" or spoil.get("network"):
         namespaces.remove("network")
