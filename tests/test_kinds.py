@@ -12,6 +12,7 @@ import lzma
 import time
 import zipfile
 from collections.abc import AsyncIterator
+from importlib import metadata
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -571,13 +572,13 @@ async def test_an_installed_loader_reads_its_files_inside_the_sandbox(
     def points(group: str) -> list[EntryPoint]:
         return [EntryPoint("down", "test_kinds:Nothing", group)]
 
-    monkeypatch.setattr(loaders, "entry_points", points)
+    monkeypatch.setattr(metadata, "entry_points", points)
     loaders.installed.cache_clear()
     try:
         with pytest.raises(ConfigError, match=r"the loader 'down' .* cannot be imported"):
             loaders.installed()
         monkeypatch.setattr(
-            loaders, "entry_points", lambda group: [EntryPoint("down", "test_kinds:upside", group)]
+            metadata, "entry_points", lambda group: [EntryPoint("down", "test_kinds:upside", group)]
         )
         path = tmp_path / "a.DOWN"
         path.write_bytes(b"down\none")
