@@ -264,6 +264,12 @@ async def test_a_limit_whose_name_is_misspelt_is_refused(more: Any, headers: dic
     assert model.requests == []
 
 
+async def test_headers_of_others_set_no_limit() -> None:
+    async with serving(by_turn(ANSWER)) as client:
+        status, _, _ = await client.post(HELLO, headers={"Max-Forwards": "10", "X-Max-Cots": "1"})
+    assert status == 200
+
+
 @pytest.mark.parametrize("value", ["many", "nan", "inf", "-1", "0", "1e400", "", True, None, [], 10**400])
 async def test_a_limit_that_is_none_is_refused(value: Any) -> None:
     async with serving(by_turn(ANSWER)) as client:

@@ -25,6 +25,7 @@ from recursor.server.sessions import Going
 
 MAX_NESTING = 100
 """Levels of a body."""
+HEADER = "x-recursor-"
 LIMITS = tuple(each.name for each in fields(Limits))
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -172,8 +173,8 @@ def resumed(headers: Headers) -> str:
 def limits_of(metadata: Any, headers: Headers) -> dict[str, Any]:
     """Bounds that a request sets: `metadata: {"max_cost": "0.50"}` or `X-Recursor-Max-Cost: 0.50`."""
     given = dict(metadata) if isinstance(metadata, Mapping) else {}
-    meant = [name.lower().removeprefix("x-recursor-").replace("-", "_") for name in headers]
-    for name in (*given, *(each for each in meant if each.startswith("max_"))):
+    ours = (name.lower() for name in headers if name.lower().startswith(HEADER))
+    for name in (*given, *(name.removeprefix(HEADER).replace("-", "_") for name in ours)):
         if name.startswith("max_") and name not in LIMITS:  # one that nobody heeds would bound nothing
             raise ApiError(
                 400, f"there is no limit {name[:40]!r}{nearest(name[:40], LIMITS)}", param="metadata"
