@@ -262,7 +262,7 @@ def folder(tmp_path: Path) -> Path:
         path = tmp_path / f"{number % 7}" / f"{number}.txt"
         path.parent.mkdir(exist_ok=True)
         path.write_text(f"document {number} \u20ac\n")
-    (tmp_path / "bytes.bin").write_bytes(b"\xff\xfe")
+    (tmp_path / "bytes.bin").write_bytes(b"\xff\x80")
     (tmp_path / "empty.txt").write_text("")
     (tmp_path / "large.txt").write_text(_long("a"))
     (tmp_path / "middle.txt").write_text("\u20ac" * 600_000)
@@ -288,7 +288,7 @@ async def test_a_folder_is_a_dict_of_all_its_documents(bench: Bench, folder: Pat
     ) == ("(True, 2504, True, False)\n")
     assert await bench.shown(
         "context['3/3.txt'], context.get('x'), context['bytes.bin'], context['empty.txt']"
-    ) == ("('document 3 \u20ac\\n', None, b'\\xff\\xfe', '')\n")
+    ) == ("('document 3 \u20ac\\n', None, b'\\xff\\x80', '')\n")
     expected = _read(folder)
     assert await bench.answered("FINAL(dict(context))") == expected
     assert await bench.answered("FINAL({**context})") == expected
